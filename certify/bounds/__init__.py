@@ -1,0 +1,1 @@
+"""Lipschitz bounds and certificates: one walk over the graph, one table per analysis."""

@@ -1,0 +1,1 @@
+"""Files, folders and names become a Model; data become examples."""

@@ -1,0 +1,1 @@
+"""The norm of one linear map: proved brackets."""

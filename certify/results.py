@@ -1,0 +1,447 @@
+"""The results that cross borders, and their strict JSON.
+
+Words of this file. A number is ``upper`` or ``lower`` when it is proved (rounded outward), and ``estimate`` otherwise.
+A *bracket* holds both ends of a proved enclosure. *Not knowing is a value*: `Unbounded` carries the reason and the
+module where the analysis stopped, and fails every finite requirement.
+
+The report is one struct per kind, told apart by its field ``kind``. Its JSON is strict: keys sorted, no NaN, no
+infinity, no unknown and no duplicate keys. A field that does not apply is absent (`msgspec.UNSET`); a number that is
+not finite is null beside its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from certify.errors import InputError, SoundnessError
+
+SCHEMA = "certify/report/1"
+MAX_JSON_DEPTH = 64
+
+Norm: TypeAlias = Literal["l2", "linf"]
+Verdict: TypeAlias = Literal["passed", "failed", "undecided"]
+
+
+class Bracket(Struct, frozen=True):
+    """A proved enclosure ``lower <= truth <= upper`` and how it was proved.
+
+    Raises:
+        SoundnessError: If the ends are not ordered, negative, or NaN.
+    """
+
+    lower: float
+    upper: float
+    method: str
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.lower <= self.upper):
+            raise SoundnessError(f"expected 0 <= lower <= upper, got [{self.lower}, {self.upper}] by {self.method}")
+
+
+class Unbounded(Struct, frozen=True):
+    """The typed answer "there is no finite bound here": why, and at which module."""
+
+    reason: str
+    module: str = ""
+
+    def __str__(self) -> str:
+        where = f" at {self.module}" if self.module else ""
+        return f"unbounded: {self.reason}{where}"
+
+
+class InputSpace(Struct, frozen=True, forbid_unknown_fields=True):
+    """The space the data, the radii and sigma live in: shape without the batch, value range, and its name in words."""
+
+    shape: tuple[int, ...]
+    range: tuple[float, float] | None = None
+    space: str = "input"
+
+    @property
+    def size(self) -> int:
+        """The number of coordinates d of one input."""
+        return math.prod(self.shape)
+
+
+class _Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every struct in the report: unknown fields are errors."""
+
+
+class Tool(_Row, frozen=True, kw_only=True):
+    """What computed the report."""
+
+    version: str
+    python: str
+    torch: str
+    device_kind: str
+    dtype: str
+
+
+class ModelRecord(_Row, frozen=True, kw_only=True):
+    """Which model the report speaks of. ``source`` names the format and architecture, never a path."""
+
+    sha256: str
+    source: str
+    input: InputSpace
+    classes: tuple[str, ...]
+    parameters: int
+
+
+class DataRecord(_Row, frozen=True, kw_only=True):
+    """Which examples the report speaks of."""
+
+    sha256: str
+    count: int
+    selection: str
+
+
+class LipschitzSettings(_Row, frozen=True, kw_only=True):
+    """Every option of `certify lipschitz` that can change a result."""
+
+    norm: Norm = "l2"
+    method: Literal["auto", "product"] = "auto"
+    arithmetic: Literal["exact", "float64", "float32"] = "exact"
+    limit: int | None = None
+    skip: int = 0
+    seed: int = 0
+
+
+class SmoothingSettings(_Row, frozen=True, kw_only=True):
+    """Every option of `certify smooth` that can change a result. ``sigma`` is in the model's input space."""
+
+    sigma: float
+    noise: Literal["gaussian"] = "gaussian"
+    float_noise: bool = False
+    n: int = 10_000
+    n0: int = 128
+    alpha: float = 0.001
+    procedure: Literal["planned", "fixed"] = "planned"
+    price: float = 1e-5
+    bound: Literal["two-interval", "clopper-pearson"] = "two-interval"
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    limit: int | None = None
+    skip: int = 0
+    seed: int = 0
+
+
+class Statement(_Row, frozen=True, kw_only=True):
+    """What a certificate of this report promises: in words, and field by field."""
+
+    text: str
+    object: Literal["base", "smoothed"]
+    arithmetic: str
+    domain: str
+    failure_probability: float
+    joint: str
+
+
+class NetworkBound(_Row, frozen=True, kw_only=True):
+    """The Lipschitz bound of the whole network; ``upper`` is null when there is none, and ``reason`` says why."""
+
+    norm: Norm
+    upper: float | None
+    lower: float | None
+    method: str
+    proved: bool
+    reason: str | UnsetType = UNSET
+    data_floor: float | UnsetType = UNSET
+    slope_floor: float | UnsetType = UNSET
+
+
+class LayerRow(_Row, frozen=True, kw_only=True):
+    """The bracket of one operation; ``upper`` is null when it has no bound, and ``method`` then says why."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    upper: float | None
+    lower: float | None
+    method: str
+
+
+class LipschitzExample(_Row, frozen=True, kw_only=True):
+    """One certified example of a Lipschitz run.
+
+    ``radius`` is ``(margin_lower - error_upper) / gain_upper`` of the limiting class pair, rounded down, and 0 when
+    that is not positive: ``margin_lower`` is the float64 margin rounded down, ``error_upper`` bounds its floating-point
+    error (and that of the deployed program, when the arithmetic asks for it), ``gain_upper`` the Lipschitz constant of
+    the logit difference. All three are null when the network has no bound.
+    """
+
+    index: int
+    id: str
+    hash: str
+    label: int
+    predicted: int | None
+    correct: bool
+    radius: float
+    norm: Norm
+    clean_predicted: int
+    method: str
+    margin_lower: float | None
+    gain_upper: float | None
+    error_upper: float | None
+    seconds: float
+    local_upper: float | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+class Counts(_Row, frozen=True, kw_only=True):
+    """Votes per class of one example; the last entry counts invalid (non-finite) outputs. ``n`` = draws counted."""
+
+    selection: tuple[int, ...]
+    estimation: tuple[int, ...]
+    n0: int
+    n: int
+    seed: int
+
+
+class SmoothingExample(_Row, frozen=True, kw_only=True):
+    """One certified example of a smoothing run; ``predicted`` is null on abstention, ``radius`` then 0."""
+
+    index: int
+    id: str
+    hash: str
+    label: int
+    predicted: int | None
+    correct: bool
+    radius: float
+    norm: Literal["l2"]
+    counts: Counts
+    procedure: str
+    seconds: float
+    reason: str | UnsetType = UNSET
+
+
+class Tables(_Row, frozen=True, kw_only=True):
+    """How many draws each pilot asked for, and where the noise came from.
+
+    ``plan[k]`` is the number of estimation draws after k pilot votes for the selected class (null under ``fixed``).
+    ``alpha_charged`` is the part of alpha spent on the rounding of the noise law; bounds run at the rest.
+    """
+
+    plan: tuple[int, ...] | None
+    plan_sha256: str | None
+    noise: str
+    noise_law: str
+    alpha_charged: float
+
+
+class CertifiedAccuracy(_Row, frozen=True, kw_only=True):
+    """The share of examples certified correct at ``radius``, with its two one-sided limits over examples."""
+
+    radius: float
+    accuracy: float
+    lower: float
+    upper: float
+    confidence: float
+
+
+class Summary(_Row, frozen=True, kw_only=True):
+    """The examples in one view. ``mean_radius`` averages radius x correct over all examples."""
+
+    examples: int
+    clean_accuracy: float
+    abstained: int
+    mean_radius: float | None
+    certified_accuracy: tuple[CertifiedAccuracy, ...]
+
+
+class GateRow(_Row, frozen=True, kw_only=True):
+    """The verdict of one gate: what was asked, what was found, and one sentence of reason."""
+
+    name: str
+    metric: str
+    threshold: float
+    value: float | None
+    lower: float | None
+    upper: float | None
+    verdict: Verdict
+    reason: str
+
+
+class Falsifier(_Row, frozen=True, kw_only=True):
+    """What was tried against the certificates before the report left, and what it found."""
+
+    level: Literal["off", "quick", "full"]
+    tried: str
+    found: int
+
+
+class Execution(_Row, frozen=True, kw_only=True):
+    """Where and how the run took place: never hashed, free to differ between two runs of the same thing."""
+
+    model_path: str = ""
+    data_path: str = ""
+    batch: str = ""
+    micro_batch: int = 0
+    workers: int = 1
+    threads: int = 0
+    shard: str = ""
+    device_name: str = ""
+    started: str = ""
+    seconds: float = 0.0
+    earlier_seeds: tuple[int, ...] = ()
+
+
+class _Report(_Row, frozen=True, kw_only=True):
+    """The fields that every kind of report has."""
+
+    schema: str = SCHEMA
+    tool: Tool
+    model: ModelRecord
+    data: DataRecord | UnsetType = UNSET
+    statement: Statement
+    summary: Summary | UnsetType = UNSET
+    gates: tuple[GateRow, ...] = ()
+    falsifier: Falsifier
+    digest: str = ""
+    execution: Execution
+
+
+class LipschitzReport(_Report, frozen=True, kw_only=True, tag_field="kind", tag="lipschitz"):
+    """The report of `certify lipschitz`."""
+
+    settings: LipschitzSettings
+    network: NetworkBound
+    layers: tuple[LayerRow, ...]
+    examples: tuple[LipschitzExample, ...] = ()
+
+
+class SmoothingReport(_Report, frozen=True, kw_only=True, tag_field="kind", tag="smoothing"):
+    """The report of `certify smooth`."""
+
+    settings: SmoothingSettings
+    tables: Tables
+    examples: tuple[SmoothingExample, ...]
+
+
+Report: TypeAlias = LipschitzReport | SmoothingReport
+
+
+def dump_json(value: object, *, indent: int | None = None) -> str:
+    """Return the strict JSON of a plain value or a struct: keys sorted, ASCII, NaN and infinity refused.
+
+    Raises:
+        SoundnessError: If a number in it is not finite.
+
+    Example:
+        >>> dump_json({"b": 1, "a": [0.5, None]})
+        '{"a":[0.5,null],"b":1}'
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    plain = msgspec.to_builtins(value)
+    try:
+        return json.dumps(plain, sort_keys=True, allow_nan=False, separators=separators, indent=indent)
+    except ValueError as error:
+        raise SoundnessError(f"a report must hold finite numbers only: {error}") from error
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"duplicate key {twice!r}")
+    return found
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"number out of range: {text}")
+    return value
+
+
+def _depth_within(text: str, limit: int) -> bool:
+    depth, in_string, escaped = 0, False, False
+    for character in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"':
+                in_string = False
+        elif character == '"':
+            in_string = True
+        elif character in "[{":
+            depth += 1
+            if depth > limit:
+                return False
+        elif character in "]}":
+            depth -= 1
+    return True
+
+
+def load_json(data: bytes | str, *, name: str, max_depth: int = MAX_JSON_DEPTH) -> Any:  # noqa: ANN401 - plain JSON
+    """Return the plain value of strict JSON: UTF-8, no duplicate keys, no NaN, no infinity, bounded nesting.
+
+    Args:
+        data: The text, or its bytes.
+        name: What is parsed, for the error message.
+        max_depth: The deepest nesting accepted.
+
+    Raises:
+        InputError: If the text is anything but strict JSON.
+
+    Example:
+        >>> load_json('{"a": 1}', name="example")
+        {'a': 1}
+    """
+    try:
+        text = data.decode("utf-8") if isinstance(data, bytes) else data
+        if not _depth_within(text, max_depth):
+            raise ValueError(f"nested deeper than {max_depth}")
+        return json.loads(
+            text,
+            object_pairs_hook=_refuse_duplicates,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+        )
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: expected strict JSON, got {error}") from error
+
+
+def report_digest(report: Report) -> str:
+    """Return the sha256 of everything in a report except ``digest``, ``execution`` and each example's ``seconds``."""
+    plain = msgspec.to_builtins(report)
+    del plain["digest"], plain["execution"]
+    for example in plain["examples"]:
+        del example["seconds"]
+    return hashlib.sha256(dump_json(plain).encode()).hexdigest()
+
+
+def seal(report: Report) -> Report:
+    """Return the report with its digest filled in."""
+    return msgspec.structs.replace(report, digest=report_digest(report))
+
+
+def report_to_json(report: Report) -> str:
+    """Return the text of ``report.json``: strict, sorted, indented, with a final newline."""
+    return dump_json(report, indent=1) + "\n"
+
+
+def report_from_json(data: bytes | str, *, name: str) -> Report:
+    """Return the report in ``data``; its content is checked against the schema, not re-derived.
+
+    Raises:
+        InputError: If it is not strict JSON or does not fit the schema of this version.
+    """
+    plain = load_json(data, name=name)
+    try:
+        report: Report = msgspec.convert(plain, LipschitzReport | SmoothingReport)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{name}: expected a report of schema {SCHEMA!r}, got a mismatch: {error}") from error
+    if report.schema != SCHEMA:
+        raise InputError(f"{name}: expected schema {SCHEMA!r}, got {report.schema!r}; use the matching tool version")
+    return report

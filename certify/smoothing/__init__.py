@@ -1,0 +1,1 @@
+"""Randomized smoothing: noise, sampler, procedures and the run store."""
