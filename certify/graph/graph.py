@@ -141,8 +141,9 @@ class Graph:
         return tuple(operation for operation in self.operations if name in operation.inputs)
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Graph:
-        """Return the same graph with its tensors in another floating dtype, or on another device."""
-        return replace(self, tensors={name: t.to(device, dtype) for name, t in self.tensors.items()})
+        """Return the same graph with its floating tensors in another dtype, and all of them on another device."""
+        moved = {name: t.to(device, dtype if t.is_floating_point() else t.dtype) for name, t in self.tensors.items()}
+        return replace(self, tensors=moved)
 
     def to_json(self) -> str:
         """Return the strict JSON of the structure."""
@@ -176,6 +177,10 @@ def _check_structure(graph: Graph) -> None:
         check_operation(operation.kind, len(operation.inputs), operation.weights, operation.attributes, where)
         if (operation.kind == "input") != (position == 0):
             raise InputError(f"{where}: expected exactly one input, as the first operation")
+        if operation.kind == "constant" and ("value" in operation.weights) == (
+            operation.attributes["value"] is not None
+        ):
+            raise InputError(f"{where}: expected a tensor or a scalar as its value, exactly one of them")
         if operation.name in defined:
             raise InputError(f"{where}: its name is defined twice")
         for value in operation.inputs:
