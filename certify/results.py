@@ -253,11 +253,19 @@ class Summary(_Row, frozen=True, kw_only=True):
 
 
 class GateRow(_Row, frozen=True, kw_only=True):
-    """The verdict of one gate: what was asked, what was found, and one sentence of reason."""
+    """The verdict of one gate: what was asked, what was found, and one sentence of reason.
+
+    What was asked is complete (threshold, radius, claim, confidence, and whether the proved lower limit or the plain
+    estimate is compared), so that the verdict can be re-derived from the report alone.
+    """
 
     name: str
     metric: str
     threshold: float
+    radius: float | UnsetType = UNSET
+    claim: Literal["population", "list"]
+    confidence: float
+    on: Literal["lower", "estimate"]
     value: float | None
     lower: float | None
     upper: float | None
