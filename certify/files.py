@@ -1,0 +1,95 @@
+"""Files: read whole and once, written whole or not at all.
+
+A file is *read once*: what is hashed and what is parsed are the same bytes, so nothing can change between the two. A
+file is *written atomically*: whatever happens, the path holds either the old content or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from certify.errors import InputError
+
+
+def read_file_once(path: str | Path, *, limit: int) -> bytes:
+    """Return the content of a regular file of at most ``limit`` bytes.
+
+    Pipes and devices are refused without blocking on them; symbolic links are followed.
+
+    Raises:
+        InputError: If the file is missing, unreadable, not regular, or larger than ``limit``.
+
+    Example:
+        >>> read_file_once("/dev/null", limit=10)
+        Traceback (most recent call last):
+        certify.errors.InputError: expected a regular file, got '/dev/null'; name a file
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise InputError(f"expected a file, got nothing at {str(path)!r}; check the path") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {str(path)!r}: {error}") from error
+    data = _read_regular(descriptor, limit + 1, str(path))
+    if len(data) > limit:
+        raise InputError(f"expected a file of at most {limit:,} bytes, got a larger one: {str(path)!r}")
+    return data
+
+
+def _read_regular(descriptor: int, most: int, name: str) -> bytes:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"expected a regular file, got {name!r}; name a file")
+    with os.fdopen(descriptor, "rb") as file:
+        try:
+            return file.read(most)
+        except OSError as error:
+            raise InputError(f"cannot read {name!r}: {error}") from error
+
+
+def write_file_atomically(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path``: a new file beside it, flushed to the disk, takes its place in one step.
+
+    A symbolic link at ``path`` is refused, so that a link planted in the folder cannot redirect the output; the
+    temporary file is created exclusively and never through a link.
+
+    Raises:
+        InputError: If the folder is missing or not writable, or ``path`` is a link or a folder.
+    """
+    target = Path(path)
+    if target.is_symlink():
+        raise InputError(f"expected an ordinary output file, got the symbolic link {str(target)!r}; name its target")
+    if target.is_dir():
+        raise InputError(f"expected an output file, got the folder {str(target)!r}; name a file in it")
+    temporary = target.parent / f".certify-{secrets.token_hex(8)}.tmp"
+    try:
+        _write_new_file(temporary, data)
+        temporary.replace(target)
+        _flush_folder(target.parent)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {str(target)!r}: {error.strerror}; check the folder and its free space"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _write_new_file(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
