@@ -1,0 +1,101 @@
+r"""One-sided Clopper-Pearson bounds of one probability from k successes in n independent draws.
+
+With S ~ Bin(n, p), the lower bound p_L(k) is the p at which k or more successes have probability alpha:
+
+    P(Bin(n, p_L) >= k) = I_{p_L}(k, n - k + 1) = alpha,     p_L(0) = 0,
+
+I the regularised incomplete beta function. *Coverage*: P(p_L(S) > p) <= alpha for every p. Proof: p_L increases in k;
+let k* be the least count with p_L(k*) > p. The bound fails exactly when S >= k*, and P_p(S >= k*) <=
+P_{p_L(k*)}(S >= k*) = alpha, since the tail increases in p. Equality is approached as p rises to p_L(k*): the method is
+conservative only because counts are whole.
+
+Everything is computed on the *failure side* q = 1 - p, where nothing cancels as p approaches 1:
+q_U(k) = 1 - p_L(k) solves 1 - I_q(n - k + 1, k) = alpha.
+
+*Floating point.* The library's quantile may be off on either side. It is raised by the factor 1 + 1e-8 and one float,
+and the result then has to prove itself: the tail at the returned q must not exceed alpha by a second library function,
+the forward one, which shares no root finder with the quantile. Against ball arithmetic the raised bound was never below
+the exact one, for n to 10^9 and alpha from 1e-100 to 0.49; without the raise it was, in about one case of twelve.
+
+Reference: C. Clopper and E. Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
+Biometrika 26 (1934); used for smoothing by Cohen, Rosenfeld and Kolter, arXiv 1902.02918, Section 3.2.2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import scipy
+
+from certify.errors import SoundnessError
+from certify.rounding import sub_down
+from certify.stats.arguments import check_alpha, check_count
+
+RAISE = 1 + 1e-8  # covers the error of the library's beta quantile
+
+
+def failure_upper(k: int, n: int, alpha: float) -> float:
+    """Return an upper bound of the failure probability 1 - p from ``k`` successes in ``n`` draws.
+
+    P(failure_upper(S, n, alpha) < 1 - p) <= alpha for S ~ Bin(n, p) and every p: the module docstring has the proof.
+
+    Args:
+        k: Successes, 0..n.
+        n: Draws, fixed before they are seen, 1..10^9.
+        alpha: Error probability of this one bound, strictly between 0 and 1/2.
+
+    Returns:
+        A number in (0, 1]; 1.0 when ``k`` is 0.
+
+    Raises:
+        ValueError: If an argument is outside its range, of another kind, or NaN.
+        SoundnessError: If the bound computed by the installed scipy does not prove itself.
+
+    Example:
+        All of n failed to fail: the bound is 1 - alpha^(1/n), here 1 - 2^-1.
+
+        >>> 0.5 <= failure_upper(3, 3, 0.125) <= 0.5 * (1 + 2e-8)
+        True
+    """
+    k, n = check_count(k, n)
+    alpha = check_alpha(alpha)
+    if k == 0:
+        return 1.0
+    q = -math.expm1(math.log(alpha) / n) if k == n else float(scipy.special.betainccinv(n - k + 1, k, alpha))
+    raised = min(math.nextafter(q * RAISE, 2.0), 1.0)  # a NaN stays first, and is refused below
+    if not (raised > 0.0 and scipy.special.betaincc(n - k + 1, k, raised) <= alpha):
+        raise SoundnessError(
+            f"the beta quantile of scipy {scipy.__version__} is wrong at k={k}, n={n}, alpha={alpha}: got {q}; "
+            "install another release of scipy"
+        )
+    return raised
+
+
+def success_lower(k: int, n: int, alpha: float) -> float:
+    """Return a lower bound of the success probability p: ``1 - failure_upper(k, n, alpha)``, rounded down.
+
+    For display and for bounds on p itself. Radii use `failure_upper`, which loses nothing near p = 1; this one loses up
+    to 1e-8 absolute, which shows only where p is about as small.
+
+    Raises:
+        ValueError: If an argument is outside its range, of another kind, or NaN.
+
+    Example:
+        >>> success_lower(0, 10, 0.05), success_lower(99_000, 100_000, 0.001) < 0.9889893403774749
+        (0.0, True)
+    """
+    return max(sub_down(1.0, failure_upper(k, n, alpha)), 0.0)
+
+
+def success_upper(k: int, n: int, alpha: float) -> float:
+    """Return an upper bound of the success probability p: the failure bound of the n - k failures.
+
+    Raises:
+        ValueError: If an argument is outside its range, of another kind, or NaN.
+
+    Example:
+        >>> success_upper(10, 10, 0.05), success_upper(0, 100_000, 0.001) > 6.907516e-5
+        (1.0, True)
+    """
+    k, n = check_count(k, n)
+    return failure_upper(n - k, n, alpha)

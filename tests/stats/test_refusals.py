@@ -1,0 +1,116 @@
+"""Every argument of every function: NaN, infinities, wrong kinds and wrong ranges are refused, in words."""
+
+import inspect
+import math
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy
+
+import certify.stats as stats
+from certify.errors import SoundnessError
+
+GOOD_CALLS = {
+    "failure_upper": {"k": 5, "n": 10, "alpha": 0.05},
+    "success_lower": {"k": 5, "n": 10, "alpha": 0.05},
+    "success_upper": {"k": 5, "n": 10, "alpha": 0.05},
+    "radius_l2": {"sigma": 0.5, "failure_upper_a": 0.1, "upper_b": 0.1},
+    "split_alpha": {"alpha": 0.05},
+    "smallest_n": {"alpha": 0.05, "ratio": 1.0},
+    "draw_grid": {"cap": 1000},
+    "sample_plan": {"n0": 4, "cap": 1000, "price": 1e-4, "alpha": 0.05},
+    "noise_charge": {"n": 1000, "dimension": 3072, "levels": 3060},
+    "charged_alpha": {"alpha": 0.05, "charge": 1e-5},
+    "false_certificates_quantile": {"n": 100, "alpha": 0.05, "rho": 0.05},
+    "expected_false_upper": {"n": 100, "alpha": 0.05},
+    "alpha_for_all": {"n": 100, "alpha": 0.05},
+    "population_limits": {"count": 50, "n": 100, "confidence": 0.95, "alpha": 0.05},
+    "population_requirement": {"n": 100, "target": 0.5, "confidence": 0.95, "alpha": 0.05},
+    "list_requirement": {"n": 100, "target": 0.5, "alpha": 0.05, "rho": 0.05},
+    "smallest_population_sample": {"target": 0.5, "confidence": 0.95, "alpha": 0.05},
+}
+NOT_CALLS_OF_NUMBERS = {"BOUNDS", "RadiusBound", "Requirement", "self_test"}
+INTEGERS = {"k", "n", "cap", "n0", "dimension", "levels", "count"}
+BAD_NUMBERS = [math.nan, np.float32("nan"), math.inf, -math.inf, -1, -1e-300, "0.3", None, True, 1j, 10**12]
+LEGAL = [("sigma", 10**12), ("dimension", 10**12), ("levels", 10**12)]
+ARGUMENTS = [(name, argument) for name, call in GOOD_CALLS.items() for argument in call]
+BAD_ARGUMENTS = [(*case, bad) for case in ARGUMENTS for bad in BAD_NUMBERS if (case[1], bad) not in LEGAL]
+
+
+def test_every_function_has_a_case_for_each_required_argument():
+    assert set(stats.__all__) == set(GOOD_CALLS) | NOT_CALLS_OF_NUMBERS
+    for name, call in GOOD_CALLS.items():
+        parameters = inspect.signature(getattr(stats, name)).parameters.values()
+        assert {p.name for p in parameters if p.default is p.empty} == set(call)
+
+
+@pytest.mark.parametrize("name", GOOD_CALLS)
+def test_the_good_call_is_accepted_in_the_numbers_of_numpy_too(name):
+    call = GOOD_CALLS[name]
+    plain = getattr(stats, name)(**call)
+    wrapped = {k: np.int64(v) if isinstance(v, int) else np.float64(v) for k, v in call.items()}
+    assert getattr(stats, name)(**wrapped) == plain
+
+
+@pytest.mark.parametrize("name,argument,bad", BAD_ARGUMENTS)
+def test_one_bad_argument_is_refused_by_name(name, argument, bad):
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got .*; ."):
+        getattr(stats, name)(**{**GOOD_CALLS[name], argument: bad})
+
+
+@pytest.mark.parametrize("name,argument", [case for case in ARGUMENTS if case[1] in INTEGERS])
+@pytest.mark.parametrize("bad", [5.0, 5.5, Fraction(5), np.float64(5.0), "5"], ids=repr)
+def test_what_only_looks_like_an_integer_is_refused(name, argument, bad):
+    with pytest.raises(ValueError, match=f"{argument}: expected an integer"):
+        getattr(stats, name)(**{**GOOD_CALLS[name], argument: bad})
+
+
+@pytest.mark.parametrize("name,argument", [case for case in ARGUMENTS if case[1] in ("alpha", "rho")])
+@pytest.mark.parametrize("bad", [0.5, 0.95, 1.0, 5, -0.001])
+def test_an_error_probability_of_a_half_or_more_is_refused(name, argument, bad):
+    with pytest.raises(ValueError, match=f"{argument}: expected a probability of error"):
+        getattr(stats, name)(**{**GOOD_CALLS[name], argument: bad})
+
+
+@pytest.mark.parametrize("confidence", [0.5, 1.0, 0.05, 95])
+def test_a_confidence_outside_its_range_is_refused(confidence):
+    with pytest.raises(ValueError, match="confidence: expected"):
+        stats.population_limits(5, 10, confidence=confidence, alpha=0.0)
+
+
+@pytest.mark.parametrize("k,n", [(11, 10), (-1, 10), (0, 0), (1, 10**9 + 1)])
+def test_counts_outside_their_draws_are_refused(k, n):
+    for bound in (stats.failure_upper, stats.success_lower, stats.success_upper):
+        with pytest.raises(ValueError, match="expected an integer within"):
+            bound(k, n, 0.05)
+
+
+def test_the_start_up_check_passes():
+    stats.self_test()
+
+
+@pytest.mark.parametrize("factor", [1 - 1e-7, 1 + 1e-7, math.nan, 0.0, -1.0])
+@pytest.mark.parametrize("name", ["betainccinv", "ndtri"])
+def test_the_start_up_check_refuses_a_library_that_is_slightly_wrong(monkeypatch, name, factor):
+    library = getattr(scipy.special, name)
+    monkeypatch.setattr(scipy.special, name, lambda *arguments: library(*arguments) * factor)
+    with pytest.raises(SoundnessError, match="install another release of scipy"):
+        stats.self_test()
+
+
+def test_import_is_light():
+    heavy = {"torch", "statsmodels", "pandas", "scipy.special"}
+    script = f"import sys, certify.stats; print(*({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_no_function_of_scipy_or_statsmodels_that_is_removed_or_inexact():
+    sources = [path.read_text() for path in Path(stats.__file__).parent.glob("*.py")]
+    assert len(sources) > 5
+    for name in ("binom_test", "binomtest", "proportion_confint", "scipy.stats", "statsmodels"):
+        assert not any(name in source for source in sources)
