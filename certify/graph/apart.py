@@ -8,7 +8,7 @@ networks.
 Statement. Give every number of a value the label of the one example it depends on, or -1 when it depends on none.
 The rules below compute valid labels:
 
-- *moving* operations (reshape, permute, slice, ...) move labels as they move numbers, so they are applied to the labels;
+- *moving* operations (reshape, permute, slice, ...) move labels as they move numbers: they are applied to the labels;
 - *elementwise* operations keep labels; with several operands the labels must agree where both are present;
 - every other operation reads its input along some dimensions at once (linear the last, a convolution all but the
   first, softmax its own, ...): the labels must be constant along these, and the result carries that label.
@@ -125,7 +125,7 @@ def _moved(graph: Graph, operation: Operation, inputs: Sequence[Tensor], batch: 
 def _agreed(operation: Operation, labels: Sequence[Tensor]) -> Tensor:
     merged = labels[0]
     for other in labels[1:]:
-        a, b = torch.broadcast_tensors(merged, other)
+        a, b = merged + torch.zeros_like(other), other + torch.zeros_like(merged)  # broadcast against each other
         if not bool(((a == b) | (a == NOBODY) | (b == NOBODY)).all()):
             raise NoRuleError(f"{operation.where}: combines different examples of a batch")
         merged = torch.where(a == NOBODY, b, a)
