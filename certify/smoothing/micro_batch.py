@@ -1,0 +1,78 @@
+"""The micro-batch: how many rows one forward pass takes, chosen by a short timing, and halved when memory runs out.
+
+It changes the speed and nothing else: noise is addressed by block, and counts add. The last bits of logits can depend
+on the shape, so the shape is recorded with every block, is one for all blocks of an example, and a resumed run takes
+that of the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from certify.errors import InputError
+from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.votes import BaseClassifier
+
+CANDIDATES = {"cpu": (16, 32, 64, 128, 256, 512), "cuda": (128, 256, 512, 1024, 2048, 4096)}
+SLOW_SECONDS = 0.5  # a forward pass this long is large enough: a larger one delays an interrupt
+WORTHWHILE = 1.03  # the gain in rows per second for which a larger batch is taken
+
+
+def choose_micro_batch(classifier: BaseClassifier, law: NoiseLaw, shape: tuple[int, ...], *, most: int) -> int:
+    """Return the size of micro-batch with the most rows per second, of a few powers of two, about at most ``most``."""
+    sizes = CANDIDATES.get(classifier.device.type, CANDIDATES["cpu"])
+    best, best_rate = sizes[0], 0.0
+    for size, seconds in _timings(classifier, law, shape, [size for size in sizes if size <= max(most, sizes[0])]):
+        rate = size / seconds
+        if rate > WORTHWHILE * best_rate:
+            best, best_rate = size, rate
+        if seconds > SLOW_SECONDS or rate < 0.8 * best_rate:
+            break
+    return best
+
+
+def halve_micro_batch(size: int, error: BaseException) -> int:
+    """Return half the size after an error that means "out of memory"; raise any other error again.
+
+    Raises:
+        InputError: If a single row does not fit.
+    """
+    if not _is_out_of_memory(error):
+        raise error
+    if size == 1:
+        raise InputError("out of memory at one row per forward pass; use a smaller network or a larger machine") from (
+            error
+        )
+    return size // 2
+
+
+def _timings(
+    classifier: BaseClassifier, law: NoiseLaw, shape: tuple[int, ...], sizes: list[int]
+) -> Iterator[tuple[int, float]]:
+    """Yield each size with the least seconds of two forward passes, until memory runs out."""
+    for size in sizes:
+        try:
+            yield size, min(_forward_seconds(classifier, law, (size, *shape)) for _ in range(2))
+        except (RuntimeError, MemoryError) as error:
+            if size == sizes[0]:
+                raise
+            halve_micro_batch(size, error)
+            return
+
+
+def _forward_seconds(classifier: BaseClassifier, law: NoiseLaw, shape: tuple[int, ...]) -> float:
+    rows = torch.from_numpy(np.zeros(shape, dtype=law.row_dtype)).to(classifier.device)
+    start = time.perf_counter()
+    classifier.votes(law.inputs(rows, classifier.dtype)).cpu()  # the copy waits for the device
+    return time.perf_counter() - start
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means "out of memory": torch has a class for devices, and only a text for the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

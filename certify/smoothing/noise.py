@@ -1,0 +1,73 @@
+"""The interface of a noise law: what turns a stored example and a block's generator into noisy inputs.
+
+A law adds its noise in the space of the radius: pixels in [0, 1], before any normalisation, which belongs to the
+model. It works in two halves, so that the random part runs on the CPU and only compact rows travel to the device:
+
+- ``draw`` gives the `BLOCK_DRAWS` noisy *rows* of one block (a numpy array, made in calls of fixed shape) and the
+  *fingerprint* of the randomness they were made of, by which two blocks with equal noise are recognised;
+- ``inputs`` turns a batch of rows into what the network is called with.
+
+A further law is one file with such a class and one line in `certify.smoothing.laws`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from certify.examples import Example
+
+FINGERPRINT_WORDS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyRows:
+    """The rows of one block, ``[BLOCK_DRAWS, *input_shape]``, and the sha256 of the randomness they start with."""
+
+    rows: NDArray[Any]
+    fingerprint: str
+
+
+class NoiseLaw(Protocol):
+    """One law of noise at one sigma.
+
+    ``name`` enters the block key; ``float_sound`` says whether the certificate holds for the program as run, rounding
+    of the noisy input included; ``words`` describes the law in the report. ``levels`` bounds, in units of 2^-63 for
+    each coordinate of each draw, the total variation distance between the law that is drawn and the law of the theorem.
+    ``row_dtype`` is the dtype of the rows.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see the class
+    @property
+    def float_sound(self) -> bool: ...  # noqa: D102
+    @property
+    def words(self) -> str: ...  # noqa: D102
+    @property
+    def levels(self) -> int: ...  # noqa: D102
+    @property
+    def row_dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+
+    def draw(self, example: Example, bits: np.random.Philox) -> NoisyRows:
+        """Return the noisy rows of the block whose generator is ``bits``."""
+        ...
+
+    def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the network inputs of rows ``[B, *input_shape]``, on the device where the rows are."""
+        ...
+
+
+def fingerprint(words: NDArray[Any]) -> str:
+    """Return the sha256 of the first random words of a block, in little-endian order.
+
+    The words rather than the noise: a small sigma or a small input makes equal integer noise likely for different
+    randomness, and would raise a false alarm.
+    """
+    first = words.reshape(-1)[:FINGERPRINT_WORDS]
+    return hashlib.sha256(first.astype(first.dtype.newbyteorder("<")).tobytes()).hexdigest()

@@ -1,0 +1,207 @@
+"""Opening a run store: the lock, the making, and every check before a stored count is believed.
+
+The file of a run is named by the digest of its header, so other settings are another file. Of several starts of the
+same run one gets the lock and the others are refused at once. A file that is damaged, of another run, or a symbolic
+link is refused with what to do about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from certify.errors import InputError
+from certify.results import load_json
+from certify.smoothing.blocks import read_row
+from certify.smoothing.header import RunHeader, differing_fields, flatten
+from certify.smoothing.store import SELECT, Store
+
+SCHEMA = (
+    "CREATE TABLE block (example TEXT, purpose TEXT CHECK (purpose IN ('selection','estimation')), block INTEGER,\n"
+    "  draws INTEGER NOT NULL, micro_batch INTEGER NOT NULL, counts TEXT NOT NULL, seconds REAL NOT NULL,\n"
+    "  noise TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, PRIMARY KEY (example, purpose, block)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE header (one INTEGER PRIMARY KEY CHECK (one = 1), settings TEXT NOT NULL, digest TEXT NOT NULL)"
+    " STRICT",
+)
+OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
+# Two first starts can hold the shared lock at the same instant; one then waits for the other, which gives up at once.
+LOCK_SECONDS = 0.25
+SETTINGS = ("locking_mode=EXCLUSIVE", "trusted_schema=OFF", "mmap_size=0", "cell_size_check=ON")
+SIDE_FILES = ("", "-wal", "-shm", "-journal")
+
+
+def store_path(folder: Path, header: RunHeader) -> Path:
+    """Return the file of a run in a folder."""
+    return folder / f"{header.digest()}.sqlite"
+
+
+def open_store(folder: Path, header: RunHeader, *, restart: bool = False) -> Store:
+    """Return the store of a run, opened and checked; made when there is none.
+
+    Args:
+        folder: Where the stores are; made, with its own ``.gitignore``, when missing.
+        header: What the run is.
+        restart: Discard what an earlier run of the same header has left.
+
+    Raises:
+        InputError: If the store is in use, damaged, of another run, a symbolic link, or cannot be written.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise InputError(f"expected SQLite 3.37 or newer, got {sqlite3.sqlite_version}; use a newer Python")
+    path = store_path(folder, header)
+    try:
+        _prepare_folder(folder)
+        _refuse_links(path)
+        if restart:
+            _discard(path)
+        return _open(path, header)
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected a writable run store, got: {error}; choose a folder with --store"
+        ) from error
+    except sqlite3.Error as error:
+        raise InputError(_words(path, error)) from error
+
+
+def earlier_seeds(folder: Path, header: RunHeader) -> tuple[int, ...]:
+    """Return the other seeds under which a folder holds runs of the same model and data.
+
+    Choosing among runs by their outcome voids alpha, so a report lists them. Stores that cannot be read are left out:
+    they cannot be continued either.
+    """
+    ours, seeds = header.fields(), set()
+    for path in sorted(folder.glob("*.sqlite")):
+        theirs = _header_fields(path)
+        seed = theirs.get("settings.seed")
+        if all(theirs.get(name) == ours[name] for name in ("model_sha256", "data_sha256")) and isinstance(seed, int):
+            seeds.add(seed)
+    return tuple(sorted(seeds - {header.settings.seed}))
+
+
+def _prepare_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+        handle = os.open(folder / ".gitignore", flags, 0o644)
+        with os.fdopen(handle, "w") as file:
+            file.write("*\n")
+
+
+def _refuse_links(path: Path) -> None:
+    for suffix in SIDE_FILES:
+        side = path.with_name(path.name + suffix)
+        if side.is_symlink():
+            raise InputError(f"{side}: expected a file of its own, got a symbolic link; remove it")
+
+
+def _discard(path: Path) -> None:
+    """Delete a store that no other process holds, readable or not."""
+    try:
+        _connect(path).close()
+    except sqlite3.DatabaseError as error:
+        if _primary_code(error) == sqlite3.SQLITE_BUSY:
+            raise
+    for suffix in SIDE_FILES:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _open(path: Path, header: RunHeader) -> Store:
+    connection = _connect(path)
+    try:
+        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+            _make(connection, header)
+        _check(path, connection, header)
+    except BaseException:
+        connection.close()
+        raise
+    return Store(path, header, connection)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Return a connection that holds the file's exclusive lock."""
+    connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
+    try:
+        for setting in SETTINGS:
+            connection.execute(f"PRAGMA {setting}")
+        mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise InputError(f"{path}: expected a write-ahead log, got journal mode {mode!r}; use a local disk")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make(connection: sqlite3.Connection, header: RunHeader) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    for table in SCHEMA:
+        connection.execute(table)
+    connection.execute("INSERT INTO header VALUES (1, ?, ?)", (header.text(), header.digest()))
+    connection.execute("COMMIT")
+    # The header goes to the main file now, where `earlier_seeds` of other runs can read it without the log.
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _check(path: Path, connection: sqlite3.Connection, header: RunHeader) -> None:
+    """Refuse the store unless schema, pages, header and every row are what was written."""
+    tables = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").fetchall()
+    if tuple(text for (text,) in tables) != SCHEMA:
+        raise InputError(f"{path}: expected a run store, got other tables; {_REMEDY}")
+    if connection.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
+        raise InputError(f"{path}: expected an intact run store, got damaged pages; {_REMEDY}")
+    _check_header(path, connection.execute("SELECT settings, digest FROM header").fetchall(), header)
+    try:
+        for row in connection.execute(SELECT):
+            read_row(row, header.digest(), header.classes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {_REMEDY}") from error
+
+
+def _check_header(path: Path, found: list[tuple[str, str]], header: RunHeader) -> None:
+    if found == [(header.text(), header.digest())]:
+        return
+    if len(found) != 1 or hashlib.sha256(found[0][0].encode()).hexdigest() != found[0][1]:
+        raise InputError(f"{path}: expected the header of a run, got one that does not fit its digest; {_REMEDY}")
+    theirs = flatten(load_json(found[0][0], name=str(path)))
+    raise InputError(
+        f"{path}: expected a store of this run, got one of another: {differing_fields(header.fields(), theirs)}; "
+        "use the settings of the store, or discard it with --restart"
+    )
+
+
+def _header_fields(path: Path) -> dict[str, Any]:
+    """Return the flat header of a store without locking it; empty when it cannot be read."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as store:
+            text = store.execute("SELECT settings FROM header").fetchone()[0]
+        plain = load_json(text, name=str(path))
+    except (sqlite3.Error, InputError, TypeError):
+        return {}
+    return flatten(plain) if isinstance(plain, dict) else {}
+
+
+_REMEDY = "nothing is repaired: restore the file, or discard it with --restart"
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _words(path: Path, error: sqlite3.Error) -> str:
+    """Return what an error of SQLite means for the user."""
+    meanings = {
+        sqlite3.SQLITE_BUSY: "expected a store that no other run uses, got one in use; wait for that run to end",
+        sqlite3.SQLITE_READONLY: "expected a writable run store, got a read-only one; choose a folder with --store",
+        sqlite3.SQLITE_CANTOPEN: "expected a writable run store, got one that cannot be opened; choose another --store",
+        sqlite3.SQLITE_FULL: "expected room on the disk, got a full one; make room and run the same command again",
+        sqlite3.SQLITE_IOERR: "expected a readable and writable disk, got an error of the system",
+    }
+    damaged = f"expected an intact run store, got a damaged file; {_REMEDY}"
+    return f"{path}: {meanings.get(_primary_code(error), damaged)} ({error})"

@@ -1,0 +1,199 @@
+"""The procedure: from integer counts to a certificate. It never draws and never sees the label.
+
+1. *Selection* (the pilot): ``n0`` draws. The class A with the most votes is selected, the lowest index at a tie; when
+   the invalid outputs win, the example is abstained from.
+2. The pilot's votes for A fix the number n of estimation draws (``planned``), or it is the same for all (``fixed``).
+3. *Estimation*: n fresh draws. Their counts, and A, give a radius by one bound of `certify.stats.BOUNDS`.
+
+**Statement.** With probability at least 1 - alpha over the draws of one example: if A is certified with radius R, then
+the smoothed classifier g(x) = argmax_k P(f(x + noise) = k) has g(x + delta) = A for every ||delta||_2 < R.
+
+**Reason.** A and n are functions of the pilot. Given the pilot, the estimation draws are fresh and n is a constant, so
+the bound errs with probability at most the alpha it is run at; averaging over pilots keeps this. The integer noise law
+differs from the law of the theorem by at most ``charge`` in total variation over all estimation draws, hence the bound
+runs at alpha - charge (`certify.stats.noise_charge`, for the largest n of the run). The pilot needs no charge.
+
+Reference: J. Cohen, E. Rosenfeld, Z. Kolter, *Certified adversarial robustness via randomized smoothing*, ICML 2019,
+arXiv:1902.02918, section 3.2.2, with n planned and the bound exchangeable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from certify.errors import InputError
+from certify.results import SmoothingSettings, Tables, dump_json
+from certify.smoothing.addresses import BLOCK_DRAWS
+from certify.smoothing.noise import NoiseLaw
+from certify.stats import BOUNDS, charged_alpha, noise_charge, sample_plan, smallest_n
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The outcome of one example: ``predicted`` is None on abstention, ``radius`` then 0 and ``reason`` in words."""
+
+    predicted: int | None
+    radius: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """The decisions of one run: its settings, the sample plan, and the error probability left for the bounds.
+
+    ``plan[k]`` is the number of estimation draws after k pilot votes for the selected class; None under ``fixed``.
+    """
+
+    settings: SmoothingSettings
+    classes: int
+    plan: tuple[int, ...] | None
+    charge: float
+    alpha: float
+
+    def draws_after(self, selection: Sequence[int]) -> int:
+        """Return the number of estimation draws that the pilot's counts ask for; 0 when invalid outputs won it."""
+        selected = select_class(selection)
+        if selected is None:
+            return 0
+        return self.settings.n if self.plan is None else self.plan[selection[selected]]
+
+    def certify(self, selection: Sequence[int], estimation: Sequence[int]) -> Certificate:
+        """Return the certificate of one example from its two count vectors ``[classes + 1]``."""
+        return certify_counts(
+            selection, estimation, bound=self.settings.bound, alpha=self.alpha, sigma=self.settings.sigma
+        )
+
+
+def plan_procedure(settings: SmoothingSettings, *, classes: int, law: NoiseLaw, dimension: int) -> Procedure:
+    """Return the procedure of a run, after checking that it can certify anything at all.
+
+    Args:
+        settings: The settings of the run.
+        classes: Number of classes K, without the invalid one.
+        law: The noise law, which says what its rounding costs.
+        dimension: Coordinates of one input.
+
+    Raises:
+        InputError: If a setting is out of range, the rounding of the noise would cost more than half of alpha, or n is
+            too small for any radius; the message names the smallest n that works.
+    """
+    check_settings(settings)
+    try:
+        charge = noise_charge(settings.n, dimension, law.levels) if law.levels else 0.0
+        alpha = charged_alpha(settings.alpha, charge)
+        planned = settings.procedure == "planned"
+        plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha) if planned else None
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    procedure = Procedure(settings, classes, plan, charge, alpha)
+    _refuse_hopeless(procedure)
+    return procedure
+
+
+def check_settings(settings: SmoothingSettings) -> None:
+    """Refuse settings without a meaning.
+
+    Raises:
+        InputError: If alpha is not inside (0, 1/2), sigma not positive and finite, n or n0 below 1, or price negative.
+
+    Example:
+        >>> check_settings(SmoothingSettings(sigma=float("nan")))
+        Traceback (most recent call last):
+        certify.errors.InputError: expected sigma as a positive finite number, got nan
+    """
+    checks = (
+        (0.0 < settings.alpha < 0.5, "alpha inside (0, 1/2)", settings.alpha),
+        (0.0 < settings.sigma < math.inf, "sigma as a positive finite number", settings.sigma),
+        (settings.n >= 1, "n of at least 1 draw", settings.n),
+        (settings.n0 >= 1, "n0 of at least 1 draw", settings.n0),
+        (0.0 <= settings.price < math.inf, "price as a finite number that is not negative", settings.price),
+        (settings.bound in BOUNDS, f"bound as one of {', '.join(sorted(BOUNDS))}", settings.bound),
+    )
+    for holds, expected, got in checks:
+        if not holds:
+            raise InputError(f"expected {expected}, got {got}")
+
+
+def select_class(selection: Sequence[int]) -> int | None:
+    """Return the class with the most pilot votes, the lowest at a tie; None when the invalid outputs have the most.
+
+    Example:
+        >>> select_class([1, 3, 3, 0]), select_class([0, 3, 0, 4]), select_class([0, 4, 0, 4])
+        (1, None, 1)
+    """
+    winner = max(range(len(selection)), key=lambda k: (selection[k], -k))
+    return None if winner == len(selection) - 1 else winner
+
+
+def certify_counts(
+    selection: Sequence[int], estimation: Sequence[int], *, bound: str, alpha: float, sigma: float
+) -> Certificate:
+    """Return the certificate that two count vectors ``[classes + 1]`` (the last: invalid outputs) give.
+
+    A pure function of integers and settings: the run and any later check of it need nothing else.
+
+    Args:
+        selection: Votes of the pilot.
+        estimation: Votes of the fresh draws.
+        bound: Key of `certify.stats.BOUNDS`.
+        alpha: Error probability of the bound, the charge of the noise law already taken off.
+        sigma: Standard deviation of the noise, in the space of the radius.
+
+    Example:
+        >>> certify_counts([120, 8, 0], [990, 10, 0], bound="clopper-pearson", alpha=0.001, sigma=0.25).predicted
+        0
+        >>> certify_counts([0, 0, 128], [0, 0, 0], bound="clopper-pearson", alpha=0.001, sigma=0.25).reason
+        'the winner of the pilot is an invalid output: 128 of 128 outputs were not finite'
+    """
+    selected = select_class(selection)
+    if selected is None:
+        invalid, draws = selection[-1], sum(selection)
+        reason = f"the winner of the pilot is an invalid output: {invalid} of {draws} outputs were not finite"
+        return Certificate(None, 0.0, reason)
+    radius = BOUNDS[bound](estimation, selected, alpha, sigma)
+    if not 0.0 < radius < math.inf:
+        return Certificate(None, 0.0, _abstention(estimation, selected))
+    return Certificate(selected, radius)
+
+
+def make_tables(procedure: Procedure, law: NoiseLaw) -> Tables:
+    """Return the plan and the noise source of a run, for its report."""
+    plan = procedure.plan
+    return Tables(
+        plan=plan,
+        plan_sha256=None if plan is None else hashlib.sha256(dump_json(plan).encode()).hexdigest(),
+        noise=f"{law.words}; from numpy's Philox, assumed ideal, keyed by (seed, example, purpose, block, law)",
+        noise_law=law.name,
+        alpha_charged=procedure.charge,
+    )
+
+
+def _abstention(estimation: Sequence[int], selected: int) -> str:
+    others = max((votes, -k) for k, votes in enumerate(estimation) if k != selected)
+    rival = "invalid outputs" if -others[1] == len(estimation) - 1 else f"class {-others[1]}"
+    return (
+        f"no class certified: class {selected}, selected by the pilot, has {estimation[selected]} of {sum(estimation)} "
+        f"votes and {rival} {others[0]}; that does not prove a positive radius"
+    )
+
+
+def _certifies_unanimous(procedure: Procedure, n: int) -> bool:
+    votes = [n] + [0] * procedure.classes
+    return procedure.certify(votes, votes).predicted == 0
+
+
+def _refuse_hopeless(procedure: Procedure) -> None:
+    """Refuse a run in which even unanimous votes would certify nothing."""
+    most = procedure.settings.n if procedure.plan is None else max(procedure.plan)
+    if _certifies_unanimous(procedure, most):
+        return
+    least = smallest_n(procedure.alpha, 0.0, procedure.settings.bound)
+    if procedure.plan is not None and least > BLOCK_DRAWS:
+        least = math.ceil(least / BLOCK_DRAWS) * BLOCK_DRAWS  # a plan holds whole blocks
+    raise InputError(
+        f"expected enough draws for a positive radius at alpha={procedure.settings.alpha}, got n={most}: even "
+        f"unanimous votes certify nothing; the smallest n that works is {least}"
+    )

@@ -1,0 +1,142 @@
+"""A whole smoothing run: examples in, certified examples out, in order, each in the store before it is yielded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.errors import InputError
+from certify.examples import Dataset
+from certify.results import SmoothingExample, SmoothingSettings
+from certify.smoothing.blocks import example_key
+from certify.smoothing.laws import make_law
+from certify.smoothing.loop import Events, SmoothingLoop
+from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.procedure import Procedure, plan_procedure
+from certify.smoothing.store import Store
+from certify.smoothing.votes import BaseClassifier, base_classifier
+
+
+def run_smoothing(
+    predict: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    *,
+    classes: int,
+    settings: SmoothingSettings,
+    store: Store,
+    device: str | torch.device = "cpu",
+    batch: int | Literal["auto"] = "auto",
+    workers: int = 1,
+) -> Iterator[SmoothingExample]:
+    """Yield the certified examples of a run in the order of the data set; see `smoothing_events`, which adds progress.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from certify.examples import Example
+        >>> from certify.smoothing import RunHeader, open_store
+        >>> def sign(x: Tensor) -> Tensor:  # class 1 iff the first pixel is above 1/2
+        ...     return torch.stack([0.5 - x[:, 0], x[:, 0] - 0.5], dim=1)
+        >>> image = Example(index=0, id="a", label=1, stored=np.array([230, 0], dtype=np.uint8))
+        >>> data = Dataset((image,), total=1, selection="all")
+        >>> settings = SmoothingSettings(sigma=0.25, n=5000)
+        >>> header = RunHeader("model", data.sha256, settings, classes=2, noise_law="gaussian-255")
+        >>> with tempfile.TemporaryDirectory() as folder, open_store(Path(folder), header) as store:
+        ...     (row,) = run_smoothing(sign, data, classes=2, settings=settings, store=store)
+        >>> row.predicted, 0.3 < row.radius < (230 - 127) / 255  # the distance to the nearest input of class 0
+        (1, True)
+    """
+    events = smoothing_events(
+        predict, dataset, classes=classes, settings=settings, store=store, device=device, batch=batch, workers=workers
+    )
+    return _examples_of(events)
+
+
+def smoothing_events(
+    predict: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    *,
+    classes: int,
+    settings: SmoothingSettings,
+    store: Store,
+    device: str | torch.device = "cpu",
+    batch: int | Literal["auto"] = "auto",
+    workers: int = 1,
+) -> Events:
+    """Yield the certified examples of a run in order, and between them how far it is.
+
+    Args:
+        predict: The base classifier, normalisation included: inputs ``[B, *input_shape]`` to logits ``[B, classes]``,
+            on ``device`` and in the dtype of the settings. It must be a function of each input alone.
+        dataset: The examples.
+        classes: Number of classes.
+        settings: The settings; those of the store's header.
+        store: The open store of this run: its blocks are used, new ones are added.
+        device: Where the network runs.
+        batch: Rows per forward pass; "auto" takes that of the store, else times a few sizes. Never changes a count.
+        workers: 1 draws noise between forward passes; w > 1 in w - 1 threads beside them. Never changes a count.
+
+    Raises:
+        InputError: If the settings, the data or the store do not fit.
+        NoRuleError: If the network is no function of its input.
+        InterruptedRun: After SIGINT or SIGTERM; finished blocks are in the store.
+    """
+    _check_data(dataset)
+    law = make_law(settings, eight_bit=dataset.eight_bit)
+    shape = dataset.examples[0].stored.shape
+    procedure = plan_procedure(settings, classes=classes, law=law, dimension=int(np.prod(shape)))
+    classifier = base_classifier(predict, classes=classes, device=device, dtype=settings.dtype)
+    _check_store(store, dataset, procedure, law, classifier)
+    _check_at_least_one(batch=1 if batch == "auto" else batch, workers=workers)
+    size = store.micro_batch() if batch == "auto" else batch
+    loop = SmoothingLoop(classifier, law, procedure, dataset, store, size, workers)
+    return loop.events()
+
+
+def _examples_of(events: Events) -> Iterator[SmoothingExample]:
+    with contextlib.closing(events):
+        for event in events:
+            if isinstance(event, SmoothingExample):
+                yield event
+
+
+def _check_data(dataset: Dataset) -> None:
+    if not len(dataset):
+        raise InputError("expected at least one example, got none; check the data and the selection")
+    shape = dataset.examples[0].stored.shape
+    keys = set()
+    for example in dataset:
+        if example.stored.shape != shape:
+            raise InputError(f"{example.id}: expected shape {shape} like the first example, got {example.stored.shape}")
+        if not np.isfinite(example.stored).all():
+            raise InputError(f"{example.id}: expected finite values, got NaN or infinity; remove the example")
+        keys.add(example_key(example))
+    if len(keys) != len(dataset):
+        raise InputError("expected every example once, got two with one id and one content; remove the duplicates")
+
+
+def _check_store(
+    store: Store, dataset: Dataset, procedure: Procedure, law: NoiseLaw, classifier: BaseClassifier
+) -> None:
+    asked = {
+        "data_sha256": dataset.sha256,
+        "settings": procedure.settings,
+        "classes": procedure.classes,
+        "noise_law": law.name,
+        "device_kind": classifier.device.type,
+    }
+    for name, value in asked.items():
+        if getattr(store.header, name) != value:
+            got = getattr(store.header, name)
+            raise InputError(f"{store.path}: expected a store opened for {name} {value}, got one for {got}")
+
+
+def _check_at_least_one(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not (isinstance(size, int) and size >= 1):
+            raise InputError(f"expected {name} to be a whole number of at least 1, got {size!r}")

@@ -1,0 +1,179 @@
+"""The sampler: blocks in, vote counts out. It never computes a probability.
+
+Rows of the pushed blocks flow, in their order and across the borders of blocks and examples, into micro-batches of one
+fixed shape, so that every forward pass is full; only the last one is padded, with zeros. Each row carries the address
+of its count (slot of the block, vote), and one addition per micro-batch gives the counts of all blocks in it. Memory
+does not grow with the number of draws: a handful of blocks is held at a time.
+
+On a CUDA device one micro-batch is left in flight, so that noise is drawn on the CPU meanwhile; ``workers`` above 1
+draws it in threads as well. Neither changes a count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator
+from certify.smoothing.noise import NoiseLaw, NoisyRows
+from certify.smoothing.votes import BaseClassifier
+
+
+@dataclass(frozen=True, eq=False)
+class BlockResult:
+    """The votes of one block: counts ``[classes + 1]``, and how and how long it was evaluated."""
+
+    request: BlockRequest
+    counts: NDArray[np.int64]
+    micro_batch: int
+    seconds: float
+    fingerprint: str
+
+
+@dataclass(eq=False)
+class _OpenBlock:
+    """A block on its way: ``staged`` rows are in a micro-batch, ``counted`` rows have come back."""
+
+    request: BlockRequest
+    draw: Callable[[], NoisyRows]
+    counts: NDArray[np.int64]
+    staged: int = 0
+    counted: int = 0
+    seconds: float = 0.0
+    noisy: NoisyRows | None = None
+
+    def noisy_rows(self) -> NDArray[Any]:
+        """Return the rows of the block, drawn at the first call."""
+        if self.noisy is None:
+            self.noisy = self.draw()
+        return self.noisy.rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Flight:
+    """A launched micro-batch: its pieces (block and number of rows) and their counts, still on the device."""
+
+    pieces: list[tuple[_OpenBlock, int]]
+    counts: Tensor
+
+
+@dataclass(eq=False)
+class Sampler:
+    """Evaluates blocks of one run in micro-batches of ``micro_batch`` rows."""
+
+    classifier: BaseClassifier
+    law: NoiseLaw
+    shape: tuple[int, ...]
+    micro_batch: int
+    seed: int
+    workers: int = 1
+    _queue: deque[_OpenBlock] = field(default_factory=deque, init=False)
+    _flights: deque[_Flight] = field(default_factory=deque, init=False)
+
+    def __post_init__(self) -> None:
+        self._staging = np.zeros((self.micro_batch, *self.shape), dtype=self.law.row_dtype)
+        self._pool = ThreadPoolExecutor(self.workers - 1) if self.workers > 1 else None
+        self._ahead = 1 if self.classifier.device.type == "cuda" else 0
+
+    @property
+    def queued(self) -> int:
+        """The number of rows that wait for a micro-batch."""
+        return sum(BLOCK_DRAWS - block.staged for block in self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued or in flight."""
+        return not self._queue and not self._flights
+
+    def push(self, request: BlockRequest) -> None:
+        """Queue one block; with workers its noise is drawn from now on, else when it is needed."""
+        counts = np.zeros(self.classifier.classes + 1, dtype=np.int64)
+        noisy: Callable[[], NoisyRows] = partial(self._draw, request)
+        if self._pool is not None:
+            noisy = self._pool.submit(self._draw, request).result
+        self._queue.append(_OpenBlock(request, noisy, counts))
+
+    def step(self) -> list[BlockResult]:
+        """Evaluate one micro-batch of queued rows; return the blocks that are complete."""
+        start = time.perf_counter()
+        if self._queue:
+            self._flights.append(self._launch(self._stage()))
+        keep = self._ahead if self._queue else 0
+        results: list[BlockResult] = []
+        while len(self._flights) > keep:
+            flight = self._flights.popleft()
+            found = flight.counts.cpu().numpy()
+            now = time.perf_counter()
+            results += _settle(flight, found, (now - start) / self.micro_batch, self.micro_batch)
+            start = now
+        return results
+
+    def close(self) -> None:
+        """Stop the worker threads and drop what is queued."""
+        self._queue.clear()
+        self._flights.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _draw(self, request: BlockRequest) -> NoisyRows:
+        return self.law.draw(request.example, block_generator(self.seed, request, self.law.name))
+
+    def _stage(self) -> list[tuple[_OpenBlock, int]]:
+        """Copy the next rows of the queue into the staging array; pad with zeros when the queue runs dry."""
+        pieces: list[tuple[_OpenBlock, int]] = []
+        filled = 0
+        while self._queue and filled < self.micro_batch:
+            block = self._queue[0]
+            rows = block.noisy_rows()[block.staged : block.staged + self.micro_batch - filled]
+            self._staging[filled : filled + len(rows)] = rows
+            filled += len(rows)
+            block.staged += len(rows)
+            pieces.append((block, len(rows)))
+            if block.staged == BLOCK_DRAWS:
+                self._queue.popleft()
+        self._staging[filled:] = 0
+        return pieces
+
+    def _launch(self, pieces: list[tuple[_OpenBlock, int]]) -> _Flight:
+        """Start the forward pass of the staged rows, and the addition of their votes."""
+        device, width = self.classifier.device, self.classifier.classes + 1
+        rows = torch.from_numpy(self._staging).to(device)
+        votes = self.classifier.votes(self.law.inputs(rows, self.classifier.dtype))
+        address = torch.from_numpy(self._addresses(pieces)).to(device) * width + votes
+        counts = torch.zeros((len(pieces) + 1) * width, dtype=torch.int64, device=device)
+        counts.scatter_add_(0, address, torch.ones_like(address))
+        return _Flight(pieces, counts.view(-1, width))
+
+    def _addresses(self, pieces: list[tuple[_OpenBlock, int]]) -> NDArray[np.int64]:
+        """Return the slot of every staged row; padding and draws beyond the prefix have the slot after the last."""
+        slots = np.full(self.micro_batch, len(pieces), dtype=np.int64)
+        start = 0
+        for slot, (block, rows) in enumerate(pieces):
+            first = block.staged - rows
+            counted = max(0, min(rows, block.request.draws - first))
+            slots[start : start + counted] = slot
+            start += rows
+        return slots
+
+
+def _settle(flight: _Flight, counts: NDArray[np.int64], seconds_per_row: float, micro_batch: int) -> list[BlockResult]:
+    """Add the counts of a finished micro-batch to its blocks; return those that are complete."""
+    complete: list[BlockResult] = []
+    for (block, rows), found in zip(flight.pieces, counts, strict=False):
+        block.counts += found
+        block.counted += rows
+        block.seconds += rows * seconds_per_row
+        if block.counted == BLOCK_DRAWS and block.noisy is not None:
+            mark = block.noisy.fingerprint
+            complete.append(BlockResult(block.request, block.counts, micro_batch, block.seconds, mark))
+    return complete
