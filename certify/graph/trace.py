@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -23,11 +24,13 @@ from torch.fx import Node
 
 from certify.errors import CertifyError, InputError, NoRuleError
 from certify.graph.apart import check_examples_apart
+from certify.graph.computing import COMPUTING
 from certify.graph.freeze import frozen
 from certify.graph.graph import Graph, Operation
+from certify.graph.moving import ALIASES, MOVING
 from certify.graph.passes import drop_unused, recognise
 from certify.graph.run import run
-from certify.graph.translations import ALIASES, TRANSLATIONS, Builder, Constant, Shape, Site, Traced, Value
+from certify.graph.site import Builder, Constant, Shape, Site, Traced, Translation, Value
 
 TRACE_BATCH = 3
 NAME = re.compile(r"[^A-Za-z0-9_.-]")
@@ -42,6 +45,7 @@ CREATORS = frozenset(
 CHECKS = frozenset({"aten._assert_tensor_metadata.default"})
 """Operators that compute nothing: export adds them to check dtypes."""
 
+TRANSLATIONS: Mapping[str, Translation] = MappingProxyType({**COMPUTING, **MOVING})
 Known: TypeAlias = "Traced | tuple[Traced, ...] | tuple[Tensor, ...]"
 
 
