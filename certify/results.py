@@ -218,6 +218,18 @@ class SmoothingExample(_Row, frozen=True, kw_only=True):
     reason: str | UnsetType = UNSET
 
 
+def clean_correct(example: LipschitzExample | SmoothingExample) -> bool:
+    """Return whether the clean answer is the label: the network's own argmax, or the smoothed vote (no abstention)."""
+    if isinstance(example, LipschitzExample):
+        return example.clean_predicted == example.label
+    return example.predicted == example.label
+
+
+def certified_at(example: LipschitzExample | SmoothingExample, radius: float) -> bool:
+    """Return whether an example counts as certified at a radius: correct, its own radius positive and no smaller."""
+    return example.correct and example.radius > 0.0 and example.radius >= radius
+
+
 class Tables(_Row, frozen=True, kw_only=True):
     """How many draws each pilot asked for, and where the noise came from.
 

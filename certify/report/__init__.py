@@ -1,1 +1,55 @@
-"""Views of a report: every format, the summary, and verification, from its JSON alone."""
+"""Views of a report: every format, the summary, and verification, from its JSON alone.
+
+The names below load their file when they are first used: a view needs no statistics, and only the terminal needs rich.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from certify.files import write_file_atomically
+    from certify.report.findings import Finding
+    from certify.report.formats import FORMATS, Renderer
+    from certify.report.neutralise import markup_text, strip_controls
+    from certify.report.schema import report_schema, schema_text
+    from certify.report.statement import lipschitz_statement, smoothing_statement
+    from certify.report.summary import summarise_lipschitz, summarise_smoothing
+    from certify.report.verify import verify_report
+
+HOMES = {
+    "FORMATS": "certify.report.formats",
+    "Finding": "certify.report.findings",
+    "Renderer": "certify.report.formats",
+    "lipschitz_statement": "certify.report.statement",
+    "markup_text": "certify.report.neutralise",
+    "report_schema": "certify.report.schema",
+    "schema_text": "certify.report.schema",
+    "smoothing_statement": "certify.report.statement",
+    "strip_controls": "certify.report.neutralise",
+    "summarise_lipschitz": "certify.report.summary",
+    "summarise_smoothing": "certify.report.summary",
+    "verify_report": "certify.report.verify",
+    "write_file_atomically": "certify.files",
+}
+
+__all__ = [
+    "FORMATS",
+    "Finding",
+    "Renderer",
+    "lipschitz_statement",
+    "markup_text",
+    "report_schema",
+    "schema_text",
+    "smoothing_statement",
+    "strip_controls",
+    "summarise_lipschitz",
+    "summarise_smoothing",
+    "verify_report",
+    "write_file_atomically",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(HOMES[name]), name)

@@ -1,0 +1,301 @@
+r"""Gates: a policy and a report in, one verdict per gate out.
+
+A gate compares a count of examples with a threshold, on integers. Let V_i = 1 when example i counts, n the examples, a
+the threshold, delta = 1 - confidence, and alpha the chance that one V_i = 1 is false (0 for Lipschitz certificates).
+
+- claim ``population``: "the share in the population is at least a". **Passed** when the lower limit of the share is at
+  least a, **failed** when the upper limit of the share that this procedure certifies is below a, **undecided** between
+  the two: never a pass. Needs examples drawn independently from the population.
+- claim ``list``: "of these n examples at least a n are truly certified". At most q of n certificates are false with
+  probability 1 - delta (q = 0 when alpha is 0), so it passes from ceil(a n) + q on, and fails below: no middle zone.
+- on ``estimate``: the plain share against a; no confidence is claimed.
+
+The statements and their proofs stand in `certify.stats.populations`.
+
+*Which alpha for clean accuracy?* For smoothing V_i = 1 says that the vote was not an abstention and named the label. An
+answer is given only with a positive radius, and that this radius is too large, or the class not the smoothed
+classifier's, has probability at most alpha: the certificate at radius 0 is the claim "the smoothed classifier's answer
+is this class". So clean accuracy of a smoothed classifier is its certified accuracy at radius 0, with the same alpha.
+For Lipschitz reports it counts the network's own argmax, an observation that nothing random can falsify: alpha = 0.
+
+A threshold that is out of reach of n examples can only fail or stay undecided; the reason then names the least number
+of examples that could pass. A radius that no vote can reach with the draws asked for is an error of the policy
+(`InputError`), not a verdict on the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET
+
+from certify.errors import InputError
+from certify.results import (
+    GateRow,
+    Norm,
+    Report,
+    SmoothingReport,
+    Verdict,
+    certified_at,
+    clean_correct,
+)
+from certify.rounding import div_down, floor_text
+from certify.stats import (
+    BOUNDS,
+    Requirement,
+    charged_alpha,
+    false_certificates_quantile,
+    list_requirement,
+    population_limits,
+    population_requirement,
+    smallest_population_sample,
+)
+
+PLANNED_KEYS = frozenset({"baseline", "max_drop", "max"})
+PLANNED_METRICS = frozenset({"class_certified_accuracy", "lipschitz", "mean_radius"})
+MOST_STEPS = 1000
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One requirement on a report; the fields are the keys of a ``[[gate]]`` table.
+
+    ``kind`` None takes the certificates of whichever report it is given. ``radius`` and ``norm`` belong to
+    ``certified_accuracy`` alone.
+
+    Raises:
+        ValueError: If a value is outside its range, or a radius is missing or does not apply.
+    """
+
+    name: str
+    metric: Literal["certified_accuracy", "clean_accuracy"]
+    min: float
+    kind: Literal["lipschitz", "smoothing"] | None = None
+    norm: Norm = "l2"
+    radius: float | None = None
+    claim: Literal["population", "list"] = "population"
+    confidence: float = 0.95
+    on: Literal["lower", "estimate"] = "lower"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min <= 1.0:
+            raise ValueError(f"key 'min': expected a share within 0..1, got {self.min!r}; write 0.6 for 60 %")
+        if not 0.5 < self.confidence < 1.0:
+            raise ValueError(f"key 'confidence': expected a number above 1/2 and below 1, got {self.confidence!r}")
+        if self.metric == "clean_accuracy" and self.radius is not None:
+            raise ValueError("key 'radius': clean_accuracy has none; remove it, or ask for certified_accuracy")
+        if self.metric == "certified_accuracy" and not (self.radius is not None and 0.0 <= self.radius < math.inf):
+            raise ValueError(f"key 'radius': certified_accuracy needs a radius of at least 0, got {self.radius!r}")
+
+
+def parse_gates(tables: Sequence[Mapping[str, Any]]) -> tuple[Gate, ...]:
+    """Return the gates of the ``[[gate]]`` tables of a configuration.
+
+    Raises:
+        InputError: If a key is unknown, missing, not of its type or range, not supported, or a name occurs twice.
+
+    Example:
+        >>> parse_gates([{"name": "clean", "metric": "clean_accuracy", "min": 0.9}])[0].claim
+        'population'
+    """
+    gates = tuple(_parse_gate(table, number) for number, table in enumerate(tables, start=1))
+    names = [gate.name for gate in gates]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"gate {name!r}: expected a name of its own for each gate; rename one of them")
+    return gates
+
+
+def _parse_gate(table: Mapping[str, Any], number: int) -> Gate:
+    label = f"gate {table.get('name', number)!r}"
+    planned = sorted(PLANNED_KEYS.intersection(table))
+    if planned:
+        raise InputError(f"{label}: key {planned[0]!r} is not supported by this version; remove it, or update certify")
+    metric = table.get("metric")
+    if isinstance(metric, str) and metric in PLANNED_METRICS:
+        raise InputError(
+            f"{label}: metric {metric!r} is not supported by this version; "
+            "expected certified_accuracy or clean_accuracy"
+        )
+    try:
+        return msgspec.convert(dict(table), Gate)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{label}: {error}; the keys are {', '.join(Gate.__struct_fields__)}") from error
+
+
+def evaluate_gates(report: Report, gates: Iterable[Gate]) -> tuple[GateRow, ...]:
+    """Return the verdict of each gate on a report, in their order.
+
+    Raises:
+        InputError: If a gate asks for another kind or norm than the report's, for a radius that the draws of the report
+            cannot reach, or the report has no data.
+    """
+    return tuple(_evaluate(report, gate) for gate in gates)
+
+
+def gate_exit_code(rows: Iterable[GateRow]) -> int:
+    """Return 1 when a gate failed, else 4 when one is undecided, else 0.
+
+    Example:
+        >>> gate_exit_code([])
+        0
+    """
+    verdicts = {row.verdict for row in rows}
+    return 1 if "failed" in verdicts else 4 if "undecided" in verdicts else 0
+
+
+def requirement(gate: Gate, n: int, alpha: float) -> Requirement:
+    """Return the counts of ``n`` examples from which the gate passes and up to which it fails.
+
+    Args:
+        gate: The gate.
+        n: Examples, at least 1.
+        alpha: The chance that one certificate is false; 0 for Lipschitz reports.
+
+    Raises:
+        ValueError: If ``n`` or ``alpha`` is out of range.
+
+    Example:
+        >>> gate = Gate(name="g", metric="clean_accuracy", min=0.6)
+        >>> requirement(gate, 500, 0.001)
+        Requirement(passes_from=319, fails_to=281)
+    """
+    if gate.on == "estimate":
+        return list_requirement(n, gate.min, alpha=0.0, rho=0.05)  # without false certificates rho plays no part
+    if gate.claim == "list":
+        return list_requirement(n, gate.min, alpha=alpha, rho=1.0 - gate.confidence)
+    return population_requirement(n, gate.min, confidence=gate.confidence, alpha=alpha)
+
+
+def least_examples(gate: Gate, n: int, alpha: float) -> int | None:
+    """Return the least number of examples, at least ``n``, that could pass the gate; None when none is found.
+
+    What a list of n examples must count rises with n, so stepping from n to what n asks for, again and again, stops at
+    the first n that asks for no more than it has.
+
+    Example:
+        >>> least_examples(Gate(name="g", metric="clean_accuracy", min=0.99), 100, 0.0)
+        299
+    """
+    if gate.on == "lower" and gate.claim == "population":
+        least = smallest_population_sample(gate.min, confidence=gate.confidence, alpha=alpha)
+        return None if least is None else max(n, least)
+    for _ in range(MOST_STEPS):
+        need = requirement(gate, n, alpha).passes_from
+        if need <= n:
+            return n
+        n = need
+    return None
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What a gate found: the count of the n examples, and the chance that one of them counts falsely."""
+
+    count: int
+    n: int
+    alpha: float
+
+
+def _evaluate(report: Report, gate: Gate) -> GateRow:
+    _check_fits(report, gate)
+    found = _Finding(_count(report, gate), len(report.examples), _alpha(report))
+    verdict, reason = _judge(gate, found)
+    lower, upper = _limits(gate, found)
+    return GateRow(
+        name=gate.name,
+        metric=gate.metric,
+        threshold=gate.min,
+        radius=UNSET if gate.radius is None else gate.radius,
+        claim=gate.claim,
+        confidence=gate.confidence,
+        on=gate.on,
+        value=found.count / found.n if found.n else None,
+        lower=lower,
+        upper=upper,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _count(report: Report, gate: Gate) -> int:
+    radius = gate.radius
+    if radius is None:
+        return sum(map(clean_correct, report.examples))
+    return sum(certified_at(example, radius) for example in report.examples)
+
+
+def _alpha(report: Report) -> float:
+    return report.settings.alpha if isinstance(report, SmoothingReport) else 0.0
+
+
+def _judge(gate: Gate, found: _Finding) -> tuple[Verdict, str]:
+    if not found.n:
+        return "undecided", "no examples"
+    rule = requirement(gate, found.n, found.alpha)
+    what = "answered correctly" if gate.radius is None else f"certified correct at {gate.norm} radius {gate.radius!r}"
+    counted = f"{found.count} of {found.n} examples {what}"
+    return rule.verdict(found.count), "; ".join([counted, _need(gate, rule, found), *_contrary(gate, rule)])
+
+
+def _need(gate: Gate, rule: Requirement, found: _Finding) -> str:
+    if rule.passes_from <= found.n:
+        return f"{rule.passes_from} needed to show {_asked(gate)}"
+    least = least_examples(gate, found.n, found.alpha)
+    remedy = "no number of examples can" if least is None else f"at least {least} examples are needed"
+    return f"{found.n} examples cannot show {_asked(gate)}, {remedy}"
+
+
+def _contrary(gate: Gate, rule: Requirement) -> list[str]:
+    three_way = gate.on == "lower" and gate.claim == "population" and rule.fails_to >= 0
+    return [f"{rule.fails_to} or fewer show less"] if three_way else []
+
+
+def _asked(gate: Gate) -> str:
+    if gate.on == "estimate":
+        return f"a share of {gate.min!r}"
+    where = "of the population" if gate.claim == "population" else "of this list"
+    return f"{gate.min!r} {where} at confidence {gate.confidence!r}"
+
+
+def _limits(gate: Gate, found: _Finding) -> tuple[float | None, float | None]:
+    """Return the limits that the verdict rests on: those of the population, or the share of this list from below."""
+    if gate.on == "estimate" or not found.n:
+        return None, None
+    if gate.claim == "population":
+        return population_limits(found.count, found.n, confidence=gate.confidence, alpha=found.alpha)
+    false_ones = false_certificates_quantile(found.n, found.alpha, 1.0 - gate.confidence)
+    return div_down(float(max(found.count - false_ones, 0)), float(found.n)), None
+
+
+def _check_fits(report: Report, gate: Gate) -> None:
+    kind = "smoothing" if isinstance(report, SmoothingReport) else "lipschitz"
+    if report.data is UNSET:
+        raise InputError(
+            f"gate {gate.name!r}: expected a report with data, got one of the network alone; give the data"
+        )
+    if gate.kind not in (None, kind):
+        raise InputError(f"gate {gate.name!r}: expected {gate.kind} certificates, got a {kind} report; run {gate.kind}")
+    norm = "l2" if isinstance(report, SmoothingReport) else report.settings.norm
+    if gate.radius is not None and gate.norm != norm:
+        raise InputError(
+            f"gate {gate.name!r}: expected certificates in {gate.norm}, got a report in {norm}; "
+            f"set norm = {norm!r}, or run with the other norm"
+        )
+    if isinstance(report, SmoothingReport):
+        _check_reachable(report, gate)
+
+
+def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
+    settings, tables = report.settings, report.tables
+    draws = settings.n if tables.plan is None else max(tables.plan)
+    alpha = charged_alpha(settings.alpha, tables.alpha_charged)
+    largest = BOUNDS[settings.bound]((draws, 0), 0, alpha, settings.sigma)
+    if gate.radius is not None and not gate.radius <= largest:
+        raise InputError(
+            f"gate {gate.name!r}: expected a radius that {draws} draws can certify at sigma {settings.sigma!r}, at "
+            f"most {floor_text(max(largest, 0.0), 5)}, got {gate.radius!r}; lower it, or run with a larger --n"
+        )

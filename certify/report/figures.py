@@ -1,0 +1,65 @@
+"""Numbers as text, never on the wrong side of what was proved.
+
+An upper bound is printed rounded up, a lower bound and a radius rounded down, from the exact binary value: 0.24961
+never shows as 0.25. An estimate and an observed share have no side; they are rounded to nearest.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+
+SIGNIFICANT = 5
+PLAIN_FROM, PLAIN_BELOW = Decimal("1e-4"), Decimal("1e7")
+PIXEL_STEPS = {k / 255: f"{k}/255" for k in range(1, 33)}
+
+
+def upper_figure(value: float) -> str:
+    """Return a proved upper bound with five significant digits, rounded up.
+
+    Example:
+        >>> upper_figure(1.23451), upper_figure(2.0), upper_figure(3.00001e12)
+        ('1.2346', '2', '3.0001e+12')
+    """
+    return _figure(value, ROUND_CEILING)
+
+
+def lower_figure(value: float) -> str:
+    """Return a radius or a proved lower bound with five significant digits, rounded down.
+
+    Example:
+        >>> lower_figure(0.249619), lower_figure(1.00009e-9)
+        ('0.24961', '1e-9')
+    """
+    return _figure(value, ROUND_FLOOR)
+
+
+def estimate_figure(value: float) -> str:
+    """Return an estimate with five significant digits, rounded to nearest.
+
+    Example:
+        >>> estimate_figure(0.1)
+        '0.1'
+    """
+    return _figure(value, ROUND_HALF_EVEN)
+
+
+def _figure(value: float, rounding: str) -> str:
+    rounded = Context(prec=SIGNIFICANT, rounding=rounding).create_decimal_from_float(value)
+    if not rounded.is_finite():
+        return str(value)
+    if rounded == 0 or PLAIN_FROM <= abs(rounded) < PLAIN_BELOW:
+        text = f"{rounded:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{rounded.normalize():e}"
+
+
+def radius_label(radius: float) -> str:
+    """Return an asked radius exactly: as k/255 where it is one, else the shortest decimal that means this float.
+
+    Radius 0 asks for any positive radius.
+
+    Example:
+        >>> radius_label(8 / 255), radius_label(0.3), radius_label(0.0)
+        ('8/255', '0.3', '> 0')
+    """
+    return "> 0" if radius == 0.0 else PIXEL_STEPS.get(radius, repr(radius))

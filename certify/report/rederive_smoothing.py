@@ -1,0 +1,127 @@
+r"""Every number of a smoothing report, computed again from its integer counts; without torch, without the model.
+
+From the settings: the sample plan, the charge on alpha for integer noise, the alpha that is left for the bounds. From
+each pilot: the selected class and the number of draws it asks for. From each estimation: the radius. The steps are
+those of the procedure (selection, plan, bound) written a second time from their definitions.
+
+The integer Gaussian law is cut at K = ceil(12 * 255 * sigma) and has 2 K thresholds, each probability a multiple of
+2^-63: its charge is n d (2 K) 2^-63 for d coordinates and at most n draws (`certify.stats.noise_charge`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+
+from certify.report.findings import Finding, compare, require
+from certify.results import SmoothingExample, SmoothingReport, SmoothingSettings, dump_json
+from certify.stats import BOUNDS, charged_alpha, noise_charge, sample_plan
+
+TAIL_SIGMAS = 12
+PIXEL_LEVELS = 255
+
+
+def _integer_levels(sigma: float) -> int:
+    """Return the thresholds of the integer Gaussian law."""
+    return 2 * math.ceil(Fraction(sigma) * PIXEL_LEVELS * TAIL_SIGMAS)
+
+
+LEVELS: Mapping[str, Callable[[float], int]] = {"gaussian": lambda _: 0, "gaussian-255": _integer_levels}
+"""Levels of each noise law at a sigma; 0 where alpha is not charged."""
+
+
+def check_tables(report: SmoothingReport) -> Iterator[Finding]:
+    """Yield where plan, noise law and charge differ from what the settings and the input space imply.
+
+    Raises:
+        ValueError: If a setting is out of the range of the statistics.
+    """
+    settings, tables = report.settings, report.tables
+    yield from require(tables.noise_law in LEVELS, "tables.noise_law", f"one of {sorted(LEVELS)}", tables.noise_law)
+    if settings.float_noise:
+        yield from compare("tables.noise_law", settings.noise, tables.noise_law)
+    if tables.noise_law in LEVELS:
+        charge = expected_charge(settings, tables.noise_law, report.model.input.size)
+        yield from compare("tables.alpha_charged", charge, tables.alpha_charged)
+    yield from _check_plan(report)
+
+
+def expected_charge(settings: SmoothingSettings, noise_law: str, dimension: int) -> float:
+    """Return the part of alpha that the rounding of a noise law costs, at the cap of the draws.
+
+    Example:
+        >>> settings = SmoothingSettings(sigma=0.5, n=2**17)
+        >>> expected_charge(settings, "gaussian", 3072), expected_charge(settings, "gaussian-255", 3072) < 1.5e-7
+        (0.0, True)
+    """
+    levels = LEVELS[noise_law](settings.sigma)
+    return noise_charge(settings.n, dimension, levels) if levels else 0.0
+
+
+def _check_plan(report: SmoothingReport) -> Iterator[Finding]:
+    settings, tables = report.settings, report.tables
+    if settings.procedure == "fixed":
+        yield from compare("tables.plan", None, tables.plan)
+        yield from compare("tables.plan_sha256", None, tables.plan_sha256)
+    elif tables.plan is None or len(tables.plan) != settings.n0 + 1:
+        yield Finding("tables.plan", f"{settings.n0 + 1} entries, one for each count of pilot votes", repr(tables.plan))
+    else:
+        plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha)
+        yield from compare("tables.plan", plan, tables.plan)
+        yield from compare("tables.plan_sha256", _sha256(plan), tables.plan_sha256)
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(dump_json(value).encode()).hexdigest()
+
+
+def check_examples(report: SmoothingReport) -> Iterator[Finding]:
+    """Yield where an example differs from what its own counts imply.
+
+    Raises:
+        ValueError: If a setting or a count is out of the range of the statistics.
+    """
+    alpha = charged_alpha(report.settings.alpha, report.tables.alpha_charged)
+    for index, example in enumerate(report.examples):
+        where = f"examples[{index}]"
+        broken = tuple(_check_counts(report, example, where))
+        yield from broken
+        if not broken:
+            yield from _check_certificate(report, example, where, alpha)
+
+
+def _check_counts(report: SmoothingReport, example: SmoothingExample, where: str) -> Iterator[Finding]:
+    counts, settings = example.counts, report.settings
+    entries = len(report.model.classes) + 1
+    for name, votes, draws in (("selection", counts.selection, counts.n0), ("estimation", counts.estimation, counts.n)):
+        place = f"{where}.counts.{name}"
+        yield from require(len(votes) == entries, place, f"{entries} counts, the last of invalid outputs", votes)
+        yield from require(all(vote >= 0 for vote in votes), place, "counts of at least 0", votes)
+        yield from require(sum(votes) == draws, place, f"counts that add up to {draws}", votes)
+    yield from compare(f"{where}.counts.n0", settings.n0, counts.n0)
+    yield from compare(f"{where}.counts.seed", settings.seed, counts.seed)
+    yield from compare(f"{where}.procedure", settings.procedure, example.procedure)
+
+
+def _check_certificate(
+    report: SmoothingReport, example: SmoothingExample, where: str, alpha: float
+) -> Iterator[Finding]:
+    """Compare draws, radius and prediction of an example whose counts are whole."""
+    counts, settings = example.counts, report.settings
+    selected = counts.selection.index(max(counts.selection))
+    invalid = selected == len(report.model.classes)
+    draws = 0 if invalid else _asked_draws(report, counts.selection[selected])
+    yield from compare(f"{where}.counts.n", draws, counts.n)
+    proved = BOUNDS[settings.bound](counts.estimation, selected, alpha, settings.sigma) if counts.n else 0.0
+    certified = not invalid and 0.0 < proved < math.inf
+    yield from compare(f"{where}.radius", proved if certified else 0.0, example.radius)
+    yield from compare(f"{where}.predicted", selected if certified else None, example.predicted)
+
+
+def _asked_draws(report: SmoothingReport, votes: int) -> int | None:
+    plan = report.tables.plan
+    if plan is None:
+        return report.settings.n
+    return plan[votes] if votes < len(plan) else None

@@ -1,0 +1,128 @@
+"""The JSON Schema of the report, generated from its structs, with what types alone cannot say.
+
+Added to the generated schema: the exact name of the schema; which fields an emitted report always has, defaults
+included; ranges of numbers and the form of hashes; an example without a prediction has radius 0 and a reason. The file
+``schema.json`` beside this one is its text, shipped for other tools; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from certify.results import SCHEMA, LipschitzReport, SmoothingReport
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+NOT_NEGATIVE: Mapping[str, Any] = {"minimum": 0}
+SHARE: Mapping[str, Any] = {"minimum": 0, "maximum": 1}
+HASH: Mapping[str, Any] = {"pattern": "^[0-9a-f]{64}$"}
+
+RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
+    ("ModelRecord", "sha256"): HASH,
+    ("ModelRecord", "parameters"): NOT_NEGATIVE,
+    ("DataRecord", "sha256"): HASH,
+    ("DataRecord", "count"): NOT_NEGATIVE,
+    ("InputSpace", "shape", "items"): {"minimum": 1},
+    ("LipschitzReport", "digest"): HASH,
+    ("SmoothingReport", "digest"): HASH,
+    ("SmoothingSettings", "sigma"): {"exclusiveMinimum": 0},
+    ("SmoothingSettings", "alpha"): {"exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
+    ("SmoothingSettings", "n"): {"minimum": 1},
+    ("SmoothingSettings", "n0"): {"minimum": 1},
+    ("SmoothingSettings", "price"): NOT_NEGATIVE,
+    ("Statement", "failure_probability"): {"minimum": 0, "exclusiveMaximum": 0.5},
+    ("Counts", "selection", "items"): NOT_NEGATIVE,
+    ("Counts", "estimation", "items"): NOT_NEGATIVE,
+    ("Counts", "n0"): {"minimum": 1},
+    ("Counts", "n"): NOT_NEGATIVE,
+    ("Tables", "alpha_charged"): {"minimum": 0, "exclusiveMaximum": 0.25},
+    ("LipschitzExample", "index"): NOT_NEGATIVE,
+    ("LipschitzExample", "hash"): HASH,
+    ("LipschitzExample", "label"): NOT_NEGATIVE,
+    ("LipschitzExample", "radius"): NOT_NEGATIVE,
+    ("LipschitzExample", "seconds"): NOT_NEGATIVE,
+    ("SmoothingExample", "index"): NOT_NEGATIVE,
+    ("SmoothingExample", "hash"): HASH,
+    ("SmoothingExample", "label"): NOT_NEGATIVE,
+    ("SmoothingExample", "radius"): NOT_NEGATIVE,
+    ("SmoothingExample", "seconds"): NOT_NEGATIVE,
+    ("Summary", "examples"): NOT_NEGATIVE,
+    ("Summary", "clean_accuracy"): SHARE,
+    ("Summary", "abstained"): NOT_NEGATIVE,
+    ("CertifiedAccuracy", "radius"): NOT_NEGATIVE,
+    ("CertifiedAccuracy", "accuracy"): SHARE,
+    ("CertifiedAccuracy", "lower"): SHARE,
+    ("CertifiedAccuracy", "upper"): SHARE,
+    ("CertifiedAccuracy", "confidence"): {"exclusiveMinimum": 0.5, "exclusiveMaximum": 1},
+    ("GateRow", "threshold"): SHARE,
+    ("GateRow", "radius"): NOT_NEGATIVE,
+    ("GateRow", "confidence"): {"exclusiveMinimum": 0.5, "exclusiveMaximum": 1},
+    ("Falsifier", "found"): NOT_NEGATIVE,
+}
+"""Where (struct, field, and ``items`` for the entries of a list) to what holds there."""
+
+OPTIONAL: Mapping[str, frozenset[str]] = {
+    "LipschitzReport": frozenset({"data", "summary"}),
+    "SmoothingReport": frozenset({"data", "summary"}),
+    "NetworkBound": frozenset({"reason", "data_floor", "slope_floor"}),
+    "LipschitzExample": frozenset({"local_upper", "reason"}),
+    "SmoothingExample": frozenset({"reason"}),
+    "GateRow": frozenset({"radius"}),
+}
+"""The fields that are absent where they do not apply; every other field is always there."""
+
+ABSTENTION: Mapping[str, Any] = {
+    "if": {"properties": {"predicted": {"type": "null"}}},
+    "then": {"properties": {"radius": {"const": 0}, "correct": {"const": False}}, "required": ["reason"]},
+}
+UNBOUNDED: Mapping[str, Any] = {
+    "if": {"properties": {"upper": {"type": "null"}}},
+    "then": {"properties": {"proved": {"const": False}}, "required": ["reason"]},
+}
+CONDITIONS: Mapping[str, Mapping[str, Any]] = {
+    "LipschitzExample": ABSTENTION,
+    "SmoothingExample": ABSTENTION,
+    "NetworkBound": UNBOUNDED,
+}
+
+
+def report_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) that every emitted report fits.
+
+    Example:
+        >>> report_schema()["$defs"]["SmoothingReport"]["properties"]["schema"]
+        {'const': 'certify/report/1'}
+    """
+    schema = msgspec.json.schema(LipschitzReport | SmoothingReport)
+    definitions: dict[str, Any] = schema["$defs"]
+    for name, definition in definitions.items():
+        _require_all(name, definition)
+        definition.update(CONDITIONS.get(name, {}))
+    for (name, field, *rest), limits in RANGES.items():
+        _at(definitions[name]["properties"][field], rest).update(limits)
+    for name in ("LipschitzReport", "SmoothingReport"):
+        definitions[name]["properties"]["schema"] = {"const": SCHEMA}
+    return {"$schema": DIALECT, "title": SCHEMA, **schema}
+
+
+def _require_all(name: str, definition: dict[str, Any]) -> None:
+    """Make every field required that is not absent by design, and drop defaults: an emitted report has them all."""
+    properties = definition["properties"]
+    definition["required"] = sorted(set(properties) - OPTIONAL.get(name, frozenset()))
+    for field in properties.values():
+        field.pop("default", None)
+
+
+def _at(node: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    for step in path:
+        node = node[step]
+    return node
+
+
+def schema_text() -> str:
+    """Return the text of ``schema.json``: sorted, indented, with a final newline."""
+    return json.dumps(report_schema(), sort_keys=True, indent=1) + "\n"

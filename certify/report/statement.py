@@ -1,0 +1,143 @@
+"""What a certificate of a report promises, field by field and in words; a pure function of what was run.
+
+*Object.* A Lipschitz certificate speaks of the network itself (``base``), a smoothing certificate of the noisy vote
+(``smoothed``): the base network is promised nothing by it.
+
+*Domain.* ``real ball``: every real x' with ||x' - x|| < radius. ``grid``: every such x' whose pixels are k/255 with
+integer k. Integer noise gives ``grid``: Z is the rounding of real Gaussian noise to the grid, so for x' on the grid
+the sum x' + Z is exact in the machine and equals the rounding of x' plus the real noise. The vote is then the smoothed
+vote of the *function* f o round, the theorem of Cohen, Rosenfeld and Kolter (2019, arXiv 1902.02918, Theorem 1) applies
+to it, and no floating-point step separates the theorem from the program. In real arithmetic the same certificate holds
+at every real x' of the ball, with the sum rounded before f; the machine cannot add there exactly, so the domain claimed
+is the grid. With float noise fl(x + noise) is no function of x + noise (arXiv 2207.07209), hence ``not float-sound``.
+
+*Radius.* The inequality is strict: the theorem holds on the open ball, and a margin that is exactly used up is a tie.
+
+*Jointly.* N certificates that fail with probability at most alpha each have at most alpha N false ones expected,
+whatever their dependence; with noise of its own for each example their number is stochastically at most a
+Binomial(N, alpha) variable, whose quantiles are given; and by the union bound all N hold together with the failure
+probability of one if each is run at alpha / N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import ROUND_FLOOR, Context, Decimal
+
+from certify.report.figures import upper_figure
+from certify.results import (
+    LipschitzSettings,
+    ModelRecord,
+    NetworkBound,
+    Norm,
+    SmoothingSettings,
+    Statement,
+    Tables,
+)
+from certify.stats import false_certificates_quantile
+
+INTEGER_NOISE_LAWS = frozenset({"gaussian-255"})
+QUANTILES = (0.95, 0.99)
+NORM_WORDS: Mapping[Norm, str] = {"l2": "||x' - x||_2", "linf": "||x' - x||_inf"}
+ARITHMETIC_WORDS: Mapping[str, str] = {
+    "exact": "exact: real arithmetic on the stored weights",
+    "float64": "float64: the deployed program, in any order of summation",
+    "float32": "float32: the deployed program, in any order of summation",
+}
+OBJECT_WORDS: Mapping[str, str] = {
+    "exact": "the real-arithmetic network",
+    "float64": "the network run in float64",
+    "float32": "the network run in float32",
+}
+
+
+def lipschitz_statement(
+    *, settings: LipschitzSettings, model: ModelRecord, network: NetworkBound, examples: int
+) -> Statement:
+    """Return the statement of a Lipschitz report over ``examples`` examples (0: the network alone)."""
+    return Statement(
+        text=_lipschitz_text(settings, model, network, examples),
+        object="base",
+        arithmetic=ARITHMETIC_WORDS[settings.arithmetic],
+        domain="real ball",
+        failure_probability=0.0,
+        joint="all certificates hold together: nothing in them is random",
+    )
+
+
+def _lipschitz_text(settings: LipschitzSettings, model: ModelRecord, network: NetworkBound, examples: int) -> str:
+    who = f"{OBJECT_WORDS[settings.arithmetic]} with the weights of sha256 {model.sha256}"
+    if network.upper is None or not network.proved:
+        return f"Nothing is certified: no bound is proved for {who}."
+    distance = NORM_WORDS[settings.norm]
+    if not examples:
+        bound = upper_figure(network.upper)
+        return (
+            f"The logits f of the real-arithmetic network with the weights of sha256 {model.sha256} change by at most "
+            f"{bound} times the change of the input, in {settings.norm}, {_space(model)}."
+        )
+    return (
+        f"For each example x with a positive radius, {who} gives the predicted class to every x' with "
+        f"{distance} < radius, {_space(model)}."
+    )
+
+
+def smoothing_statement(*, settings: SmoothingSettings, model: ModelRecord, tables: Tables, examples: int) -> Statement:
+    """Return the statement of a smoothing report over ``examples`` examples; its noise law decides the domain."""
+    on_grid = tables.noise_law in INTEGER_NOISE_LAWS
+    return Statement(
+        text=_smoothing_text(settings, model, on_grid=on_grid),
+        object="smoothed",
+        arithmetic=_smoothing_arithmetic(settings, on_grid=on_grid),
+        domain="grid" if on_grid else "real ball",
+        failure_probability=settings.alpha,
+        joint=joint_statement(examples, settings.alpha),
+    )
+
+
+def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, *, on_grid: bool) -> str:
+    points = "8-bit grid point x'" if on_grid else "x'"
+    noise = "noise rounded to the 8-bit grid" if on_grid else "noise"
+    return (
+        f"For each example x with a positive radius, except with probability at most {settings.alpha!r} over its own "
+        f"draws, the smoothed classifier (Gaussian {noise}, sigma {settings.sigma!r}) of the network with the weights "
+        f"of sha256 {model.sha256} gives the predicted class to every {points} with ||x' - x||_2 < radius, "
+        f"{_space(model)}. The network without noise is promised nothing."
+    )
+
+
+def _smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:
+    run = f"the network as run in {settings.dtype}"
+    if on_grid:
+        return f"{run}; inputs with integer noise are exact; the noise generator is assumed ideal"
+    return f"{run}; float noise: not float-sound; the noise generator is assumed ideal"
+
+
+def joint_statement(examples: int, alpha: float) -> str:
+    """Return what holds for many certificates together, each false with probability at most ``alpha``.
+
+    Example:
+        >>> joint_statement(500, 0.001)
+        'of 500 examples at most 0.5 false certificates are expected; with noise of its own for each example at most 2
+        with probability 0.95, at most 3 with probability 0.99; all hold together, except with probability 0.001, when
+        each is run at alpha 0.000002'
+    """
+    if not examples:
+        return "no examples"
+    quantiles = ", ".join(
+        f"at most {false_certificates_quantile(examples, alpha, 1.0 - level)} with probability {level}"
+        for level in QUANTILES
+    )
+    written = Decimal(repr(alpha))
+    each = Context(prec=5, rounding=ROUND_FLOOR).divide(written, Decimal(examples)).normalize()
+    return (
+        f"of {examples} examples at most {(written * examples).normalize():f} false certificates are expected; "
+        f"with noise of its own for each example {quantiles}; "
+        f"all hold together, except with probability {alpha!r}, when each is run at alpha {each:f}"
+    )
+
+
+def _space(model: ModelRecord) -> str:
+    bounds = model.input.range
+    values = "" if bounds is None else f" with values in [{bounds[0]:g}, {bounds[1]:g}]"
+    return f"in the space {model.input.space!r}{values}"

@@ -1,0 +1,85 @@
+"""The examples of a report in one view: accuracy, abstentions, and certified accuracy against the radius.
+
+*Certified at r* means: correct, with a radius that is positive and at least r. The share observed at r is a fact about
+this list. Its two limits are a statement about the population the examples were drawn from, independently: each holds
+alone with confidence 0.95. For smoothing the chance alpha of a false certificate is inside the lower limit
+(`certify.stats.population_limits`); a deterministic certificate has alpha = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+from certify.results import (
+    CertifiedAccuracy,
+    LipschitzExample,
+    LipschitzSettings,
+    Norm,
+    SmoothingExample,
+    SmoothingSettings,
+    Summary,
+    certified_at,
+    clean_correct,
+)
+from certify.rounding import down
+from certify.stats import population_limits
+
+CONFIDENCE = 0.95
+RADII: Mapping[Norm, tuple[float, ...]] = {
+    "l2": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+    "linf": (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255, 0.05, 0.1, 0.2, 0.3),
+}
+
+
+def summarise_lipschitz(examples: Sequence[LipschitzExample], settings: LipschitzSettings) -> Summary:
+    """Return the summary of deterministic certificates; its limits are binomial limits over examples alone."""
+    return _summarise(examples, RADII[settings.norm], alpha=0.0)
+
+
+def summarise_smoothing(examples: Sequence[SmoothingExample], settings: SmoothingSettings) -> Summary:
+    """Return the summary of smoothing certificates; each may be false with probability alpha, so the limits say less.
+
+    The clean answer of an example is its smoothed vote: an abstention is wrong.
+    """
+    return _summarise(examples, RADII["l2"], alpha=settings.alpha)
+
+
+def _summarise(
+    examples: Sequence[LipschitzExample] | Sequence[SmoothingExample], radii: Sequence[float], *, alpha: float
+) -> Summary:
+    counts = [sum(certified_at(example, radius) for example in examples) for radius in radii]
+    return Summary(
+        examples=len(examples),
+        clean_accuracy=_share(sum(map(clean_correct, examples)), len(examples)),
+        abstained=sum(example.predicted is None for example in examples),
+        mean_radius=_mean_down([example.radius if example.correct else 0.0 for example in examples]),
+        certified_accuracy=tuple(
+            _at_radius(radius, count, len(examples), alpha) for radius, count in zip(radii, counts, strict=True)
+        ),
+    )
+
+
+def _at_radius(radius: float, count: int, examples: int, alpha: float) -> CertifiedAccuracy:
+    limits = population_limits(count, examples, confidence=CONFIDENCE, alpha=alpha) if examples else (0.0, 1.0)
+    return CertifiedAccuracy(
+        radius=radius,
+        accuracy=_share(count, examples),
+        lower=limits[0],
+        upper=limits[1],
+        confidence=CONFIDENCE,
+    )
+
+
+def _share(count: int, examples: int) -> float:
+    """Return the observed share; 0 of 0 counts as 0, since nothing was shown."""
+    return count / examples if examples else 0.0
+
+
+def _mean_down(radii: Sequence[float]) -> float | None:
+    """Return the mean of the radii, rounded down from its exact rational value; none of none."""
+    if not radii:
+        return None
+    exact = sum(map(Fraction, radii), Fraction(0)) / len(radii)
+    nearest = float(exact)
+    return nearest if Fraction(nearest) <= exact else down(nearest)

@@ -1,0 +1,139 @@
+"""The certificates of a report on a terminal: the accuracy curve, the extreme examples, the draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec import UNSET
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from certify.report.figures import lower_figure, radius_label
+from certify.report.neutralise import strip_controls
+from certify.report.terminal.header import label_rows
+from certify.results import (
+    CertifiedAccuracy,
+    LipschitzExample,
+    Report,
+    SmoothingExample,
+    SmoothingReport,
+    Summary,
+)
+from certify.rounding import ceiling_text, floor_text
+
+BAR_CELLS = 24
+EIGHTHS = " ▏▎▍▌▋▊▉"
+SHARE_DIGITS = 3
+
+
+def draw_accuracy(report: Report) -> Group | None:
+    """Return certified accuracy against radius: the observed share with a bar, and its limits over examples."""
+    if report.summary is UNSET:
+        return None
+    return Group(_curve(report.summary), _notes(report.summary))
+
+
+def _curve(summary: Summary) -> Table:
+    rows = summary.certified_accuracy
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("radius", justify="right", no_wrap=True)
+    table.add_column("observed", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, style="cyan")
+    for side in ("lower", "upper"):
+        table.add_column(side, justify="right", no_wrap=True)
+    for row in _until_zero(rows):
+        table.add_row(*_curve_cells(row, summary.examples))
+    return table
+
+
+def _until_zero(rows: Iterable[CertifiedAccuracy]) -> Iterator[CertifiedAccuracy]:
+    """Yield rows up to the first with accuracy 0, that one included: at larger radii it stays 0."""
+    for row in rows:
+        yield row
+        if not row.accuracy > 0.0:
+            return
+
+
+def _curve_cells(row: CertifiedAccuracy, examples: int) -> tuple[str, ...]:
+    return (
+        radius_label(row.radius),
+        f"{round(row.accuracy * examples)}/{examples}  {row.accuracy:.{SHARE_DIGITS}f}",
+        bar(row.accuracy),
+        floor_text(row.lower, SHARE_DIGITS),
+        ceiling_text(row.upper, SHARE_DIGITS),
+    )
+
+
+def bar(share: float) -> str:
+    """Return a bar of at most 24 cells, full at a share of 1, in steps of an eighth of a cell, rounded down.
+
+    Example:
+        >>> bar(1.0) == "█" * 24, bar(0.0), bar(1 / 48)
+        (True, '', '▌')
+    """
+    full, eighths = divmod(int(min(max(share, 0.0), 1.0) * BAR_CELLS * 8), 8)
+    return ("█" * full + EIGHTHS[eighths]).rstrip()
+
+
+def _notes(summary: Summary) -> Text:
+    confidence = summary.certified_accuracy[0].confidence if summary.certified_accuracy else 0.0
+    mean = "none" if summary.mean_radius is None else lower_figure(summary.mean_radius)
+    clean = f"{summary.clean_accuracy:.{SHARE_DIGITS}f}"
+    return Text.assemble(
+        f"clean accuracy {clean}, abstained {summary.abstained}, mean radius {mean}\n",
+        (
+            "limits: lower of the share that is truly certified in the population, upper of the share that this "
+            f"procedure certifies; each one-sided at {confidence:g}, for examples drawn independently",
+            "dim",
+        ),
+    )
+
+
+def draw_extremes(report: Report) -> Table | None:
+    """Return the largest and the smallest radius of a correct certificate, and the abstentions by reason."""
+    if not report.examples:
+        return None
+    examples: Sequence[LipschitzExample | SmoothingExample] = report.examples
+    certified = [example for example in examples if example.correct and example.radius > 0.0]
+    rows = [(f"{count} x", reason) for reason, count in _reasons(examples)]
+    if certified:
+        largest = max(certified, key=lambda example: example.radius)
+        smallest = min(certified, key=lambda example: example.radius)
+        rows = [("largest", _name(largest, report)), ("smallest", _name(smallest, report)), *rows]
+    wrong = sum(example.predicted is not None and not example.correct for example in examples)
+    return label_rows([*rows, ("wrong", f"{wrong} predicted another class than the label")])
+
+
+def _name(example: LipschitzExample | SmoothingExample, report: Report) -> str:
+    label = report.model.classes[example.label] if example.label < len(report.model.classes) else str(example.label)
+    return f"radius {lower_figure(example.radius)}  {example.id}  {label}"
+
+
+def _reasons(examples: Sequence[LipschitzExample | SmoothingExample]) -> list[tuple[str, int]]:
+    """Return the reasons of the abstentions with their counts, most frequent first.
+
+    Reasons that differ only after their first colon (the numbers of one example) are one.
+    """
+    groups: dict[str, list[str]] = {}
+    for example in examples:
+        if example.predicted is None:
+            reason = strip_controls(example.reason) if isinstance(example.reason, str) else "no reason given"
+            groups.setdefault(reason.partition(":")[0], []).append(reason)
+    named = [(full[0] if len(set(full)) == 1 else short, len(full)) for short, full in groups.items()]
+    return sorted(named, key=lambda pair: -pair[1])
+
+
+def draw_draws(report: Report) -> Table | None:
+    """Return how many draws an example took on average, where the noise came from, and earlier seeds."""
+    if not isinstance(report, SmoothingReport) or not report.examples:
+        return None
+    total = sum(example.counts.n0 + example.counts.n for example in report.examples)
+    rows = [
+        ("mean", f"{total / len(report.examples):,.0f} draws per example, {total:,} in all, pilot included"),
+        ("noise", f"{report.tables.noise_law}: {report.tables.noise}"),
+    ]
+    seeds = report.execution.earlier_seeds
+    if seeds:
+        rows.append(("warning", f"earlier seeds {', '.join(map(str, seeds))}: choosing among runs voids alpha"))
+    return label_rows(rows)

@@ -1,0 +1,165 @@
+"""Verification: does a report agree with itself? Everything is computed again from its own record.
+
+The digest is compared like any other field: a report that was edited and sealed again is still found, wherever its
+numbers follow from one another. What nothing else in the report implies (a vote count moved between two losing classes,
+the name of the model) only the digest holds. No finding means *consistent*; it proves neither who made the report nor
+that the votes were ever cast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from msgspec import UNSET
+
+from certify.errors import InputError
+from certify.policy import evaluate_gates, parse_gates
+from certify.report import rederive_lipschitz, rederive_smoothing
+from certify.report.findings import Finding, compare, require
+from certify.report.statement import lipschitz_statement, smoothing_statement
+from certify.report.summary import summarise_lipschitz, summarise_smoothing
+from certify.results import (
+    SCHEMA,
+    GateRow,
+    LipschitzExample,
+    LipschitzReport,
+    Report,
+    SmoothingExample,
+    SmoothingReport,
+    Statement,
+    Summary,
+    dump_json,
+    report_digest,
+)
+
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def verify_report(report: Report) -> tuple[Finding, ...]:
+    """Return every contradiction found in a report; none when it is consistent.
+
+    Computed again are, for smoothing, the plan, the charge on alpha, the selected class, the draws, every radius and
+    abstention from the integer counts; for Lipschitz reports every radius from its margin and constant, and the order
+    of all bounds; for both the summary, the statement, the hash of the selection, the verdict of every gate, and the
+    digest.
+    """
+    checks: tuple[tuple[str, Callable[[Report], Iterator[Finding]]], ...] = (
+        ("schema", _check_identity),
+        ("examples", _check_rows),
+        ("data", _check_data),
+        ("examples", _check_certificates),
+        ("statement", _check_statement),
+        ("summary", _check_summary),
+        ("gates", _check_gates),
+        ("falsifier", _check_falsifier),
+        ("digest", _check_digest),
+    )
+    return tuple(finding for where, check in checks for finding in _attempt(where, check, report))
+
+
+def _attempt(where: str, check: Callable[[Report], Iterator[Finding]], report: Report) -> Iterator[Finding]:
+    """Yield what a check finds; a value outside the range of the statistics is a finding too."""
+    try:
+        yield from check(report)
+    except (InputError, ValueError, ArithmeticError) as error:
+        yield Finding(where, "values that can be computed again", str(error))
+
+
+def _check_identity(report: Report) -> Iterator[Finding]:
+    yield from compare("schema", SCHEMA, report.schema)
+    yield from require(bool(HASH.fullmatch(report.model.sha256)), "model.sha256", "64 hex digits", report.model.sha256)
+
+
+def _check_rows(report: Report) -> Iterator[Finding]:
+    """Check what every kind of example has: place, hash, label, norm, and whether its answer is correct or absent."""
+    classes = len(report.model.classes)
+    norm = report.settings.norm if isinstance(report, LipschitzReport) else "l2"
+    examples: Sequence[LipschitzExample | SmoothingExample] = report.examples
+    previous = -1
+    for position, example in enumerate(examples):
+        where = f"examples[{position}]"
+        yield from require(example.index > previous, f"{where}.index", f"above {previous}", example.index)
+        previous = example.index
+        yield from require(bool(HASH.fullmatch(example.hash)), f"{where}.hash", "64 hex digits", example.hash)
+        yield from require(0 <= example.label < classes, f"{where}.label", f"one of {classes} classes", example.label)
+        yield from compare(f"{where}.norm", norm, example.norm)
+        yield from compare(f"{where}.correct", example.predicted == example.label, example.correct)
+        reasoned = isinstance(example.reason, str)
+        yield from require(reasoned == (example.predicted is None), f"{where}.reason", "one iff abstained", reasoned)
+
+
+def _check_data(report: Report) -> Iterator[Finding]:
+    """The selection's hash is that of the rows [id, label, hash] of its examples, in order."""
+    if report.data is UNSET:
+        yield from require(not report.examples, "data", "a record, as there are examples", None)
+        return
+    rows = [[example.id, example.label, example.hash] for example in report.examples]
+    yield from compare("data.count", len(rows), report.data.count)
+    yield from compare("data.sha256", hashlib.sha256(dump_json(rows).encode()).hexdigest(), report.data.sha256)
+    yield from require(len({row[0] for row in rows}) == len(rows), "examples", "ids that differ", "equal ids")
+
+
+def _check_certificates(report: Report) -> Iterator[Finding]:
+    if isinstance(report, SmoothingReport):
+        yield from rederive_smoothing.check_tables(report)
+        yield from rederive_smoothing.check_examples(report)
+    else:
+        yield from rederive_lipschitz.check_network(report)
+        yield from rederive_lipschitz.check_examples(report)
+
+
+def _check_statement(report: Report) -> Iterator[Finding]:
+    yield from compare("statement", expected_statement(report), report.statement)
+
+
+def expected_statement(report: Report) -> Statement:
+    """Return the statement that a report's settings, model and number of examples imply."""
+    number = len(report.examples)
+    if isinstance(report, SmoothingReport):
+        return smoothing_statement(settings=report.settings, model=report.model, tables=report.tables, examples=number)
+    return lipschitz_statement(settings=report.settings, model=report.model, network=report.network, examples=number)
+
+
+def _check_summary(report: Report) -> Iterator[Finding]:
+    expected = UNSET if report.data is UNSET else expected_summary(report)
+    if expected is UNSET or report.summary is UNSET:
+        yield from require(expected is report.summary, "summary", "one iff there is data", report.summary)
+    else:
+        yield from compare("summary", expected, report.summary)
+
+
+def expected_summary(report: Report) -> Summary:
+    """Return the summary that a report's examples imply."""
+    if isinstance(report, SmoothingReport):
+        return summarise_smoothing(report.examples, report.settings)
+    return summarise_lipschitz(report.examples, report.settings)
+
+
+def _check_gates(report: Report) -> Iterator[Finding]:
+    gates = parse_gates([_gate_table(row, report) for row in report.gates])
+    yield from compare("gates", evaluate_gates(report, gates), report.gates)
+
+
+def _gate_table(row: GateRow, report: Report) -> dict[str, object]:
+    """Return the configuration of the gate that a row answers; its kind and norm can only be those of the report."""
+    return {
+        "name": row.name,
+        "metric": row.metric,
+        "min": row.threshold,
+        "norm": report.settings.norm if isinstance(report, LipschitzReport) else "l2",
+        "radius": None if row.radius is UNSET else row.radius,
+        "claim": row.claim,
+        "confidence": row.confidence,
+        "on": row.on,
+    }
+
+
+def _check_falsifier(report: Report) -> Iterator[Finding]:
+    """A report whose certificates were broken is withheld, so none may say so; `off` tried nothing."""
+    yield from compare("falsifier.found", 0, report.falsifier.found)
+
+
+def _check_digest(report: Report) -> Iterator[Finding]:
+    yield from compare("digest", report_digest(report), report.digest)

@@ -1,0 +1,225 @@
+import csv
+import json
+import re
+import unicodedata
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from certify.errors import InputError, SoundnessError
+from certify.report import FORMATS
+from certify.report.terminal.certificates import bar
+from certify.results import report_from_json
+from tests.report.sample_reports import (
+    LAYERS,
+    SAMPLES,
+    clean_gate,
+    lipschitz_clean,
+    lipschitz_example,
+    lipschitz_mixed,
+    lipschitz_report,
+    network_alone,
+    smoothing_abstaining,
+    smoothing_clean,
+    smoothing_undecided,
+)
+
+HOSTILE = "\x1b[2J<script>alert(1)</script>\x9b31m=1+1\n::error::x\u202e\u2066\tname\x07[bold red]|`@a"
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+
+every_sample = pytest.mark.parametrize("build", SAMPLES.values(), ids=SAMPLES)
+every_format = pytest.mark.parametrize("name", FORMATS)
+
+
+def test_only_formats_that_exist_are_listed():
+    assert list(FORMATS) == ["terminal", "json", "tsv"]
+
+
+@every_sample
+@every_format
+def test_every_format_shows_every_report(build, name):
+    text = FORMATS[name](build())
+    assert text.endswith("\n")
+    assert "nan" not in text.lower().split()
+
+
+@every_sample
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_view_keeps_its_width_and_plain_text_has_no_escapes(build, width):
+    text = FORMATS["terminal"](build(), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "\x1b" not in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+@every_sample
+def test_colours_change_nothing_but_escapes(build):
+    coloured = FORMATS["terminal"](build(), width=100, color=True)
+    assert "\x1b[" in coloured
+    lines = [line.rstrip() for line in ESCAPES.sub("", coloured).splitlines()]
+    assert lines == FORMATS["terminal"](build(), width=100).splitlines()
+
+
+@every_sample
+def test_json_reads_back_as_the_same_report(build):
+    report = build()
+    assert report_from_json(FORMATS["json"](report), name="report") == report
+
+
+@every_sample
+def test_tsv_has_the_columns_of_the_field_and_radii_rounded_down(build):
+    report = build()
+    rows = list(csv.DictReader(FORMATS["tsv"](report).splitlines(), delimiter="\t"))
+    assert len(rows) == len(report.examples)
+    for row, example in zip(rows, report.examples, strict=True):
+        assert list(row) == ["idx", "label", "predict", "radius", "correct", "time"]
+        assert 0 <= example.radius - float(row["radius"]) < 1e-6
+        assert int(row["predict"]) == (-1 if example.predicted is None else example.predicted)
+        assert bool(int(row["correct"])) == example.correct
+        assert row["time"] == "0:00:00.250000" or row["time"] == "0:00:00.125000"
+
+
+def test_a_radius_just_below_a_quarter_never_prints_as_a_quarter():
+    report = lipschitz_mixed()
+    assert 0.249999 < report.examples[0].radius < 0.25
+    certificates = FORMATS["terminal"](report).partition("Examples")[2]
+    assert "radius 0.24999 " in certificates
+    assert "radius 0.25 " not in certificates
+    assert FORMATS["tsv"](report).splitlines()[1].split("\t")[3] == "0.249999"
+
+
+# ---- hostile names -------------------------------------------------------------------------------------------------
+
+
+def hostile_lipschitz():
+    layers = [replace(LAYERS[0], name=HOSTILE, kind=HOSTILE, method=HOSTILE), replace(LAYERS[1], upper=None)]
+    rows = [
+        replace(lipschitz_example(0, 1.0), id=HOSTILE, method=HOSTILE),
+        replace(lipschitz_example(1, 0.0), id="", reason=HOSTILE),
+    ]
+    report = lipschitz_report(rows, [clean_gate(0.1, name=HOSTILE)], layers=layers, classes=[HOSTILE] * 3)
+    return replace(
+        report,
+        model=replace(report.model, source=HOSTILE, input=replace(report.model.input, space=HOSTILE)),
+        data=replace(report.data, selection=HOSTILE),
+        network=replace(report.network, method=HOSTILE),
+        statement=replace(report.statement, text=HOSTILE, arithmetic=HOSTILE, domain=HOSTILE, joint=HOSTILE),
+        falsifier=replace(report.falsifier, tried=HOSTILE),
+        tool=replace(report.tool, version=HOSTILE),
+        execution=replace(report.execution, model_path=HOSTILE),
+        digest=HOSTILE,
+    )
+
+
+def hostile_smoothing():
+    report = smoothing_abstaining()
+    tables = replace(report.tables, noise=HOSTILE, noise_law=HOSTILE)
+    rows = tuple(replace(example, reason=HOSTILE, id=HOSTILE) for example in report.examples)
+    return replace(report, tables=tables, examples=rows)
+
+
+def hostile_bound():
+    report = network_alone()
+    return replace(report, network=replace(report.network, upper=None, proved=False, reason=HOSTILE))
+
+
+@pytest.mark.parametrize("build", [hostile_lipschitz, hostile_smoothing, hostile_bound])
+@every_format
+def test_hostile_names_come_out_harmless(build, name):
+    text = FORMATS[name](build(), width=100)
+    steering = {character for character in text if unicodedata.category(character)[0] == "C"} - {"\n", "\t"}
+    assert not steering
+    assert not [line for line in text.splitlines() if line.startswith(("::", "="))]
+    if name == "terminal":
+        assert "\t" not in text
+
+
+def test_markup_in_a_name_is_shown_not_obeyed():
+    coloured = FORMATS["terminal"](hostile_lipschitz(), width=200, color=True)
+    assert "[bold red]" in coloured
+
+
+def test_a_hostile_name_round_trips_through_json():
+    report = hostile_lipschitz()
+    assert json.loads(FORMATS["json"](report))["layers"][0]["name"] == HOSTILE
+
+
+# ---- numbers that are not finite -----------------------------------------------------------------------------------
+
+
+def paths_of_floats(value, path=()):
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    elif isinstance(value, list | tuple):
+        pairs = list(enumerate(value))
+    else:
+        return [path] if isinstance(value, float) else []
+    return [found for step, child in pairs for found in paths_of_floats(child, (*path, step))]
+
+
+def with_value(plain, path, value):
+    if not path:
+        return value
+    if isinstance(plain, dict):
+        return {key: with_value(child, path[1:], value) if key == path[0] else child for key, child in plain.items()}
+    return [with_value(child, path[1:], value) if place == path[0] else child for place, child in enumerate(plain)]
+
+
+@pytest.mark.parametrize("build", [lipschitz_mixed, smoothing_abstaining])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_no_place_of_a_report_can_hold_a_number_that_is_not_finite(build, value):
+    plain = msgspec.to_builtins(build())
+    paths = paths_of_floats(plain)
+    assert len(paths) > 30
+    for path in paths:
+        broken = msgspec.convert(with_value(plain, path, value), type(build()))
+        with pytest.raises(SoundnessError, match="finite"):
+            FORMATS["json"](broken)
+        text = json.dumps(with_value(plain, path, value))
+        with pytest.raises(InputError, match="strict JSON"):
+            report_from_json(text, name="report")
+
+
+# ---- what the terminal says ----------------------------------------------------------------------------------------
+
+
+def test_a_falsifier_that_did_not_run_is_said():
+    assert "not run" in FORMATS["terminal"](network_alone())
+
+
+def test_sides_and_kinds_are_labelled():
+    text = FORMATS["terminal"](lipschitz_clean())
+    for word in ("deterministic", "lower l2", "upper l2", "upper, proved", "estimate", "observed"):
+        assert word in text
+    assert "probabilistic (alpha 0.001 per example)" in FORMATS["terminal"](smoothing_clean())
+
+
+def test_an_estimated_network_constant_is_never_called_a_bound():
+    report = network_alone()
+    text = FORMATS["terminal"](replace(report, network=replace(report.network, proved=False)))
+    assert "estimate, not proved" in text
+    assert "upper, proved" not in text
+
+
+def test_upper_bounds_print_up_and_lower_bounds_down():
+    row = next(line for line in FORMATS["terminal"](network_alone()).splitlines() if line.strip().startswith("conv1"))
+    assert row.split()[3:5] == ["1.2345", "1.2346"]
+
+
+def test_abstentions_are_counted_by_reason():
+    text = FORMATS["terminal"](smoothing_undecided())
+    assert re.search(r"17 x +no class: 128 votes", text)
+    assert re.search(r"2 x +no class\n", FORMATS["terminal"](smoothing_abstaining()))
+
+
+def test_earlier_seeds_are_warned_of():
+    assert "earlier seeds 1, 7" in FORMATS["terminal"](smoothing_clean())
+
+
+@given(st.floats(min_value=0.0, max_value=1.0))
+def test_a_bar_never_shows_more_than_its_share(share):
+    eighths = sum(8 if cell == "█" else " ▏▎▍▌▋▊▉".index(cell) for cell in bar(share))
+    assert share * 192 - 1 < eighths <= share * 192

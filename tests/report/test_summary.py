@@ -1,0 +1,100 @@
+from fractions import Fraction
+from math import comb
+
+import pytest
+from msgspec.structs import replace
+
+from certify.report.summary import RADII, summarise_lipschitz, summarise_smoothing
+from certify.results import LipschitzSettings
+from tests.report.sample_reports import (
+    SETTINGS,
+    lipschitz_clean,
+    lipschitz_example,
+    lipschitz_linf,
+    lipschitz_mixed,
+    smoothing_clean,
+    smoothing_failing,
+)
+
+REPORTS = [lipschitz_clean, lipschitz_mixed, lipschitz_linf, smoothing_clean, smoothing_failing]
+
+
+def tail(n, k, p):
+    """P(Bin(n, p) >= k), exactly."""
+    return sum(comb(n, j) * p**j * (1 - p) ** (n - j) for j in range(k, n + 1))
+
+
+@pytest.mark.parametrize("build", REPORTS)
+def test_counts_are_those_of_a_plain_loop(build):
+    report = build()
+    n = len(report.examples)
+    for row in report.summary.certified_accuracy:
+        count = 0
+        for example in report.examples:
+            if example.predicted == example.label and example.radius > 0 and example.radius >= row.radius:
+                count += 1
+        assert row.accuracy == count / n
+        assert row.lower <= row.accuracy <= row.upper
+
+
+@pytest.mark.parametrize("build", [lipschitz_mixed, lipschitz_linf])
+def test_limits_without_chance_are_exact_binomial_limits(build):
+    report = build()
+    n, delta = len(report.examples), 1 - Fraction(0.95)
+    for row in report.summary.certified_accuracy:
+        count = round(row.accuracy * n)
+        if count:
+            assert tail(n, count, Fraction(row.lower)) <= delta  # a share this low is refuted by so many
+        if count < n:
+            assert 1 - tail(n, count + 1, Fraction(row.upper)) <= delta
+
+
+def test_smoothing_limits_hold_the_chance_of_false_certificates():
+    report = smoothing_failing()
+    n, alpha, delta = len(report.examples), Fraction(report.settings.alpha), 1 - Fraction(0.95)
+    for row in report.summary.certified_accuracy:
+        count = round(row.accuracy * n)
+        if count:
+            truly = Fraction(row.lower)
+            assert tail(n, count, truly + alpha * (1 - truly)) <= delta
+
+
+@pytest.mark.parametrize("build", REPORTS)
+def test_the_mean_radius_is_never_above_the_exact_one(build):
+    report = build()
+    exact = sum(Fraction(row.radius) for row in report.examples if row.correct) / len(report.examples)
+    assert exact * (1 - Fraction(1, 2**50)) <= Fraction(report.summary.mean_radius) <= exact
+
+
+def test_an_equal_radius_counts_and_one_float_less_does_not():
+    half = replace(lipschitz_example(0, 1.0), radius=0.5)
+    below = replace(half, radius=0.49999999999999994)
+    at = {
+        example.radius: {
+            row.radius: row.accuracy for row in summarise_lipschitz([example], LipschitzSettings()).certified_accuracy
+        }
+        for example in (half, below)
+    }
+    assert at[0.5][0.5] == 1.0
+    assert at[0.49999999999999994][0.5] == 0.0
+
+
+def test_radius_zero_needs_a_positive_radius():
+    row = replace(lipschitz_example(0, 1.0), radius=0.0, correct=True)
+    assert summarise_lipschitz([row], LipschitzSettings()).certified_accuracy[0].accuracy == 0.0
+
+
+def test_a_wrong_class_with_a_radius_never_counts():
+    row = lipschitz_example(0, 1.0, label=0)
+    assert row.radius > 0
+    assert all(at.accuracy == 0.0 for at in summarise_lipschitz([row], LipschitzSettings()).certified_accuracy)
+
+
+def test_no_examples_show_nothing():
+    summary = summarise_smoothing([], SETTINGS)
+    assert (summary.examples, summary.clean_accuracy, summary.mean_radius) == (0, 0.0, None)
+    assert {(row.lower, row.upper) for row in summary.certified_accuracy} == {(0.0, 1.0)}
+
+
+def test_the_radii_asked_for_rise_from_zero():
+    assert all(radii[0] == 0.0 and list(radii) == sorted(set(radii)) for radii in RADII.values())
