@@ -34,21 +34,24 @@ def read_file_once(path: str | Path, *, limit: int) -> bytes:
         raise InputError(f"expected a file, got nothing at {str(path)!r}; check the path") from error
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {str(path)!r}: {error}") from error
-    data = _read_regular(descriptor, limit + 1, str(path))
-    if len(data) > limit:
-        raise InputError(f"expected a file of at most {limit:,} bytes, got a larger one: {str(path)!r}")
-    return data
+    return _read_regular(descriptor, limit, str(path))
 
 
-def _read_regular(descriptor: int, most: int, name: str) -> bytes:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+def _read_regular(descriptor: int, limit: int, name: str) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise InputError(f"expected a regular file, got {name!r}; name a file")
     with os.fdopen(descriptor, "rb") as file:
+        if status.st_size > limit:
+            raise InputError(f"expected a file of at most {limit:,} bytes, got {status.st_size:,}: {name!r}")
         try:
-            return file.read(most)
+            data = file.read(status.st_size + 1)
         except OSError as error:
             raise InputError(f"cannot read {name!r}: {error}") from error
+    if len(data) != status.st_size:
+        raise InputError(f"{name!r} changed its size while it was read; try again when it is complete")
+    return data
 
 
 def write_file_atomically(path: str | Path, data: bytes) -> None:

@@ -1,0 +1,125 @@
+"""Data become examples: the reader follows from the name, the selection is deterministic, each value is checked.
+
+=====================================  =============================================================================
+folder with ``x.npy``                  arrays (`certify.loading.arrays`)
+any other folder                       class folders of images (`certify.loading.image_folder`)
+``.npy``, ``.npz``, ``.safetensors``   arrays
+``*idx3-ubyte``, ``*idx3-ubyte.gz``    MNIST's format (`certify.loading.binary`)
+``.bin``                               CIFAR's binary format
+``.csv``                               a table (`certify.loading.table`)
+=====================================  =============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+
+from certify.errors import InputError
+from certify.examples import Dataset, Example
+from certify.loading.arrays import read_npy_pair, read_npz, read_safetensors_data
+from certify.loading.binary import is_idx, read_cifar, read_idx
+from certify.loading.image_folder import read_image_folder
+from certify.loading.source import Request, Row, Source
+from certify.loading.table import read_table
+from certify.results import InputSpace
+
+Reader: TypeAlias = Callable[[Path, Request], Source]
+
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        ".npy": read_npy_pair,
+        ".npz": read_npz,
+        ".safetensors": read_safetensors_data,
+        ".bin": read_cifar,
+        ".csv": read_table,
+    }
+)
+
+
+def read_data(
+    path: str | Path,
+    *,
+    input: InputSpace,  # noqa: A002 - the word of the file format
+    classes: tuple[str, ...],
+    label: str | None = None,
+    skip: int = 0,
+    limit: int | None = None,
+) -> Dataset:
+    """Return the selected examples of a file or folder, in a fixed order.
+
+    8-bit data stay integers (the network sees pixel/255); float arrays keep their dtype; tables are float64. Only the
+    selected examples are decoded and checked.
+
+    Args:
+        path: A file or folder in one of the formats of this module.
+        input: The model's input: shape and declared range.
+        classes: The model's class names; the position of a name is its label.
+        label: Name of the label column of a table; default: the last column.
+        skip: How many examples to leave out at the start.
+        limit: How many examples to take at most; default: all.
+
+    Raises:
+        InputError: If the format is unknown, a file is damaged, a label is outside the classes, a value is not finite
+            or outside the declared range, or nothing is selected. The message names the file and the example.
+    """
+    if skip < 0 or (limit is not None and limit < 1):
+        raise InputError(f"expected skip >= 0 and limit >= 1, got skip {skip} and limit {limit}")
+    request = Request(input, classes, label)
+    source = _reader(Path(path), request)(Path(path), request)
+    stop = source.count if limit is None else min(source.count, skip + limit)
+    if skip >= stop:
+        raise InputError(f"{path}: expected examples behind the first {skip}, got {source.count} in all")
+    examples = tuple(_example(position, source.read(position), request, str(path)) for position in range(skip, stop))
+    return Dataset(examples, source.count, _selection(source, skip, stop))
+
+
+def _reader(path: Path, request: Request) -> Reader:
+    if not path.exists():
+        raise InputError(f"expected data, got nothing at {str(path)!r}; check the path")
+    if path.is_dir():
+        reader: Reader | None = read_npy_pair if (path / "x.npy").is_file() else read_image_folder
+    else:
+        reader = read_idx if is_idx(path.name) else READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"expected a folder of class folders, or a file {', '.join(READERS)} or *idx3-ubyte[.gz], got {str(path)!r}"
+        )
+    if request.label is not None and reader is not read_table:
+        raise InputError(f"{path}: a label column can be named for .csv tables only; leave {request.label!r} out")
+    return reader
+
+
+def _selection(source: Source, start: int, stop: int) -> str:
+    if (start, stop) == (0, source.count):
+        return f"all {source.count}"
+    order = f" ({source.order})" if source.order else ""
+    return f"{source.noun} {start}-{stop - 1} of {source.count}{order}"
+
+
+def _example(position: int, row: Row, request: Request, name: str) -> Example:
+    where = f"{name}: {row.id}"
+    if not 0 <= row.label < len(request.classes):
+        raise InputError(f"{where}: expected a label from 0 to {len(request.classes) - 1}, got {row.label}")
+    example = Example(position, row.id, row.label, np.ascontiguousarray(row.stored))
+    _check_values(example, request.input, where)
+    return example
+
+
+def _check_values(example: Example, space: InputSpace, where: str) -> None:
+    if example.eight_bit:
+        if space.range not in (None, (0.0, 1.0)):
+            raise InputError(
+                f"{where}: 8-bit data stand for pixel/255 in [0, 1], but the model declares {list(space.range)};"
+                " save it with range (0, 1) and its normalisation as mean and std, or give the data as floats"
+            )
+        return
+    if not bool(np.isfinite(example.stored).all()):
+        raise InputError(f"{where}: expected finite values, got NaN or infinity")
+    least, most = float(example.stored.min()), float(example.stored.max())
+    if space.range is not None and not (space.range[0] <= least and most <= space.range[1]):
+        raise InputError(f"{where}: expected values in {list(space.range)}, got {least} to {most}; scale the data")
