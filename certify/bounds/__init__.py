@@ -1,1 +1,8 @@
-"""Lipschitz bounds and certificates: one walk over the graph, one table per analysis."""
+"""Proved Lipschitz bounds of whole networks, and certificates from margins."""
+
+from certify.bounds.analysis import Analysis, analyse
+from certify.bounds.certificates import certify_example, certify_examples
+from certify.bounds.floor import jacobian_floor
+from certify.bounds.weights import weight_rows
+
+__all__ = ["Analysis", "analyse", "certify_example", "certify_examples", "jacobian_floor", "weight_rows"]

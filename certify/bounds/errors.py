@@ -1,0 +1,132 @@
+r"""The floating-point error of the forward pass, carried through the proved gains.
+
+For one example with float64 activations h (what `certify.graph.run.run_all` computed) the error e of a value obeys
+
+    e_out  <=  rule(e_in, ...)  +  gamma_steps(u) size + absolute,
+
+because an operation turns wrong inputs into outputs that are wrong by at most its gain rule (`gains`), and adds its own
+rounding (`roundings`). Two programs are followed:
+
+- the *measured* one, the float64 run at hand: its inputs are h itself, drift 0. The first error is that of the input:
+  an 8-bit pixel stands for stored / 255, which is rounded to nearest: u ||x||. Otherwise the input is exact.
+- the *deployed* one, in float64 or float32, in any order of summation, at any real input x' of the ball of radius R:
+  its inputs are within drift = L R + e + e_measured of h, with L the gain of the value; on arrival x' is rounded to the
+  format: u (||x|| + R). This covers programs that read 8-bit images and divide by 255 themselves.
+
+The error model does not hold for TF32, bfloat16, float16, Winograd or FFT convolutions, or emulated float64.
+
+Reference: N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, Chapters 2 and 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from certify.bounds.facts import Facts
+from certify.bounds.gains import Combine
+from certify.bounds.magnitudes import l2_upper
+from certify.bounds.roundings import FORMATS, ROUNDINGS, Evaluation, Format, as_tensor, rounding_upper
+from certify.bounds.walk import no_bound, walk
+from certify.graph import Operation
+from certify.results import Unbounded
+from certify.rounding import U64, add_up, mul_up
+
+Errors = dict[str, float | Unbounded]
+Reach = Callable[[str], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One float64 forward pass of one example: its facts (in l2), the gain rules, and every activation."""
+
+    facts: Facts
+    rules: Mapping[str, Combine | Unbounded]
+    values: Mapping[str, Tensor | float]
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one activation."""
+        return as_tensor(self.values[name])
+
+
+def measured_errors(run: Pass, *, rounded_input: bool) -> Errors:
+    """Return, per value, at least the l2 distance of the float64 activations from the exact ones.
+
+    Args:
+        run: The forward pass.
+        rounded_input: Whether the input itself is the nearest float64 to the exact one (8-bit pixels).
+    """
+    start = mul_up(U64, l2_upper(run.tensor(run.facts.graph.input))) if rounded_input else 0.0
+    return _carry(run, FORMATS["float64"], start, {}, lambda _: 0.0)
+
+
+def deployed_errors(run: Pass, measured: Errors, movement: Reach, arithmetic: str) -> Errors:
+    """Return, per value, at least the l2 error of the deployed program at every input of the ball.
+
+    Args:
+        run: The forward pass.
+        measured: The errors of that pass (`measured_errors`).
+        movement: From a value to a bound of how far it moves inside the ball, in l2 (its gain times the radius).
+        arithmetic: ``float64`` or ``float32``.
+    """
+    form = FORMATS[arithmetic]
+    convertible = check_convertible(run.facts, form)
+    if convertible is not None:
+        return dict.fromkeys(run.values, convertible)
+    entry, x = run.facts.graph.input, run.tensor(run.facts.graph.input)
+    start = add_up(mul_up(form.unit, add_up(l2_upper(x), movement(entry))), mul_up(form.tiny, float(x.numel())))
+    return _carry(run, form, start, measured, movement)
+
+
+def check_convertible(facts: Facts, form: Format) -> Unbounded | None:
+    """Return why the tensors of a network cannot be rounded to a format with a small relative error, if so."""
+    if form.name == "float64":
+        return None
+    for name, tensor in facts.graph.tensors.items():
+        sizes = tensor.abs()
+        exact = tensor.to(torch.float32).to(torch.float64) == tensor
+        if not bool(torch.all(exact | ((sizes > 2.0**-120) & (sizes < form.largest)))):
+            return Unbounded(f"tensor {name!r} has entries outside the range of {form.name}")
+    return None
+
+
+def _carry(run: Pass, form: Format, start: float, measured: Errors, movement: Reach) -> Errors:
+    """Walk the graph with the error of every value."""
+
+    def step(operation: Operation, known: Mapping[str, float]) -> float | Unbounded:
+        if operation.kind == "input":
+            return start
+        rule = run.rules[operation.name]
+        if isinstance(rule, Unbounded):
+            return rule
+        drift = tuple(_drift(name, known, measured, movement) for name in operation.inputs)
+        return _one_error(run, form, operation, rule, [known[name] for name in operation.inputs], drift)
+
+    return walk(run.facts.graph, step)
+
+
+def _drift(name: str, known: Mapping[str, float], measured: Errors, movement: Reach) -> float:
+    """Return at least the l2 distance between the program's value and the activation at hand."""
+    if not measured:
+        return 0.0
+    distance = measured[name]
+    return math.inf if isinstance(distance, Unbounded) else add_up(movement(name), known[name], distance)
+
+
+def _one_error(
+    run: Pass, form: Format, operation: Operation, rule: Combine, errors: list[float], drift: tuple[float, ...]
+) -> float | Unbounded:
+    local = ROUNDINGS.get(operation.kind)
+    if local is None:
+        return no_bound(operation, f"the floating-point error of {operation.kind} has no bound")
+    inputs = tuple(run.tensor(name) for name in operation.inputs)
+    at = Evaluation(run.facts, operation, inputs, run.tensor(operation.name), drift, rule, form)
+    rounding = local(at)
+    if isinstance(rounding, Unbounded):
+        return rounding
+    error = add_up(rule(*errors), rounding_upper(rounding, form))
+    return error if math.isfinite(error) else no_bound(operation, f"a number leaves the range of {form.name}")

@@ -1,0 +1,225 @@
+"""Gains of whole networks: never below a difference quotient or a Jacobian norm, in l2 and linf."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from certify.bounds.facts import collect_facts
+from certify.bounds.floor import jacobian, jacobian_norm
+from certify.bounds.gains import GAINS, combine_rules, gain_uppers
+from certify.bounds.roundings import ROUNDINGS
+from certify.bounds.walk import ask, walk
+from certify.graph import KINDS, Graph, Operation
+from certify.graph.run import run
+from certify.results import Norm, Unbounded
+from tests.bounds.small_networks import BOUNDED, UNBOUNDED, Build, batch_norm_tokens, one
+
+NORMS: tuple[Norm, ...] = ("l2", "linf")
+SVD_ROUNDING = 1.0 - 1e-12  # float64 singular values and quotients may lie above the exact ones by this much
+
+
+def gain(graph: Graph, norm: Norm) -> float | Unbounded:
+    facts = collect_facts(graph).into(norm)
+    return gain_uppers(facts, combine_rules(facts))[graph.output]
+
+
+def bounded_gain(graph: Graph, norm: Norm) -> float:
+    found = gain(graph, norm)
+    assert not isinstance(found, Unbounded), found
+    return found
+
+
+def size(x: Tensor, norm: Norm) -> float:
+    return float(torch.linalg.vector_norm(x, 2 if norm == "l2" else math.inf))
+
+
+def slope_at(graph: Graph, x: Tensor, norm: Norm) -> float:
+    return jacobian_norm(jacobian(graph, x), norm)
+
+
+def steepest(graph: Graph, norm: Norm, random: torch.Generator) -> float:
+    """Return the largest Jacobian norm found by sampling at several scales and climbing from the best point."""
+    points = [
+        scale * torch.randn(*graph.input_shape, generator=random, dtype=torch.float64) for scale in (1e-3, 0.3, 1.0, 8.0)
+    ]
+    slopes = [slope_at(graph, x, norm) for x in points]
+    best, x = max(slopes), points[slopes.index(max(slopes))]
+    for _ in range(6):
+        there = x + 0.3 * torch.randn(x.shape, generator=random, dtype=torch.float64)
+        slope = slope_at(graph, there, norm)
+        if slope > best:
+            best, x = slope, there
+    return best
+
+
+def largest_quotient(graph: Graph, norm: Norm, random: torch.Generator) -> float:
+    x = torch.randn(40, *graph.input_shape, generator=random, dtype=torch.float64)
+    step = torch.randn(x.shape, generator=random, dtype=torch.float64)
+    if norm == "linf":
+        step = step.sign()
+    scales = torch.logspace(-4, 1, 40, dtype=torch.float64).reshape(-1, *[1] * (x.dim() - 1))
+    far = x + scales * step
+    outputs, others = run(graph, x), run(graph, far)
+    return max(
+        (size(a - b, norm) - 1e-14 * size(a, norm)) / size(p - q, norm)
+        for a, b, p, q in zip(outputs, others, x, far, strict=True)
+    )
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", BOUNDED)
+def test_no_slope_and_no_quotient_exceeds_the_gain(name: str, norm: Norm) -> None:
+    random = torch.Generator().manual_seed(7)
+    for seed in range(2):
+        graph = BOUNDED[name](seed)
+        upper = bounded_gain(graph, norm)
+        assert steepest(graph, norm, random) * SVD_ROUNDING <= upper
+        assert largest_quotient(graph, norm, random) * SVD_ROUNDING <= upper
+
+
+
+@pytest.mark.parametrize("name", ["mean", "sum", "expand", "upsample_nearest", "pad reflect", "pad circular", "input"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_gain_of_one_moving_or_summing_operation_is_attained(name: str, norm: Norm) -> None:
+    graph = BOUNDED[name](0)
+    truth = slope_at(graph, torch.randn(*graph.input_shape, dtype=torch.float64), norm)
+    assert bounded_gain(graph, norm) <= truth * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+@pytest.mark.parametrize("norm", NORMS)
+def test_without_a_bound_the_answer_is_typed_and_names_the_operation(name: str, norm: Norm) -> None:
+    graph = UNBOUNDED[name](0)
+    found = gain(graph, norm)
+    assert isinstance(found, Unbounded)
+    assert found.module in {operation.name for operation in graph}
+    assert len(found.reason.split()) > 4
+
+
+def test_every_kind_of_the_vocabulary_has_a_rule_and_a_case() -> None:
+    assert set(GAINS) == set(KINDS)
+    tried = {op.kind for case in (*BOUNDED.values(), *UNBOUNDED.values()) for op in case(0)}
+    assert tried == set(KINDS)
+
+
+def test_every_kind_but_input_and_attention_has_a_rounding_rule() -> None:
+    assert set(KINDS) - set(ROUNDINGS) == {"input", "attention"}
+
+
+def test_a_kind_without_a_rule_is_unbounded_and_stops_what_follows() -> None:
+    graph = BOUNDED["residual"](0)
+    table = {kind: rule for kind, rule in GAINS.items() if kind != "relu"}
+    answers = walk(graph, lambda op, known: ask(table, collect_facts(graph), op) if op.kind == "relu" else 1.0)
+    assert answers[graph.output] == Unbounded("there is no rule for relu", "v2")
+
+
+def test_the_first_reason_reaches_the_output_with_its_module() -> None:
+    b = Build(2, 4)
+    b.operations.append(
+        Operation(
+            name="a",
+            kind="attention",
+            inputs=("x", "x", "x"),
+            attributes={"causal": False, "scale": None},
+            module="blocks.0.attn",
+        )
+    )
+    b.add("mul", "a", "a")
+    found = gain(b.graph(), "l2")
+    assert isinstance(found, Unbounded)
+    assert found.module == "blocks.0.attn"
+    assert "no global Lipschitz constant" in found.reason
+
+
+def test_attention_behind_a_layer_norm_is_not_called_unbounded_in_nature() -> None:
+    b = Build(2, 4)
+    normed = b.add("layer_norm", shape=[4], eps=1e-5)
+    query = b.linear(4, 4, normed)
+    b.add("attention", query, normed, normed, causal=False, scale=None)
+    found = gain(b.graph(), "l2")
+    assert isinstance(found, Unbounded)
+    assert "finite constant" in found.reason
+
+
+def test_a_layer_used_twice_counts_twice() -> None:
+    b = Build(1)
+    b.add("linear", weight=torch.tensor([[3.0]], dtype=torch.float64))
+    b.operations.append(Operation(name="y", kind="linear", inputs=("v1",), weights={"weight": "v1.weight"}))
+    assert 9.0 <= bounded_gain(b.graph(), "l2") < 9.0 * (1 + 1e-9)
+
+
+def test_an_unused_branch_without_a_bound_does_not_matter() -> None:
+    b = Build(3)
+    b.add("mul", "x", "x")
+    b.linear(3, 2, "x")
+    assert not isinstance(gain(b.graph(), "l2"), Unbounded)
+
+
+def test_operations_on_constants_alone_need_no_rule() -> None:
+    b = Build(3)
+    table = b.constant(b.normal(3, 3))
+    squared = b.add("matmul", table, b.add("relu", table))
+    b.add("add", "x", b.add("mean", squared, dims=[0], keepdim=False))
+    assert bounded_gain(b.graph(), "l2") == 1.0
+
+
+def test_a_fold_is_at_most_the_product_and_its_rows_are_listed() -> None:
+    graph = BOUNDED["batch_norm"](3)
+    facts = collect_facts(graph)
+    rules = combine_rules(facts)
+    assert [fold.names for fold in facts.folds] == [("v1", "v2"), ("v1", "v2", "v3"), ("v5", "v6"), ("v8", "v9")]
+    gains = gain_uppers(facts, rules)
+    for fold in facts.folds:
+        product = math.prod(rules[name](1.0) for name in fold.names)
+        assert gains[fold.value] <= product * gains[fold.source] * (1 + 1e-12)
+    assert facts.folds[1].upper("l2") < 0.9 * math.prod(rules[name](1.0) for name in facts.folds[1].names)
+
+
+def test_a_batch_norm_over_other_channels_is_not_folded() -> None:
+    assert collect_facts(batch_norm_tokens(0)).folds == ()
+
+
+def test_a_dead_channel_of_a_batch_norm_is_folded_safely() -> None:
+    b = Build(3)
+    weight = b.normal(2, 3)
+    b.add("linear", weight=weight)
+    gamma = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    b.add("batch_norm", mean=b.normal(2), variance=torch.ones(2, dtype=torch.float64), weight=gamma, eps=1e-5)
+    truth = float(weight[1].norm()) / math.sqrt(1 + 1e-5)
+    assert truth <= bounded_gain(b.graph(), "l2") <= truth * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("exponent", [-900, -300, 300])
+def test_scaling_by_a_power_of_two_scales_the_bound(exponent: int) -> None:
+    b = Build(5)
+    weight = b.normal(4, 5)
+    b.add("linear", weight=weight * 2.0**exponent)
+    truth = float(torch.linalg.svdvals(weight)[0])
+    found = bounded_gain(b.graph(), "l2") * 2.0**-exponent
+    assert truth * SVD_ROUNDING <= found <= truth * (1 + 1e-9)
+
+
+def test_overflowing_products_are_unbounded() -> None:
+    b = Build(2)
+    for _ in range(3):
+        b.add("linear", weight=torch.eye(2, dtype=torch.float64) * 1e200)
+    found = gain(b.graph(), "l2")
+    assert isinstance(found, Unbounded)
+    assert "overflow" in found.reason
+
+
+def test_zero_weights_have_gain_zero() -> None:
+    b = Build(3)
+    b.add("linear", weight=torch.zeros(2, 3, dtype=torch.float64))
+    assert bounded_gain(b.graph(), "l2") == 0.0
+
+
+@pytest.mark.parametrize("name", ["log_softmax", "softmax"])
+def test_softmax_bounds_are_approached(name: str) -> None:
+    graph = one((1, 4), name, lead=False, dim=2)(0)
+    point = torch.tensor([[60.0, 0.0, 0.0, 0.0]]) if name == "log_softmax" else torch.tensor([[60.0, 60.0, 0.0, 0.0]])
+    for norm in NORMS:
+        truth = slope_at(graph, point, norm)
+        assert truth * SVD_ROUNDING <= bounded_gain(graph, norm) <= truth * (1 + 1e-9)
