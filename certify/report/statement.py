@@ -68,7 +68,7 @@ def lipschitz_statement(
 def _lipschitz_text(settings: LipschitzSettings, model: ModelRecord, network: NetworkBound, examples: int) -> str:
     who = f"{OBJECT_WORDS[settings.arithmetic]} with the weights of sha256 {model.sha256}"
     if network.upper is None or not network.proved:
-        return f"Nothing is certified: no bound is proved for {who}."
+        return f"Nothing is certified: no bound is proved for {who}, {_space(model)}."
     distance = NORM_WORDS[settings.norm]
     if not examples:
         bound = upper_figure(network.upper)

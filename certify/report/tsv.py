@@ -15,6 +15,7 @@ from certify.rounding import floor_text
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 RADIUS_DIGITS = 6
+LARGEST_RADIUS = 1e12  # an unlimited radius is recorded as the largest float; a smaller one is certified as well
 ABSTAINED = -1
 
 
@@ -26,6 +27,6 @@ def render_tsv(report: Report, *, width: int | None = None, color: bool = False)
 
 def _cells(example: LipschitzExample | SmoothingExample) -> tuple[str | int, ...]:
     predicted = ABSTAINED if example.predicted is None else example.predicted
-    radius = floor_text(example.radius, RADIUS_DIGITS)
+    radius = floor_text(min(example.radius, LARGEST_RADIUS), RADIUS_DIGITS)
     elapsed = str(timedelta(seconds=example.seconds))
     return (example.index, example.label, predicted, radius, int(example.correct), elapsed)

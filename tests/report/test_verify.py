@@ -1,0 +1,337 @@
+"""Edits of reports. `LEAVES` edits every leaf of a report once; the digest, or the types, must notice each of them.
+
+Then the same edits are *sealed again*, so that the digest agrees: what is still unnoticed must be in `DIGEST_ONLY`, the
+written list of what no other number of a report implies.
+"""
+
+import json
+import math
+import re
+
+import pytest
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from certify.errors import InputError
+from certify.report import verify_report
+from certify.report.rederive_lipschitz import expected_radius
+from certify.results import report_from_json, report_to_json, seal
+from tests.report.sample_reports import (
+    BOUND,
+    SAMPLES,
+    SETTINGS,
+    data_record,
+    gate,
+    lipschitz_clean,
+    lipschitz_example,
+    lipschitz_linf,
+    lipschitz_mixed,
+    lipschitz_report,
+    network_alone,
+    noise_tables,
+    smoothing_abstaining,
+    smoothing_clean,
+    smoothing_float_fixed,
+    smoothing_report,
+    unbounded_with_data,
+)
+
+EDITED = [
+    network_alone,
+    lipschitz_mixed,
+    lipschitz_linf,
+    unbounded_with_data,
+    smoothing_abstaining,
+    smoothing_float_fixed,
+]
+NOT_RECORDED = re.compile(r"^(execution\b|examples\[\d+\]\.seconds)")
+
+DIGEST_ONLY = [
+    r"tool\..*",  # where it ran
+    r"model\.(source|parameters|classes\[\d+\])",
+    r"model\.input\.shape\[\d+\]",  # implied by the charge on alpha only with integer noise
+    r"data\.selection",
+    r"settings\.(limit|skip|seed|method|arithmetic|dtype|price|n|n0|float_noise|noise)",  # see SETTINGS_IMPLIED
+    r"tables\.noise",
+    r"network\.(upper|lower|method|proved|reason|data_floor|slope_floor)",  # rest on the weights
+    r"layers\[\d+\]\..*",
+    r"examples\[\d+\]\.(index|method|reason|clean_predicted)",
+    r"examples\[\d+\]\.(margin_lower|gain_upper|error_upper)",  # of an abstention
+    r"gates\[\d+\]\.(name|claim|confidence)",  # claim and confidence play no part on an estimate
+    r"falsifier\.(level|tried)",
+]
+
+
+def leaves(value, path=""):
+    if isinstance(value, dict):
+        return [leaf for key, child in value.items() for leaf in leaves(child, f"{path}.{key}" if path else key)]
+    if isinstance(value, list) and value:
+        return [leaf for place, child in enumerate(value) for leaf in leaves(child, f"{path}[{place}]")]
+    return [path]
+
+
+def edited(plain, path, change):
+    """Return a deep copy with one leaf changed."""
+    copy = json.loads(json.dumps(plain))
+    *steps, last = [int(step) if step.isdigit() else step for step in re.findall(r"[^.\[\]]+", path)]
+    node = copy
+    for step in steps:
+        node = node[step]
+    node[last] = change(node[last])
+    return copy
+
+
+def nudge(value):
+    """The smallest edit of its kind: the next float, the next integer, one more letter."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, float):
+        return math.nextafter(value, math.inf)
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, str):
+        return value + "x"
+    return 0 if value is None else [0]
+
+
+def shift(value):
+    """A large edit: half as much again and a bit."""
+    return value * 1.5 + 0.01 if isinstance(value, float) else nudge(value)
+
+
+CHOICES = {
+    "norm": ("l2", "linf"),
+    "arithmetic": ("exact", "float64"),
+    "method": ("auto", "product"),
+    "procedure": ("planned", "fixed"),
+    "bound": ("two-interval", "clopper-pearson"),
+    "dtype": ("float32", "float64"),
+    "object": ("base", "smoothed"),
+    "claim": ("population", "list"),
+    "on": ("lower", "estimate"),
+    "verdict": ("passed", "failed"),
+    "metric": ("certified_accuracy", "clean_accuracy"),
+    "level": ("quick", "full"),
+}
+
+
+def flip(value):
+    """Another value of the same choice, where the leaf is a choice; else a large edit."""
+    for choices in CHOICES.values():
+        if value in choices:
+            return choices[1 - choices.index(value)]
+    return shift(value)
+
+
+def read(plain):
+    """Return the report, or None when its types refuse it."""
+    try:
+        return report_from_json(json.dumps(plain), name="edited")
+    except InputError:
+        return None
+
+
+@pytest.mark.parametrize("build", SAMPLES.values(), ids=SAMPLES)
+def test_an_untouched_report_is_consistent(build):
+    assert verify_report(build()) == ()
+    assert verify_report(report_from_json(report_to_json(build()), name="report")) == ()
+
+
+@pytest.mark.parametrize("build", EDITED, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("change", [nudge, flip], ids=lambda change: change.__name__)
+def test_every_edited_leaf_is_found(build, change):
+    plain = json.loads(report_to_json(build()))
+    paths = [path for path in leaves(plain) if not NOT_RECORDED.match(path)]
+    assert len(paths) > 50
+    for path in paths:
+        report = read(edited(plain, path, change))
+        assert report is None or verify_report(report), path
+
+
+@pytest.mark.parametrize("build", EDITED, ids=lambda build: build.__name__)
+def test_an_edit_that_is_sealed_again_is_found_wherever_numbers_imply_it(build):
+    plain = json.loads(report_to_json(build()))
+    allowed = re.compile("|".join(f"(?:{pattern})" for pattern in DIGEST_ONLY))
+    for path in leaves(plain):
+        report = read(edited(plain, path, flip))
+        if report is None or NOT_RECORDED.match(path) or path == "digest" or allowed.fullmatch(path):
+            continue
+        assert verify_report(seal(report)), path
+
+
+@pytest.mark.parametrize("build", [smoothing_abstaining, smoothing_clean], ids=lambda build: build.__name__)
+@pytest.mark.parametrize(
+    "name", ["sigma", "n", "n0", "alpha", "procedure", "bound", "seed", "dtype", "float_noise", "price"]
+)
+def test_settings_of_smoothing_are_implied_by_its_numbers(build, name):
+    plain = json.loads(report_to_json(build()))
+    change = flip if name != "price" else lambda price: price * 100
+    assert verify_report(seal(read(edited(plain, f"settings.{name}", change))))
+
+
+def test_nothing_is_excused_that_is_always_found():
+    """Each line of the list excuses an edit that indeed stays unnoticed in some sample."""
+    unnoticed = set()
+    for build in EDITED:
+        plain = json.loads(report_to_json(build()))
+        for path in leaves(plain):
+            report = read(edited(plain, path, flip))
+            if report is not None and not verify_report(seal(report)):
+                unnoticed.add(path)
+    for pattern in DIGEST_ONLY:
+        assert [path for path in unnoticed if re.fullmatch(pattern, path)], pattern
+
+
+# ---- one contradiction at a time -----------------------------------------------------------------------------------
+
+
+def places(report):
+    return {finding.where for finding in verify_report(seal(report))}
+
+
+def with_example(report, place, **changes):
+    rows = list(report.examples)
+    rows[place] = replace(rows[place], **changes)
+    return replace(report, examples=tuple(rows))
+
+
+def test_one_float_more_of_radius_is_found():
+    for report, place in ((smoothing_clean(), 3), (lipschitz_clean(), 3)):
+        radius = math.nextafter(report.examples[place].radius, math.inf)
+        assert f"examples[{place}].radius" in places(with_example(report, place, radius=radius))
+
+
+def test_a_vote_moved_between_classes_moves_the_radius():
+    report = smoothing_clean()
+    counts = report.examples[95].counts
+    moved = replace(counts, estimation=(counts.estimation[0] - 1, counts.estimation[1] + 1, 0, 0))
+    assert "examples[95].radius" in places(with_example(report, 95, counts=moved))
+
+
+def test_fewer_draws_than_the_plan_asks_for_are_found():
+    report = smoothing_clean()
+    counts = report.examples[0].counts
+    fewer = replace(counts, estimation=(0, 128, 0, 0), n=128)
+    assert "examples[0].counts.n" in places(with_example(report, 0, counts=fewer))
+
+
+def test_the_predicted_class_is_that_of_the_pilot_with_ties_to_the_lowest():
+    settings = replace(SETTINGS, procedure="fixed")
+    report = smoothing_report([0.5], settings=settings)
+    assert report.examples[0].counts.selection == (8, 8, 0, 0)
+    assert verify_report(report) == ()
+    assert "examples[0].predicted" in places(with_example(report, 0, predicted=1, correct=True, reason=UNSET))
+
+
+def test_the_charge_on_alpha_cannot_be_dropped():
+    report = smoothing_clean()
+    free = replace(report, tables=replace(report.tables, alpha_charged=0.0))
+    assert "tables.alpha_charged" in places(free)
+
+
+def test_float_noise_cannot_pose_as_integer_noise():
+    report = smoothing_float_fixed()
+    posing = replace(report, tables=replace(noise_tables(report.settings), plan=None, plan_sha256=None))
+    assert "tables.noise_law" in places(posing)
+
+
+def test_an_unbounded_network_certifies_nothing():
+    report = unbounded_with_data()
+    sure = replace(lipschitz_example(1, 1.0), label=1)
+    rows = (report.examples[0], sure, *report.examples[2:])
+    assert "examples[1].radius" in places(replace(report, examples=rows, data=data_record(rows)))
+
+
+def test_an_estimated_network_constant_certifies_nothing():
+    rows = [lipschitz_example(0, 1.0)]
+    assert verify_report(lipschitz_report(rows)) == ()
+    report = lipschitz_report(rows, network=replace(BOUND, proved=False))
+    assert "examples[0].radius" in {finding.where for finding in verify_report(report)}
+
+
+@pytest.mark.parametrize("field", ["data_floor", "slope_floor", "lower"])
+def test_a_slope_above_the_upper_bound_is_found(field):
+    report = network_alone()
+    assert places(replace(report, network=replace(report.network, **{field: 3.0})))
+
+
+def test_a_report_that_was_broken_by_the_falsifier_is_found():
+    report = lipschitz_clean()
+    assert places(replace(report, falsifier=replace(report.falsifier, found=1))) == {"falsifier.found"}
+
+
+def test_a_verdict_that_was_turned_is_found():
+    report = lipschitz_mixed()
+    turned = (replace(report.gates[0], verdict="passed"),)
+    assert places(replace(report, gates=turned)) == {"gates[0].verdict"}
+
+
+def test_examples_in_another_order_or_twice_are_found():
+    report = lipschitz_mixed()
+    rows = report.examples
+    assert places(replace(report, examples=rows[::-1]))
+    twice = (*rows, rows[-1])
+    assert places(replace(report, examples=twice, data=data_record(twice)))
+
+
+def test_a_gate_that_does_not_fit_the_report_is_a_finding_and_no_crash():
+    report = lipschitz_linf()
+    unfit = (replace(report.gates[0], metric="mean_radius"),)
+    assert "gates" in places(replace(report, gates=unfit))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alpha": 0.0},
+        {"alpha": 0.5},
+        {"alpha": float("nan")},
+        {"sigma": 0.0},
+        {"sigma": -1.0},
+        {"sigma": float("nan")},
+        {"sigma": float("inf")},
+        {"n": 0},
+        {"n": 10**30},
+        {"n0": 0},
+        {"n0": 10**30},
+        {"price": float("nan")},
+    ],
+    ids=str,
+)
+def test_settings_without_a_meaning_are_findings_and_no_crash(changes):
+    report = smoothing_abstaining()
+    broken = replace(report, settings=replace(report.settings, **changes), digest="")
+    assert any(finding.where in ("examples", "tables.plan") for finding in findings_unsealed(broken))
+
+
+def findings_unsealed(report):
+    """Return the findings of a report that may hold numbers its own JSON refuses."""
+    from certify.report import rederive_smoothing
+    from certify.report.verify import _attempt
+
+    checks = (rederive_smoothing.check_tables, rederive_smoothing.check_examples)
+    return [finding for check in checks for finding in _attempt("examples", check, report)]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("field", ["margin_lower", "gain_upper", "error_upper"])
+def test_numbers_that_are_not_finite_prove_no_radius(field, bad):
+    row = replace(lipschitz_example(0, 1.0), **{field: bad})
+    assert expected_radius(BOUND, row) == 0.0
+
+
+def test_a_radius_is_never_above_the_exact_quotient():
+    from fractions import Fraction
+
+    for margin in (0.1, 1 / 3, 0.7, 5.0):
+        for gain in (0.3, 1.0, 2.5, 7.1):
+            row = lipschitz_example(0, margin, gain=gain)
+            exact = (Fraction(margin) - Fraction(row.error_upper)) / Fraction(gain)
+            assert exact * (1 - Fraction(1, 2**50)) < Fraction(expected_radius(BOUND, row)) <= exact
+
+
+def test_gates_are_judged_again_from_what_they_asked():
+    report = smoothing_clean()
+    easier = replace(report.gates[0], threshold=0.5)
+    assert {"gates[0].reason"} <= places(replace(report, gates=(easier, *report.gates[1:])))
+    assert gate(0.1, 0.5).claim == "population"
