@@ -65,9 +65,12 @@ def test_a_limit_decodes_no_more_images_than_it_asks_for(tmp_path, monkeypatch):
         put(tmp_path, f"ant/{number}.png")
     opened = []
     original = image_folder.read_image
-    monkeypatch.setattr(
-        image_folder, "read_image", lambda path, shape: opened.append(path.name) or original(path, shape)
-    )
+
+    def counted(path, shape):
+        opened.append(path.name)
+        return original(path, shape)
+
+    monkeypatch.setattr(image_folder, "read_image", counted)
     read(tmp_path, limit=2, skip=3)
     assert opened == ["3.png", "4.png"]
 
@@ -169,14 +172,14 @@ def test_a_bomb_is_refused_by_its_header(tmp_path):
     side = 20_000
     path = put(tmp_path, "ant/a.png", Image.new("1", (side, side)))
     assert path.stat().st_size < 100_000
-    with pytest.raises(InputError, match="ant/a.png"):
+    with pytest.raises(InputError, match=r"ant/a\.png"):
         read(tmp_path, InputSpace((1, side, side), (0.0, 1.0)))
 
 
 def test_sizes_above_64_megapixels_are_refused_even_where_the_model_asks_for_them(tmp_path, monkeypatch):
     put(tmp_path, "ant/a.png")
     monkeypatch.setattr(image_folder, "MAX_PIXELS", 19)
-    with pytest.raises(InputError, match="ant/a.png"):
+    with pytest.raises(InputError, match=r"ant/a\.png"):
         read(tmp_path)
 
 
@@ -203,8 +206,7 @@ def test_anything_but_class_folders_of_images_is_refused(tmp_path, names, text):
 
 def test_file_names_outside_unicode_are_refused(tmp_path):
     (tmp_path / "ant").mkdir()
-    with open(os.fsencode(tmp_path / "ant") + b"/\xff.png", "wb"):
-        pass
+    (tmp_path / "ant" / os.fsdecode(b"\xff.png")).write_bytes(b"")
     with pytest.raises(InputError, match="printable"):
         read(tmp_path)
 

@@ -11,10 +11,10 @@ SPACE = InputSpace((2,), (-10.0, 10.0))
 CLASSES = ("ant", "bee", "cat")
 
 
-def read(tmp_path, text, *, classes=CLASSES, input=SPACE, **arguments):
+def read(tmp_path, text, *, classes=CLASSES, space=SPACE, **arguments):
     path = tmp_path / "data.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_data(path, input=input, classes=classes, **arguments)
+    return read_data(path, input=space, classes=classes, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_labels_are_names_when_classes_are_numbers(tmp_path):
 
 
 def test_one_line_of_pixels_fits_an_image_of_one_channel(tmp_path):
-    data = read(tmp_path, "1,2,3,4,ant\n", input=InputSpace((1, 2, 2)))
+    data = read(tmp_path, "1,2,3,4,ant\n", space=InputSpace((1, 2, 2)))
     assert data.examples[0].stored.tolist() == [[[1.0, 2.0], [3.0, 4.0]]]
 
 
