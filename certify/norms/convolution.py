@@ -1,0 +1,251 @@
+r"""The norms of convolutions, with the geometry of a PyTorch module: one table of proofs per padding mode.
+
+Groups are blocks of a block-diagonal map: the norm is the *largest* of theirs. A transposed convolution is the adjoint
+of the convolution with the same tensor. Padding other than by zeros is a map of its own: ``||T Pad|| <= ||T||
+||Pad||``, with ||Pad||^2 the largest number of copies of one input, and T the convolution without padding on the
+padded size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from certify.norms import conv_sums, dense
+from certify.norms.cholesky import Proof, prove_upper
+from certify.norms.conv_gram import convolution_gram, sides
+from certify.norms.geometry import Convolution, Geometry, Padding, describe
+from certify.norms.products import adjoint, candidate, vector_lower
+from certify.norms.row_sums import schur_upper
+from certify.norms.scaling import Scaled, scale
+from certify.norms.torus import (
+    Bound,
+    circular_limits,
+    fits_torus,
+    size_free_limits,
+    torus_upper,
+    unstrided_upper,
+)
+from certify.results import Bracket
+from certify.rounding import mul_up, sqrt_up
+
+MOST_DENSE_SIDE = 4096
+MOST_DENSE_OPERATIONS = 3.0 * 4096**3
+
+
+def enclose_conv(
+    kernel: Tensor,
+    input_size: Sequence[int] | None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    transposed: bool = False,
+    output_padding: int | Sequence[int] = 0,
+) -> Bracket:
+    r"""Return a proved bracket of the l2 norm of a convolution, in exact arithmetic of the stored weights.
+
+    The proof depends on the geometry, and ``method`` names it:
+
+    - "dense Cholesky": matrices of side up to 4096, any padding; exact up to rounding;
+    - "circular symbol, exact grid": circular padding that keeps the size (or divides it by the stride); likewise;
+    - "torus 34x34": zero padding inside a torus (`certify.norms.torus`), a few percent above on small images;
+    - "size-free grid 64x64 (S)": for every input size (``input_size`` None), and where a torus would be too large;
+    - "... x padding": reflect, replicate and other circular padding, the bounds of both factors multiplied;
+    - "unfolded kernel", "row and column sums": cheap and loose, where everything above would take too long.
+
+    A bracket for unknown size holds the supremum over all sizes for zero padding, and ``upper`` holds for each size.
+
+    Args:
+        kernel: ``[out, in / groups, *taps]`` with 1 to 3 taps dimensions; ``[in, out / groups, *taps]`` if transposed.
+        input_size: The spatial sizes of the input, or None for every size.
+        stride: Of all dimensions, or one number each.
+        padding: A number, one per dimension, or a pair (before, after) per dimension.
+        dilation: As ``stride``.
+        groups: The number of groups.
+        padding_mode: "zeros", "circular", "reflect" or "replicate".
+        transposed: Whether this is a transposed convolution.
+        output_padding: Rows added at the end by a transposed convolution.
+
+    Raises:
+        ValueError: If the arguments do not fit together, or the kernel holds NaN or infinity.
+
+    Example:
+        >>> taps = torch.tensor([[[-1.0, 2.0, -1.0]]])
+        >>> truth = 2 + 2 * math.cos(math.pi / 6)
+        >>> found = enclose_conv(taps, (5,), padding=1)
+        >>> found.lower <= truth <= found.upper <= truth * (1 + 1e-13), found.method
+        (True, 'dense Cholesky')
+        >>> 4 <= enclose_conv(taps, None, padding=1).upper <= 4.02
+        True
+    """
+    scaled, conv = _scaled(
+        kernel,
+        input_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        padding_mode=padding_mode,
+        transposed=transposed,
+        output_padding=output_padding,
+    )
+    if conv is None:
+        return Bracket(0.0, 0.0, "zero")
+    rows, columns = conv_sums.row_sum_limits(conv)[1], conv_sums.column_sum_limits(conv)[1]
+    bounds = [Bound(schur_upper(rows, columns), "row and column sums")]
+    lower = 0.0
+    for its_lower, bound in _ROUTES["any size" if not conv.sized else conv.mode](conv):
+        lower = max(lower, its_lower)
+        bounds.append(bound)
+    if conv.sized and not lower > 0.0:
+        lower = vector_lower(conv, candidate(conv))
+    return scaled.bracket(lower, *min(bounds), copies=_occurrences(conv))
+
+
+def enclose_conv_linf(kernel: Tensor, input_size: Sequence[int] | None, **geometry: Unpack[Geometry]) -> Bracket:
+    """Return a proved bracket of the l-infinity norm of a convolution: its largest row sum (see `enclose_conv`).
+
+    Example:
+        >>> found = enclose_conv_linf(torch.tensor([[[-1.0, 2.0, -1.0]]]), None, padding=1)
+        >>> found.lower <= 4.0 <= found.upper <= 4.0 * (1 + 1e-14)
+        True
+    """
+    scaled, conv = _scaled(kernel, input_size, **geometry)
+    return _sums_bracket(scaled, conv, by_columns=geometry.get("transposed", False))
+
+
+def enclose_conv_l1(kernel: Tensor, input_size: Sequence[int] | None, **geometry: Unpack[Geometry]) -> Bracket:
+    """Return a proved bracket of the l1 norm of a convolution: its largest column sum (see `enclose_conv`).
+
+    Example:
+        >>> found = enclose_conv_l1(torch.tensor([[[-1.0, 2.0, -1.0]]]), None, padding=1, stride=2)
+        >>> found.lower <= 2.0 <= found.upper <= 2.0 * (1 + 1e-14)
+        True
+    """
+    scaled, conv = _scaled(kernel, input_size, **geometry)
+    return _sums_bracket(scaled, conv, by_columns=not geometry.get("transposed", False))
+
+
+def _scaled(
+    kernel: Tensor, input_size: Sequence[int] | None, **geometry: Unpack[Geometry]
+) -> tuple[Scaled, Convolution | None]:
+    """Return the scaled kernel and its convolution, None if it is zero or empty."""
+    scaled = scale(kernel)
+    conv = describe(scaled.values, input_size, **geometry)
+    return scaled, conv if scaled.values.numel() and bool(scaled.values.any()) else None
+
+
+def _occurrences(conv: Convolution) -> float:
+    """Return at least the norm of the map that one entry of the kernel makes, per unit: one shift after the padding."""
+    return sqrt_up(float(conv.copies))
+
+
+def _sums_bracket(scaled: Scaled, conv: Convolution | None, by_columns: bool) -> Bracket:
+    if conv is None:
+        return Bracket(0.0, 0.0, "zero")
+    limits = conv_sums.column_sum_limits(conv) if by_columns else conv_sums.row_sum_limits(conv)
+    return scaled.bracket(*limits, "column sums" if by_columns else "row sums", copies=float(conv.copies))
+
+
+Found = Iterator[tuple[float, Bound]]
+
+
+def _any_size(conv: Convolution) -> Found:
+    """Bound every size at once: by (S), times the copies of a padding that is not covered by it."""
+    factor = 1 if conv.mode == "zeros" or (conv.mode == "circular" and fits_torus(conv)) else conv.copies
+    lower, bound = size_free_limits(conv) or (0.0, unfolded_upper(conv))
+    yield lower, _times_padding(bound, factor)
+
+
+def _zeros(conv: Convolution) -> Found:
+    """Bound a zero-padded convolution: exactly, or in a torus, or for every size, or by its unfolded kernel."""
+    if _is_small(conv):
+        yield _dense(conv)
+    else:
+        yield 0.0, _zeros_upper(conv)
+
+
+def _circular(conv: Convolution) -> Found:
+    exact = circular_limits(conv)
+    if exact is not None and exact[0] > 0.0:
+        yield exact
+    elif _is_small(conv):
+        yield _dense(conv)
+    elif exact is not None:
+        yield exact
+    else:
+        yield from _padded(conv)
+        for bound in (unstrided_upper(conv), _free_upper(conv) if fits_torus(conv) else None):
+            if bound is not None:
+                yield 0.0, bound
+
+
+def _padded(conv: Convolution) -> Found:
+    """Bound a convolution with any padding: exactly, or as the padding followed by the convolution without it."""
+    if _is_small(conv):
+        yield _dense(conv)
+    else:
+        yield 0.0, _times_padding(_zeros_upper(conv.valid()), conv.copies)
+
+
+_ROUTES: dict[str, Callable[[Convolution], Found]] = {
+    "any size": _any_size,
+    "zeros": _zeros,
+    "circular": _circular,
+    "reflect": _padded,
+    "replicate": _padded,
+}
+
+
+def _is_small(conv: Convolution) -> bool:
+    side = min(sides(conv))
+    return side <= MOST_DENSE_SIDE and conv.kernel.shape[0] * 3.0 * side**3 <= MOST_DENSE_OPERATIONS
+
+
+def _dense(conv: Convolution) -> tuple[float, Bound]:
+    proof = prove_upper(convolution_gram(conv))
+    return vector_lower(conv, _input_vector(conv, proof)), Bound(proof.upper, "dense Cholesky")
+
+
+def _input_vector(conv: Convolution, proof: Proof) -> Tensor:
+    """Return the candidate input ``[G, ci, *size]`` of a proof by the Gram matrix of one side of one group."""
+    groups, co, ci = conv.kernel.shape[:3]
+    rows, columns = sides(conv)
+    by_inputs = columns <= rows
+    places = [axis.known_size if by_inputs else axis.known_outputs for axis in conv.axes]
+    vector = torch.zeros(groups, ci if by_inputs else co, *places, dtype=torch.float64)
+    vector[proof.index] = proof.vector.reshape(vector.shape[1:])
+    return vector if by_inputs else adjoint(conv, conv.kernel, vector)
+
+
+def _zeros_upper(conv: Convolution) -> Bound:
+    """Return the best affordable bound of a zero-padded convolution too large for its matrix."""
+    return torus_upper(conv) or _free_upper(conv) or unfolded_upper(conv)
+
+
+def _free_upper(conv: Convolution) -> Bound | None:
+    free = size_free_limits(conv)
+    return None if free is None else free[1]
+
+
+def _times_padding(bound: Bound, copies: int) -> Bound:
+    """Return the bound of a convolution after a padding that copies inputs so many times."""
+    return bound if copies == 1 else Bound(mul_up(bound.upper, sqrt_up(float(copies))), f"{bound.method} x padding")
+
+
+def unfolded_upper(conv: Convolution) -> Bound:
+    """Return the norm of the kernel as a matrix ``[out, in * taps]``, times the root of how often an input is read.
+
+    ``||y||^2 = sum over j ||K patch_j||^2 <= ||K||^2 sum over j ||patch_j||^2``, and the last sum counts an input once
+    for each pair of output and tap that reads it.
+    """
+    reads = math.prod(axis.most_reads for axis in conv.axes)
+    largest = max(dense.enclose(block.flatten(1)).upper for block in conv.kernel)
+    return Bound(mul_up(largest, sqrt_up(float(reads))), "unfolded kernel")

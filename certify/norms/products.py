@@ -1,0 +1,75 @@
+r"""A convolution as a map: its products, and the lower bound they prove.
+
+The products run as direct sums (PyTorch has no transformed convolution for float64 on the CPU), so an output of
+``ci * taps`` terms errs by at most that gamma times the same convolution of the magnitudes. Padding copies, exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from certify.norms.conv_gram import sides
+from certify.norms.geometry import Convolution
+from certify.norms.vectors import lanczos, product_lower, start_vector
+
+MAPS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+STEPS = 40
+
+
+def apply(conv: Convolution, kernel: Tensor, x: Tensor) -> Tensor:
+    """Return the image ``[G, co, *outputs]`` of ``x`` ``[G, ci, *size]`` under a kernel of the geometry of ``conv``."""
+    axes = conv.axes
+    pads = [width for axis in reversed(axes) for width in (axis.before, axis.after + axis.stride)]
+    if conv.mode != "zeros":
+        pads = [width for axis in reversed(axes) for width in (axis.before, axis.after)]
+    mode = "constant" if conv.mode == "zeros" else conv.mode
+    padded = functional.pad(x.flatten(0, 1)[None], pads, mode=mode)
+    image = MAPS[len(axes)](
+        padded,
+        kernel.flatten(0, 1),
+        stride=tuple(axis.stride for axis in axes),
+        dilation=tuple(axis.dilation for axis in axes),
+        groups=kernel.shape[0],
+    )
+    kept: Tensor = image[0].reshape(*kernel.shape[:2], *image.shape[2:])
+    for place, axis in enumerate(axes):
+        kept = kept.narrow(2 + place, 0, axis.known_outputs)
+    return kept
+
+
+def adjoint(conv: Convolution, kernel: Tensor, y: Tensor) -> Tensor:
+    """Return the image ``[G, ci, *size]`` of ``y`` under the adjoint map, by differentiation of the map at zero."""
+    groups, _, ci = kernel.shape[:3]
+    with torch.enable_grad():
+        x = torch.zeros(groups, ci, *(axis.known_size for axis in conv.axes), dtype=y.dtype, requires_grad=True)
+        (gradient,) = torch.autograd.grad(apply(conv, kernel, x), x, y)
+    return gradient
+
+
+def vector_lower(conv: Convolution, x: Tensor) -> float:
+    """Return the lower bound that the input ``x`` ``[G, ci, *size]`` proves."""
+    kernel = conv.kernel
+    product = apply(conv, kernel, x)
+    return product_lower(product, apply(conv, kernel.abs(), x.abs()), x, kernel[0, 0].numel())
+
+
+def candidate(conv: Convolution) -> Tensor:
+    """Estimate the top right singular vector by Lanczos steps in float32, on the smaller side."""
+    kernel = conv.kernel.to(torch.float32)
+    groups, co, ci = kernel.shape[:3]
+    rows, columns = sides(conv)
+    inputs = (groups, ci, *(axis.known_size for axis in conv.axes))
+    outputs = (groups, co, *(axis.known_outputs for axis in conv.axes))
+
+    def by_inputs(v: Tensor) -> Tensor:
+        return adjoint(conv, kernel, apply(conv, kernel, v.reshape(inputs))).reshape(1, -1)
+
+    def by_outputs(v: Tensor) -> Tensor:
+        return apply(conv, kernel, adjoint(conv, kernel, v.reshape(outputs))).reshape(1, -1)
+
+    small, shape = (by_inputs, inputs) if columns <= rows else (by_outputs, outputs)
+    start = start_vector(1, groups * min(rows, columns), dtype=torch.float32)
+    vector = lanczos(small, start, STEPS, tolerance=1e-5)[1].reshape(shape)
+    return (vector if columns <= rows else adjoint(conv, kernel, vector)).to(torch.float64)

@@ -1,0 +1,158 @@
+r"""The symbol of a convolution, on a grid of frequencies, with its rounding error.
+
+For a kernel K ``[G, co, ci, *taps]`` of stride 1 the symbol is ``D(w) = sum over taps a of K[:, :, a] e^(-i a.w)``, one
+complex ``co x ci`` matrix per frequency and group. The circular convolution on a torus of sides N_d is block-diagonal
+in the Fourier basis with blocks D(2 pi f / N), so its norm is the largest ||D|| on that grid. D(-w) is the complex
+conjugate of D(w): half of the grid's last axis is enough, also for the grid moved by half a step.
+
+Rounding. Each root of unity is correctly rounded (error at most u), a product of d <= 3 of them errs by less than 8 d
+u, and a real sum over the taps by gamma_taps, so the entries err by at most ``(1.5 gamma_taps+1 + 8 d u) sum_a |K[o,
+c, a]|`` and the matrices, in norm, by that factor times the Frobenius norm of these sums (`Symbol.error`).
+
+Strides are removed before: `polyphase` turns a convolution of stride s into one of stride 1 on ci s channels per axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import mpmath
+import torch
+from torch import Tensor
+
+from certify.norms.cholesky import gram, prove_upper
+from certify.norms.scaling import UNDERFLOW
+from certify.norms.vectors import norm_upper, product_lower
+from certify.rounding import U64, add_up, gamma_up, mul_up, sub_down
+
+BLOCK_NUMBERS = 2**23  # complex numbers held at once per block of frequencies
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The frequencies 2 pi (f + shift) / N per axis: sides N_d, and ``halved`` for a shift of half a step."""
+
+    sides: tuple[int, ...]
+    halved: bool = False
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of frequencies kept per axis: all, and half of the last."""
+        last = self.sides[-1]
+        return (*self.sides[:-1], (last + 1) // 2 if self.halved else last // 2 + 1)
+
+    @property
+    def size(self) -> int:
+        """The number of frequencies kept."""
+        return math.prod(self.counts)
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self.sides)) + (" twisted" if self.halved else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Symbol:
+    """The symbol of ``kernel`` ``[G, co, ci, *taps]`` (scaled, stride 1), its taps ``spacing`` pixels apart."""
+
+    kernel: Tensor
+    spacing: tuple[int, ...]
+
+    @cached_property
+    def error(self) -> float:
+        """At least the norm of the rounding error of any symbol matrix."""
+        sums = self.kernel.abs().flatten(3).sum(3)
+        taps = self.kernel[0, 0, 0].numel()
+        frobenius = mul_up(norm_upper(sums), add_up(1.0, gamma_up(taps)))
+        factor = add_up(mul_up(1.5, gamma_up(taps + 1)), 8.0 * len(self.spacing) * U64)
+        return add_up(mul_up(factor, frobenius), mul_up(float(self.kernel.numel()), UNDERFLOW))
+
+    def blocks(self, grid: Grid) -> Iterator[Tensor]:
+        """Yield the matrices of all groups and frequencies, tall, in blocks ``[B, m, n]`` with n <= m."""
+        groups, co, ci = self.kernel.shape[:3]
+        held = co * ci + 3 * min(co, ci) ** 2
+        most = max(1, BLOCK_NUMBERS // held)
+        group_step = min(groups, most)
+        step = max(1, most // group_step)
+        for first_group in range(0, groups, group_step):
+            flat = self.kernel[first_group : first_group + group_step].flatten(3)
+            for first in range(0, grid.size, step):
+                places = torch.arange(first, min(first + step, grid.size))
+                matrices = self._evaluate(flat, grid, places).reshape(-1, co, ci)
+                yield matrices.mT.contiguous() if co < ci else matrices
+
+    def _evaluate(self, flat: Tensor, grid: Grid, places: Tensor) -> Tensor:
+        phases = torch.ones(len(places), 1, dtype=torch.complex128)
+        frequencies = torch.unravel_index(places, grid.counts)
+        for side, spacing, taps, f in zip(grid.sides, self.spacing, self.kernel.shape[3:], frequencies, strict=True):
+            turns = (2 * f + grid.halved)[:, None] * (spacing * torch.arange(taps)) % (2 * side)
+            roots = unit_roots(2 * side)[turns].conj()
+            phases = (phases[:, :, None] * roots[:, None, :]).flatten(1)
+        parts = [torch.einsum("goct,ft->fgoc", flat, part) for part in (phases.real, phases.imag)]
+        return torch.complex(*parts)
+
+
+@lru_cache(maxsize=64)
+def unit_roots(order: int) -> Tensor:
+    """Return e^(2 pi i j / order) for j below ``order``, each part correctly rounded to float64.
+
+    Example:
+        >>> unit_roots(4).tolist()
+        [(1+0j), 1j, (-1+0j), -1j]
+    """
+    with mpmath.workprec(120):
+        turns = [mpmath.mpf(2 * j) / order for j in range(order)]
+        return torch.tensor([complex(mpmath.cospi(t), mpmath.sinpi(t)) for t in turns], dtype=torch.complex128)
+
+
+def grid_upper(symbol: Symbol, grid: Grid) -> float:
+    """Return a proved bound of the largest ||D(w)|| on a grid, over all groups."""
+    upper = 0.0
+    for block in symbol.blocks(grid):
+        upper = prove_upper(gram(block), upper).upper
+    return add_up(upper, symbol.error)
+
+
+def grid_limits(symbol: Symbol, grid: Grid) -> tuple[float, float]:
+    """Return proved limits of the largest ||D(w)|| on a grid, over all groups."""
+    lower, upper = 0.0, 0.0
+    for block in symbol.blocks(grid):
+        proof = prove_upper(gram(block), upper)
+        upper = proof.upper
+        if proof.index >= 0:
+            A, v = block[proof.index], proof.vector
+            lower = max(lower, product_lower(A @ v, A.abs() @ v.abs(), v, 4 * A.shape[1]))
+    return max(0.0, sub_down(lower, symbol.error)), add_up(upper, symbol.error)
+
+
+def operations(symbol: Symbol, grid: Grid) -> float:
+    """Return about how many operations the bound on a grid takes."""
+    groups, co, ci = symbol.kernel.shape[:3]
+    n, m = min(co, ci), max(co, ci)
+    return float(grid.size) * groups * (8.0 * m * n**2 + 8.0 * n**3 + 4.0 * symbol.kernel[0].numel())
+
+
+def polyphase(kernel: Tensor, strides: tuple[int, ...], dilations: tuple[int, ...]) -> Tensor:
+    r"""Return the stride-1 kernel ``[G, co, ci s_1 s_2.., ceil(reach / s)..]`` of a strided one.
+
+    With the input split into the s phases of its pixels, ``y[o, j] = sum K[o, c, s i + r] x[c, s (j + i) + r]`` is a
+    convolution of stride 1 with taps i on the channels (c, r): the same map, up to a permutation of the input and a
+    shift of it. Zeros are inserted first for dilations.
+
+    Example:
+        >>> polyphase(torch.arange(3.0).reshape(1, 1, 1, 3), (2,), (1,)).flatten(0, 2).tolist()
+        [[0.0, 2.0], [1.0, 0.0]]
+    """
+    for place, (stride, dilation) in enumerate(zip(strides, dilations, strict=True)):
+        axis = 3 + place
+        taps = kernel.shape[axis]
+        reach = dilation * (taps - 1) + 1
+        shape = list(kernel.shape)
+        shape[axis] = stride * math.ceil(reach / stride)
+        spread = kernel.new_zeros(shape).index_copy(axis, dilation * torch.arange(taps), kernel)
+        # [..., s i + r, ...] -> channels (c, r), taps i
+        split = spread.reshape(*shape[:axis], -1, stride, *shape[axis + 1 :])
+        kernel = split.movedim(axis + 1, 3).flatten(2, 3)
+    return kernel
