@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from certify.report.findings import Finding
     from certify.report.formats import FORMATS, Renderer
     from certify.report.neutralise import markup_text, strip_controls
+    from certify.report.reading import read_report
     from certify.report.schema import report_schema, schema_text
     from certify.report.statement import lipschitz_statement, smoothing_statement
     from certify.report.summary import summarise_lipschitz, summarise_smoothing
@@ -22,6 +23,7 @@ HOMES = {
     "Renderer": "certify.report.formats",
     "lipschitz_statement": "certify.report.statement",
     "markup_text": "certify.report.neutralise",
+    "read_report": "certify.report.reading",
     "report_schema": "certify.report.schema",
     "schema_text": "certify.report.schema",
     "smoothing_statement": "certify.report.statement",
@@ -38,6 +40,7 @@ __all__ = [
     "Renderer",
     "lipschitz_statement",
     "markup_text",
+    "read_report",
     "report_schema",
     "schema_text",
     "smoothing_statement",

@@ -17,6 +17,8 @@ from certify.report.findings import Finding, compare, require
 from certify.results import LipschitzExample, LipschitzReport, NetworkBound
 from certify.rounding import div_down, sub_down
 
+ESTIMATE_SLACK = 1 + 1e-6  # a slope is measured in floats, with rounding errors of its own
+
 
 def check_network(report: LipschitzReport) -> Iterator[Finding]:
     """Yield where the bounds of layers and network contradict each other."""
@@ -37,7 +39,8 @@ def _check_bracket(where: str, lower: float | None, upper: float | None) -> Iter
 
 
 def _check_floors(network: NetworkBound) -> Iterator[Finding]:
-    ceiling = network.upper if network.proved and network.upper is not None else math.inf
+    upper = network.upper if network.proved else None
+    ceiling = math.inf if upper is None else upper * ESTIMATE_SLACK
     for name, floor in (("data_floor", network.data_floor), ("slope_floor", network.slope_floor)):
         if floor is not UNSET:
             yield from require(0.0 <= floor <= ceiling, f"network.{name}", f"at most the upper bound {ceiling}", floor)

@@ -48,7 +48,7 @@ def describe_space(space: InputSpace) -> str:
         >>> describe_space(InputSpace((3, 8, 8), (0.0, 1.0), "pixels"))
         '3x8x8, pixels, in [0, 1]'
     """
-    shape = "x".join(map(str, space.shape))
+    shape = "x".join(map(str, space.shape)) or "shape unknown"
     bounds = "range unchecked" if space.range is None else f"in [{space.range[0]:g}, {space.range[1]:g}]"
     return f"{shape}, {space.space}, {bounds}"
 
