@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from certify.bounds.facts import Facts, collect_facts
-from certify.bounds.gains import Combine, combine_rules, gain_uppers
+from certify.bounds.gains import Combine, combine_rules, gain_uppers, linf_from_l2
 from certify.errors import InputError
 from certify.graph import Graph, Operation
 from certify.results import LayerRow, LipschitzSettings, NetworkBound, Norm, Unbounded
@@ -67,7 +67,7 @@ def analyse(graph: Graph, settings: LipschitzSettings) -> Analysis:
     else:
         facts = facts.into("linf")
         answers = combine_rules(facts)
-        gains = gain_uppers(facts, answers)
+        gains = gain_uppers(facts, answers, linf_from_l2(facts, gains_l2))
     network = _network_bound(gains[graph.output], settings.norm)
     return Analysis(tuple(_rows(facts, answers)), network, facts, rules, gains_l2, gains)
 

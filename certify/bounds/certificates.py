@@ -31,7 +31,7 @@ from certify.bounds.magnitudes import root_upper
 from certify.bounds.margins import deciding_value, pair_gains_upper
 from certify.errors import InputError
 from certify.examples import Example
-from certify.graph.run import run_all
+from certify.graph import run_all
 from certify.results import LipschitzExample, LipschitzSettings, Unbounded
 from certify.rounding import add_up, div_down, mul_up, sqrt_up, sub_down
 
@@ -111,7 +111,7 @@ def _limiting_pair(
     measured = measured_errors(run, rounded_input=eight_bit)
     if isinstance(error := measured[value], Unbounded):
         return error
-    gains = pair_gains_upper(analysis.facts, analysis.gains, value, chosen)
+    gains = pair_gains_upper(analysis.facts, analysis.gains, analysis.gains_l2, value, chosen)
     first = _smallest(logits.tolist(), gains, chosen, error)
     if arithmetic == "exact" or not first.radius > 0.0:
         return first

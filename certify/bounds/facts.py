@@ -13,8 +13,7 @@ from certify.bounds.constants import exact_constants, independent_values
 from certify.bounds.folds import Fold, find_folds
 from certify.bounds.linear_maps import WEIGHTED, LinearMap, Shapes, enclose_matrix, enclose_operation
 from certify.errors import InputError
-from certify.graph import Graph, Operation
-from certify.graph.run import value_shapes
+from certify.graph import Graph, Operation, value_shapes
 from certify.results import Norm
 
 

@@ -12,22 +12,35 @@ import torch
 from torch import Tensor
 
 from certify.examples import Example
-from certify.graph import Graph
-from certify.graph.run import run
+from certify.graph import Graph, run
 from certify.results import Norm
+
+CHUNK = 64
 
 
 def jacobian(graph: Graph, x: Tensor) -> Tensor:
     """Return the Jacobian of the output at one input, ``[outputs, inputs]``, in float64.
 
+    Row k is the gradient of output k. Rows are computed side by side, one copy of the input for each: examples of a
+    batch do not touch each other, so the sum of output k of copy k over all k has row k as its gradient in copy k.
+
     Args:
-        graph: The network, in float64.
+        graph: The network, in float64; its output has the batch as its first dimension.
         x: One input, without a batch dimension.
     """
-    point = x.detach().to(torch.float64).unsqueeze(0).requires_grad_()
-    output = run(graph, point).reshape(-1)
-    rows = [torch.autograd.grad(entry, point, retain_graph=True, allow_unused=True)[0] for entry in output]
-    return torch.stack([torch.zeros_like(point) if row is None else row for row in rows]).reshape(len(rows), -1)
+    point = x.detach().to(torch.float64)
+    with torch.no_grad():
+        outputs = run(graph, point.unsqueeze(0)).numel()
+    return torch.cat([_rows(graph, point, rows) for rows in torch.split(torch.arange(outputs), CHUNK)])
+
+
+def _rows(graph: Graph, point: Tensor, rows: Tensor) -> Tensor:
+    copies = point.expand(len(rows), *point.shape).clone().requires_grad_()
+    output = run(graph, copies).reshape(len(rows), -1)
+    if not output.requires_grad:  # no output depends on the input
+        return torch.zeros(len(rows), point.numel(), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(output[torch.arange(len(rows)), rows].sum(), copies)
+    return gradient.reshape(len(rows), -1)
 
 
 def jacobian_norm(matrix: Tensor, norm: Norm) -> float:

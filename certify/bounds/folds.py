@@ -122,7 +122,8 @@ def _batch_norm_scale(graph: Graph, after: Operation, operation: Operation, shap
     if not bool(torch.all(variance + after.number("eps") > 0.0)):
         return None
     _, scale = batch_norm_scales(graph.weight(after, "weight"), variance, after.number("eps"))
-    return scale.to(torch.float64).clamp(min=LEAST_SCALE)  # a larger scale is still an upper bound
+    larger: Tensor = scale.to(torch.float64).clamp(min=LEAST_SCALE)  # a larger scale is still an upper bound
+    return None if _all_equal(larger) else larger
 
 
 def _normalize_scale(graph: Graph, before: Operation, operation: Operation, shapes: Shapes) -> Tensor | None:
@@ -137,4 +138,10 @@ def _normalize_scale(graph: Graph, before: Operation, operation: Operation, shap
     others = sizes[:1] + sizes[2:]
     if sizes[1] != shape[1] or any(size != 1 for size in others) or bool(torch.any(std == 0.0)):
         return None
-    return nextafter_up(1.0 / std.abs().reshape(-1))
+    scale = nextafter_up(1.0 / std.abs().reshape(-1))
+    return None if _all_equal(scale) else scale
+
+
+def _all_equal(scale: Tensor) -> bool:
+    """Tell whether folding cannot help: the product of the norms is then the norm of the product."""
+    return bool(torch.all(scale == scale[0]))

@@ -54,6 +54,8 @@ from certify.results import Unbounded
 from certify.rounding import add_up, div_up, mul_up, sqrt_up
 
 Combine: TypeAlias = Callable[..., float]
+Gains: TypeAlias = Mapping[str, "float | Unbounded"]
+_NOTHING: Gains = MappingProxyType({})
 NORMALISATIONS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
 SAME_ENTRIES = frozenset({"reshape", "permute", "slice", "flip", "roll", "amax", "amin", "max_min", "sort"})
 ATTENTION = "attention has no global Lipschitz constant: its slope grows with the square of its inputs"
@@ -61,17 +63,27 @@ BOUNDED_ATTENTION = "attention over the bounded outputs of a normalisation has a
 CARRY_BOUNDED = SAME_ENTRIES | {"linear", "add", "sub", "expand", "concat"}
 
 
+def linf_from_l2(facts: Facts, gains_l2: Gains) -> Gains:
+    """Return linf gains that follow from l2 gains: ||dv||_inf <= ||dv||_2 <= g ||dx||_2 <= g sqrt(d) ||dx||_inf.
+
+    Here d is the number of entries of the input. In deep networks this is often far below the product of row sums.
+    """
+    root = root_upper(math.prod(facts.graph.input_shape))
+    return {name: gain if isinstance(gain, Unbounded) else mul_up(root, gain) for name, gain in gains_l2.items()}
+
+
 def combine_rules(facts: Facts) -> Mapping[str, Combine | Unbounded]:
     """Return, per operation, how it combines bounds of its inputs' differences, or why it does not."""
     return {operation.name: ask(GAINS, facts, operation) for operation in facts.graph}
 
 
-def gain_uppers(facts: Facts, rules: Mapping[str, Combine | Unbounded]) -> dict[str, float | Unbounded]:
-    """Return the gain of every value: at most its rule's, and at most what a fold gives.
+def gain_uppers(facts: Facts, rules: Mapping[str, Combine | Unbounded], also: Gains = _NOTHING) -> Gains:
+    """Return the gain of every value: at most its rule's, and at most what a fold or another table gives.
 
     Args:
         facts: The network and the norm.
         rules: The answers of `combine_rules` in the same norm.
+        also: Bounds of the same gains that were proved otherwise, by value.
     """
 
     def step(operation: Operation, known: Mapping[str, float]) -> float | Unbounded:
@@ -83,6 +95,8 @@ def gain_uppers(facts: Facts, rules: Mapping[str, Combine | Unbounded]) -> dict[
         gain = rule(*(known[name] for name in operation.inputs))
         folds = facts.folds_by_value.get(operation.name, ())
         candidates = [gain, *(mul_up(fold.upper(facts.norm), known[fold.source]) for fold in folds)]
+        other = also.get(operation.name)
+        candidates += [] if other is None or isinstance(other, Unbounded) else [other]
         finite = [candidate for candidate in candidates if math.isfinite(candidate)]
         return min(finite) if finite else no_bound(operation, "the product of the gains overflows")
 

@@ -240,7 +240,9 @@ BOUNDED: Mapping[str, Case] = {
     "log_softmax single": one((3, 1), "log_softmax", dim=2),
     "layer_norm": one((3, 5), "layer_norm", shape=[5], eps=0.3, weight=lambda b: b.normal(5)),
     "rms_norm": one((3, 5), "rms_norm", shape=[5], eps=0.3, weight=lambda b: b.normal(5)),
-    "group_norm": one((4, 3, 3), "group_norm", groups=2, eps=0.2, weight=lambda b: b.normal(4), bias=lambda b: b.normal(4)),
+    "group_norm": one(
+        (4, 3, 3), "group_norm", groups=2, eps=0.2, weight=lambda b: b.normal(4), bias=lambda b: b.normal(4)
+    ),
     "instance_norm": one((4, 3, 3), "instance_norm", eps=0.2),
     "conv": convolution(5, 4, 3, 3),
     "conv strided": convolution(3, 4, 3, 3, stride=[2, 2]),
