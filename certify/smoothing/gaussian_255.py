@@ -51,7 +51,7 @@ from certify.smoothing.noise import NoisyRows, fingerprint
 TAIL = 12
 TOP_BITS = 16
 LOW_BITS = 63 - TOP_BITS
-DIGITS = 60
+DIGITS = 40
 MAX_REACH = 2**17
 
 
@@ -70,7 +70,7 @@ def reach(sigma: float) -> int:
 
 
 def thresholds(sigma: float) -> NDArray[np.int64]:
-    """Return T_k = floor(Phi((k + 1/2) / (255 sigma)) 2^63) for k = -K..K-1, computed with 60 digits.
+    """Return T_k = floor(Phi((k + 1/2) / (255 sigma)) 2^63) for k = -K..K-1, computed with 40 digits.
 
     Example:
         >>> T = thresholds(0.25)
@@ -83,8 +83,8 @@ def thresholds(sigma: float) -> NDArray[np.int64]:
         scale = mpmath.sqrt(2) * 255 * mpmath.mpf(sigma)
         for k in range(half):
             argument = (k + mpmath.mpf("0.5")) / scale
-            # erfc(argument) < 10^-4000 beyond; mpmath overflows on huge arguments.
-            tail = mpmath.erfc(argument) / 2 if argument < 100 else mpmath.mpf(0)
+            # From 7 on the tail is below 2^-63: both floors are known, and mpmath overflows on huge arguments.
+            tail = mpmath.erfc(argument) / 2 if argument < 7 else mpmath.mpf(0)
             lower.append(int(mpmath.floor(tail * 2**63)))
             upper.append(min(2**63 - 1, int(mpmath.floor((1 - tail) * 2**63))))
     return np.array(lower[::-1] + upper, dtype=np.int64)
