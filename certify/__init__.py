@@ -1,5 +1,69 @@
-"""Certify the robustness of trained neural networks."""
+"""Certify the robustness of trained neural networks.
+
+The public names, each of which loads its stage when it is first used (importing torch costs seconds, and reading a
+report needs none of it):
+
+- `save`, `load`: a trained module becomes a self-describing file, a file becomes a `Model`.
+- `lipschitz`: proved Lipschitz bounds and deterministic certified radii.
+- `smooth`: randomized-smoothing certificates.
+- `gate`, `verify`, `read_report`: judge a report, and derive it again from its record.
+- `norms`: proved brackets of the norm of one linear map, `certify.norms.enclose(weight)`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from certify._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from certify import norms
+    from certify.loading import Model, load, save
+    from certify.policy import Gate
+    from certify.policy import evaluate_gates as gate
+    from certify.report import read_report
+    from certify.report import verify_report as verify
+    from certify.results import LipschitzReport, LipschitzSettings, SmoothingReport, SmoothingSettings
+    from certify.runs import lipschitz, smooth
+
+_HOMES = {
+    "Gate": ("certify.policy", "Gate"),
+    "LipschitzReport": ("certify.results", "LipschitzReport"),
+    "LipschitzSettings": ("certify.results", "LipschitzSettings"),
+    "Model": ("certify.loading", "Model"),
+    "SmoothingReport": ("certify.results", "SmoothingReport"),
+    "SmoothingSettings": ("certify.results", "SmoothingSettings"),
+    "gate": ("certify.policy", "evaluate_gates"),
+    "lipschitz": ("certify.runs", "lipschitz"),
+    "load": ("certify.loading", "load"),
+    "norms": ("certify.norms", None),
+    "read_report": ("certify.report", "read_report"),
+    "save": ("certify.loading", "save"),
+    "smooth": ("certify.runs", "smooth"),
+    "verify": ("certify.report", "verify_report"),
+}
+
+__all__ = [
+    "Gate",
+    "LipschitzReport",
+    "LipschitzSettings",
+    "Model",
+    "SmoothingReport",
+    "SmoothingSettings",
+    "__version__",
+    "gate",
+    "lipschitz",
+    "load",
+    "norms",
+    "read_report",
+    "save",
+    "smooth",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'certify' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    home = import_module(module)
+    return home if attribute is None else getattr(home, attribute)

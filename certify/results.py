@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -441,7 +441,10 @@ def report_digest(report: Report) -> str:
     return hashlib.sha256(dump_json(plain).encode()).hexdigest()
 
 
-def seal(report: Report) -> Report:
+AnyReport = TypeVar("AnyReport", bound=LipschitzReport | SmoothingReport)
+
+
+def seal(report: AnyReport) -> AnyReport:
     """Return the report with its digest filled in."""
     return msgspec.structs.replace(report, digest=report_digest(report))
 

@@ -1,0 +1,174 @@
+"""The configuration file: ``certify.toml``, or ``[tool.certify]`` in ``pyproject.toml``, searched upward.
+
+Paths in it are relative to it. Unknown keys are errors, since a misspelt key would silently gate nothing. Flags win
+over the file. ``[smooth]`` and ``[lipschitz]`` take the long flags of their command as keys.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from certify.errors import InputError
+from certify.files import read_file_once
+from certify.policy import Gate, parse_gates
+from certify.results import LipschitzSettings, SmoothingSettings
+
+MAX_BYTES = 2**20
+NAMES = ("certify.toml", "pyproject.toml")
+TOP_KEYS = frozenset({"model", "data", "arch", "store", "smooth", "lipschitz", "gate"})
+RUN_KEYS = frozenset({"device", "batch"})
+Settings = TypeVar("Settings", SmoothingSettings, LipschitzSettings)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What the configuration file says; empty when there is none. Paths are absolute or relative to the caller."""
+
+    path: Path | None = None
+    model: Path | None = None
+    data: Path | None = None
+    arch: str | None = None
+    store: Path | None = None
+    smooth: Mapping[str, Any] = field(default_factory=dict)
+    lipschitz: Mapping[str, Any] = field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
+
+
+def find_configuration(explicit: Path | None, start: Path | None = None) -> Configuration:
+    """Return the configuration named on the command line, else the nearest one upward, else an empty one.
+
+    Raises:
+        InputError: If the file cannot be read, is no TOML, or has an unknown key or a wrong value.
+    """
+    if explicit is not None:
+        return _read(explicit)
+    folder = (start or Path.cwd()).resolve()
+    for candidate in (folder, *folder.parents):
+        for name in NAMES:
+            if (candidate / name).is_file() and _speaks_of_certify(candidate / name):
+                return _read(candidate / name)
+    return Configuration()
+
+
+def _speaks_of_certify(path: Path) -> bool:
+    return path.name != "pyproject.toml" or "certify" in _parse(path).get("tool", {})
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    data = read_file_once(path, limit=MAX_BYTES)
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: expected a TOML file, got {error}") from error
+
+
+def _read(path: Path) -> Configuration:
+    parsed = _parse(path)
+    content = parsed.get("tool", {}).get("certify", {}) if path.name == "pyproject.toml" else parsed
+    _refuse_unknown(path, "", content, TOP_KEYS)
+    tables = {name: _table(path, content, name) for name in ("smooth", "lipschitz")}
+    _refuse_unknown(path, "smooth", tables["smooth"], _keys(SmoothingSettings) | RUN_KEYS)
+    _refuse_unknown(path, "lipschitz", tables["lipschitz"], _keys(LipschitzSettings))
+    return Configuration(
+        path=path,
+        model=_path(path, content, "model"),
+        data=_path(path, content, "data"),
+        arch=_arch(path, content),
+        store=_path(path, content, "store"),
+        smooth=tables["smooth"],
+        lipschitz=tables["lipschitz"],
+        gates=_gates(path, content),
+    )
+
+
+def _keys(settings: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(settings.__struct_fields__)
+
+
+def _table(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    table = content.get(name, {})
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: expected [{name}] to be a table, got {table!r:.100}")
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _refuse_unknown(path: Path, table: str, content: Mapping[str, Any], known: frozenset[str]) -> None:
+    unknown = sorted(content.keys() - known)
+    if unknown:
+        where = f"[{table}]" if table else "the top level"
+        names = sorted(name.replace("_", "-") for name in known)
+        raise InputError(f"{path}: unknown key {unknown[0]!r:.100} in {where}; expected one of {', '.join(names)}")
+
+
+def _path(path: Path, content: Mapping[str, Any], key: str) -> Path | None:
+    value = content.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise InputError(f"{path}: expected {key} to be a path, got {value!r:.100}")
+    full = path.parent / value
+    try:
+        return full.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return full
+
+
+def _arch(path: Path, content: Mapping[str, Any]) -> str | None:
+    """Return the layer list a configuration names; a factory runs code, which no file may ask for."""
+    value = content.get("arch")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.endswith(".toml"):
+        raise InputError(f"{path}: expected arch to be a FILE.toml, got {value!r:.100}; name factories with --arch")
+    return str(path.parent / value)
+
+
+def _gates(path: Path, content: Mapping[str, Any]) -> tuple[Gate, ...]:
+    tables = content.get("gate", [])
+    if not isinstance(tables, Sequence) or not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"{path}: expected [[gate]] tables, got {tables!r:.100}")
+    try:
+        return parse_gates(tables)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def smoothing_settings(configuration: Configuration, flags: Mapping[str, Any]) -> SmoothingSettings:
+    """Return the settings of a smoothing run: the file's, overridden by the flags that were given.
+
+    Raises:
+        InputError: If sigma is missing, or a value does not fit.
+    """
+    merged = _merged(configuration.smooth, flags, RUN_KEYS)
+    if "sigma" not in merged:
+        raise InputError("expected --sigma, the standard deviation of the noise in the space of the data; got none")
+    return _converted(merged, SmoothingSettings, "smooth", configuration)
+
+
+def lipschitz_settings(configuration: Configuration, flags: Mapping[str, Any]) -> LipschitzSettings:
+    """Return the settings of a Lipschitz run: the file's, overridden by the flags that were given.
+
+    Raises:
+        InputError: If a value does not fit.
+    """
+    merged = _merged(configuration.lipschitz, flags, frozenset())
+    return _converted(merged, LipschitzSettings, "lipschitz", configuration)
+
+
+def _merged(table: Mapping[str, Any], flags: Mapping[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
+    given = {key: value for key, value in flags.items() if value is not None}
+    return {key: value for key, value in {**table, **given}.items() if key not in left_out}
+
+
+def _converted(values: Mapping[str, Any], kind: type[Settings], name: str, configuration: Configuration) -> Settings:
+    try:
+        return msgspec.convert(dict(values), kind)
+    except msgspec.ValidationError as error:
+        where = f" (flags, and [{name}] of {configuration.path})" if configuration.path else ""
+        raise InputError(f"{name}: {error}{where}") from error

@@ -1,0 +1,127 @@
+"""Progress is consumption: the command draws it while it consumes a run's results.
+
+On a terminal a bar (examples done, draws per second, time left, running certified accuracy), elsewhere one plain line
+every few seconds, both on stderr. The bar advances in draws, because examples differ in how many they take; the time
+left comes from the draws that are still planned.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from certify.cli.output import write_note
+from certify.results import LipschitzExample, SmoothingExample, certified_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress, TaskID
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Meter(Protocol):
+    """Shows how far a run is."""
+
+    def update(self, done: int, total: int, words: str) -> None:
+        """Show that ``done`` of ``total`` steps are done."""
+
+
+@dataclass
+class Silent:
+    """Shows nothing."""
+
+    def update(self, done: int, total: int, words: str) -> None:
+        """Do nothing."""
+
+
+@dataclass
+class Lines:
+    """Writes one plain line every few seconds, for logs."""
+
+    started: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)
+
+    def update(self, done: int, total: int, words: str) -> None:
+        """Write a line when the last one is old enough."""
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES:
+            return
+        self.last = now
+        left = (now - self.started) * (total - done) / done if done else float("nan")
+        write_note(f"{words}, {100 * done // max(total, 1)} %, about {left:.0f} s left" if done else words)
+
+
+@dataclass
+class Bar:
+    """Draws a bar with rich."""
+
+    progress: Progress
+    task: TaskID
+
+    def update(self, done: int, total: int, words: str) -> None:
+        """Redraw the bar."""
+        self.progress.update(self.task, completed=done, total=total, description=words)
+
+
+@contextmanager
+def meter(*, shown: bool) -> Iterator[Meter]:
+    """Give the meter that fits stderr, and take it away at the end."""
+    if not shown:
+        yield Silent()
+    elif not sys.stderr.isatty():
+        yield Lines()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            yield Bar(progress, progress.add_task("starting", total=None))
+
+
+def consume_lipschitz(
+    examples: Iterable[LipschitzExample], total: int, shown_by: Meter
+) -> tuple[LipschitzExample, ...]:
+    """Return all examples of a Lipschitz run, showing each as it comes."""
+    found: list[LipschitzExample] = []
+    for example in examples:
+        found.append(example)
+        shown_by.update(len(found), total, _words(found, total))
+    return tuple(found)
+
+
+class DrawsDone(Protocol):
+    """How far a smoothing run is, in draws."""
+
+    @property
+    def draws_done(self) -> int:
+        """Draws made so far."""
+
+    @property
+    def draws_estimate(self) -> int:
+        """Draws expected in all."""
+
+
+def consume_smoothing(
+    events: Iterable[SmoothingExample | DrawsDone], total: int, shown_by: Meter
+) -> tuple[SmoothingExample, ...]:
+    """Return all examples of a smoothing run, showing its progress in draws."""
+    found: list[SmoothingExample] = []
+    for event in events:
+        if isinstance(event, SmoothingExample):
+            found.append(event)
+        else:
+            shown_by.update(event.draws_done, event.draws_estimate, _words(found, total))
+    return tuple(found)
+
+
+def _words(found: list[LipschitzExample] | list[SmoothingExample], total: int) -> str:
+    certified = sum(certified_at(example, 0.0) for example in found)
+    share = f", certified {100 * certified / len(found):.1f} %" if found else ""
+    return f"{len(found)}/{total} examples{share}"

@@ -1,0 +1,51 @@
+"""`certify report`, `certify verify` and `certify schema`: what works from reports alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from certify.cli import options
+from certify.cli.output import Output, write_note, write_text
+
+EXIT_INCONSISTENT = 2
+ReportArgument = Annotated[Path, typer.Argument(metavar="REPORT", help="A report.json.")]
+
+
+def report_command(
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports to show.")],
+    format: options.FormatOption = options.Format.terminal,  # noqa: A002 - the name of the flag
+    color: options.ColorOption = options.Color.auto,
+) -> int:
+    """Show reports in another format; nothing is computed again."""
+    from certify.report import read_report
+
+    for path in reports:
+        Output(format, None, color).show(read_report(path))
+    return 0
+
+
+def verify_command(report: ReportArgument, quiet: options.Quiet = False) -> int:
+    """Derive every radius, the summary and the verdicts again from the record; needs no model and no torch."""
+    from certify.report import read_report, verify_report
+
+    found = read_report(report)
+    findings = verify_report(found)
+    for finding in findings:
+        write_note(f"inconsistent: {finding}")
+    if findings:
+        write_note(f"{report}: inconsistent in {len(findings)} places; do not trust it")
+        return EXIT_INCONSISTENT
+    if not quiet:
+        write_text(f"consistent: {len(found.examples)} examples, every number re-derived from the record")
+    return 0
+
+
+def schema_command() -> int:
+    """Print the JSON Schema of the report."""
+    from certify.report import schema_text
+
+    write_text(schema_text())
+    return 0

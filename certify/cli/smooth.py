@@ -1,0 +1,171 @@
+"""`certify smooth`: randomized-smoothing certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from certify.cli import options
+from certify.cli.configuration import Configuration, find_configuration, smoothing_settings
+from certify.cli.output import Output, write_text
+from certify.cli.progress import consume_smoothing, meter
+from certify.cli.sources import data_path, model_path, read_known_model
+from certify.errors import InputError
+from certify.results import SmoothingReport, SmoothingSettings
+
+if TYPE_CHECKING:
+    from certify.examples import Dataset
+    from certify.loading import Model
+
+
+def command(
+    data: options.DataArgument = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option("--sigma", help="Standard deviation of the noise, in the space of the data ([0, 1] pixels)."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The model; default: the configuration's, else ./model.safetensors.")
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", help="Draws per example: the cap of the plan, or exactly this many. [default: 10000]"),
+    ] = None,
+    n0: Annotated[int | None, typer.Option("--n0", help="Draws that select the class. [default: 128]")] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="Chance that one certificate is false. [default: 0.001]")
+    ] = None,
+    procedure: Annotated[
+        options.Procedure | None,
+        typer.Option("--procedure", help="planned: draws as the pilot asks; fixed: n for all. [default: planned]"),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", help="Radius (in sigmas) a draw must be worth. [default: 1e-5]")
+    ] = None,
+    bound: Annotated[
+        options.Bound | None,
+        typer.Option("--bound", help="two-interval, or Cohen's clopper-pearson. [default: two-interval]"),
+    ] = None,
+    float_noise: Annotated[
+        bool | None, typer.Option("--float-noise", help="Float noise for 8-bit data too: not float-sound.")
+    ] = None,
+    dtype: Annotated[
+        options.Dtype | None, typer.Option("--dtype", help="What the network runs in. [default: float32]")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the sample plan and run nothing.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run has left.")] = False,
+    arch: options.Arch = None,
+    label: options.Label = None,
+    limit: options.Limit = None,
+    skip: options.Skip = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    batch: options.Batch = None,
+    store: options.StoreFolder = None,
+    config: options.Config = None,
+    output: options.Output = None,
+    format: options.FormatOption = options.Format.terminal,  # noqa: A002 - the name of the flag
+    color: options.ColorOption = options.Color.auto,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
+) -> int:
+    """Certify the noisy vote of a network: each certificate is false with probability at most alpha.
+
+    An interrupted run continues where it was; a finished one is re-used. Exits 0 whatever the examples end as.
+    """
+    configuration = find_configuration(config)
+    flags = {
+        "sigma": sigma,
+        "n": n,
+        "n0": n0,
+        "alpha": alpha,
+        "procedure": procedure,
+        "price": price,
+        "bound": bound,
+        "float_noise": float_noise,
+        "dtype": dtype,
+        "limit": limit,
+        "skip": skip,
+        "seed": seed,
+    }
+    settings = smoothing_settings(configuration, flags)
+    out = Output(format, output, color, quiet, verbose)
+    if plan:
+        write_text(plan_text(settings))
+        return 0
+    found = read_known_model(model_path(model, configuration), arch or configuration.arch)
+    places = Places(configuration, device=device, batch=batch, store=store)
+    out.show(run(found, data_path(data, configuration), label, settings, places, out, restart, no_progress))
+    return 0
+
+
+class Places:
+    """Where a run takes place: device, batch and store, from flags, else the configuration, else the defaults."""
+
+    def __init__(
+        self, configuration: Configuration, *, device: str | None, batch: str | None, store: Path | None
+    ) -> None:
+        from certify.runs import STORE_FOLDER
+
+        table: Mapping[str, Any] = configuration.smooth
+        self.device = str(device or table.get("device", "auto"))
+        self.batch = _batch(str(batch or table.get("batch", "auto")))
+        self.store = store or configuration.store or Path(STORE_FOLDER)
+
+
+def _batch(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise InputError(f"expected --batch auto or a positive number, got {text!r}")
+
+
+def run(
+    model: Model,
+    data: Path,
+    label: str | None,
+    settings: SmoothingSettings,
+    places: Places,
+    out: Output,
+    restart: bool,
+    no_progress: bool,
+) -> SmoothingReport:
+    """Return the report of one run, with progress on stderr."""
+    from certify.runs import read_dataset, start_smoothing
+
+    dataset: Dataset = read_dataset(data, model, label=label, skip=settings.skip, limit=settings.limit)
+    with start_smoothing(
+        model,
+        dataset,
+        settings,
+        store=places.store,
+        device=places.device,
+        batch=places.batch,
+        restart=restart,
+        data_path=str(data),
+    ) as started:
+        with meter(shown=not (out.quiet or no_progress)) as shown_by:
+            examples = consume_smoothing(started.events(), len(dataset), shown_by)
+        return started.report(examples)
+
+
+def plan_text(settings: SmoothingSettings) -> str:
+    """Return the sample plan in words: how many estimation draws follow each number of pilot votes."""
+    from certify.stats import sample_plan
+
+    if settings.procedure == "fixed":
+        return f"fixed: {settings.n0} pilot draws, then {settings.n} estimation draws for every example"
+    plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha)
+    lines = [f"pilot votes of {settings.n0}   estimation draws"]
+    start = 0
+    for k in range(1, len(plan) + 1):
+        if k == len(plan) or plan[k] != plan[start]:
+            votes = f"{start}" if start == k - 1 else f"{start}-{k - 1}"
+            lines.append(f"{votes:>18}   {plan[start]:>16}")
+            start = k
+    return "\n".join(lines)

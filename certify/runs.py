@@ -1,0 +1,388 @@
+"""The library calls that combine stages: what each command does, without printing.
+
+A long run is an object that yields results as they are proved (`LipschitzRun.examples`, `SmoothingRun.events`), so that
+whoever consumes it can draw a progress bar; `lipschitz` and `smooth` consume it whole. Options go down once, as one
+frozen settings object, and are echoed whole into the report.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import torch
+
+from certify._version import __version__
+from certify.bounds import Analysis, analyse, certify_examples, jacobian_floor, weight_rows
+from certify.errors import InputError
+from certify.examples import Dataset
+from certify.loading import Model, WeightsOnly, load, read_data
+from certify.report import lipschitz_statement, smoothing_statement, summarise_lipschitz, summarise_smoothing
+from certify.results import (
+    DataRecord,
+    Execution,
+    Falsifier,
+    InputSpace,
+    LipschitzExample,
+    LipschitzReport,
+    LipschitzSettings,
+    ModelRecord,
+    NetworkBound,
+    SmoothingExample,
+    SmoothingReport,
+    SmoothingSettings,
+    Tool,
+    seal,
+)
+from certify.smoothing import (
+    RunHeader,
+    Store,
+    earlier_seeds,
+    law_name,
+    make_law,
+    make_tables,
+    open_store,
+    plan_procedure,
+    smoothing_events,
+)
+from certify.smoothing.loop import Events
+from certify.stats import self_test
+
+FLOOR_EXAMPLES = 16
+STORE_FOLDER = ".certify_cache"
+PROGRAM = "eager, batch norm folded"
+NOT_FALSIFIED = Falsifier(level="off", tried="nothing: no attack was run against these certificates", found=0)
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+def choose_device(name: str = "auto") -> str:
+    """Return the device to run on: "auto" is CUDA where there is one.
+
+    Raises:
+        InputError: If the name is not auto, cpu, cuda or cuda:i, or that device is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdigit())):
+        raise InputError(f"expected device auto, cpu, cuda or cuda:i, got {name!r}")
+    if kind == "cuda" and not (torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count()):
+        raise InputError(f"expected a CUDA device for {name!r}, got none; use --device cpu")
+    return name
+
+
+def read_dataset(
+    path: str | Path, model: Model, *, label: str | None = None, skip: int = 0, limit: int | None = None
+) -> Dataset:
+    """Return the examples at a path, as the model takes them; see `certify.loading.read_data`."""
+    return read_data(path, input=model.input, classes=model.classes, label=label, skip=skip, limit=limit)
+
+
+def _data_record(data: Dataset) -> DataRecord:
+    return DataRecord(sha256=data.sha256, count=len(data), selection=data.selection)
+
+
+def _tool(device: str, dtype: str) -> Tool:
+    return Tool(
+        version=__version__,
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        device_kind=device.partition(":")[0],
+        dtype=dtype,
+    )
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """When a run began."""
+
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    zero: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.zero, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class LipschitzRun:
+    """A Lipschitz analysis under way: the bounds are proved, the examples come when they are asked for."""
+
+    model: Model
+    data: Dataset | None
+    settings: LipschitzSettings
+    analysis: Analysis
+    data_path: str = ""
+    _clock: _Clock = field(default_factory=_Clock)
+
+    def examples(self) -> Iterator[LipschitzExample]:
+        """Yield the certificate of each example, in order."""
+        if self.data is not None:
+            yield from certify_examples(self.analysis, self.data, self.settings)
+
+    def report(self, examples: Sequence[LipschitzExample]) -> LipschitzReport:
+        """Return the sealed report of the analysis and of all examples."""
+        network = self._network()
+        statement = lipschitz_statement(
+            settings=self.settings, model=self.model.record, network=network, examples=len(examples)
+        )
+        report = LipschitzReport(
+            tool=_tool("cpu", "float64"),
+            model=self.model.record,
+            settings=self.settings,
+            statement=statement,
+            network=network,
+            layers=self.analysis.layers,
+            examples=tuple(examples),
+            falsifier=NOT_FALSIFIED,
+            execution=Execution(
+                model_path=self.model.path,
+                data_path=self.data_path,
+                threads=torch.get_num_threads(),
+                device_name=_device_name("cpu"),
+                started=self._clock.started,
+                seconds=self._clock.seconds,
+            ),
+        )
+        if self.data is not None:
+            summary = summarise_lipschitz(examples, self.settings)
+            report = msgspec.structs.replace(report, data=_data_record(self.data), summary=summary)
+        return seal(report)
+
+    def _network(self) -> NetworkBound:
+        if self.data is None or not len(self.data):
+            return self.analysis.network
+        floor = jacobian_floor(self.model.graph, self.data.examples[:FLOOR_EXAMPLES], norm=self.settings.norm)
+        return msgspec.structs.replace(self.analysis.network, data_floor=floor)
+
+
+def start_lipschitz(
+    model: Model, data: Dataset | None = None, settings: LipschitzSettings | None = None, *, data_path: str = ""
+) -> LipschitzRun:
+    """Prove the bounds of a network and return the run that certifies examples with them."""
+    settings = settings or LipschitzSettings()
+    clock = _Clock()
+    return LipschitzRun(model, data, settings, analyse(model.graph, settings), data_path, clock)
+
+
+def lipschitz(
+    model: Model | str | Path,
+    data: Dataset | str | Path | None = None,
+    settings: LipschitzSettings | None = None,
+) -> LipschitzReport:
+    """Return the report of a network's Lipschitz bound and, with data, of certified radii.
+
+    ``radius`` of an example: the real-arithmetic network with the stored weights gives the predicted class to every
+    input nearer than that, in the norm of the settings. `certify.bounds` states and proves it.
+
+    Args:
+        model: A model, or the path of its file.
+        data: Examples, or their path; None for the bounds alone.
+        settings: Norm, method and arithmetic; see `certify.results.LipschitzSettings`.
+
+    Raises:
+        InputError: If a file is not what it must be, or data and model do not fit.
+        NoRuleError: If the architecture is unknown. A network without a bound is no error: the report says why.
+
+    Example:
+        >>> import tempfile, torch, certify
+        >>> layer = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = torch.nn.init.eye_(layer.weight).mul_(2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     certify.save(layer, f"{folder}/model.safetensors", input_shape=(2,))
+        ...     report = certify.lipschitz(f"{folder}/model.safetensors")
+        >>> 2.0 <= report.network.upper < 2.0001
+        True
+    """
+    settings = settings or LipschitzSettings()
+    loaded = model if isinstance(model, Model) else load(model)
+    path = "" if data is None or isinstance(data, Dataset) else str(data)
+    if data is not None and not isinstance(data, Dataset):
+        data = read_dataset(data, loaded, skip=settings.skip, limit=settings.limit)
+    run = start_lipschitz(loaded, data, settings, data_path=path)
+    return run.report(tuple(run.examples()))
+
+
+def report_weights(weights: WeightsOnly, settings: LipschitzSettings | None = None) -> LipschitzReport:
+    """Return the report of a file of weights without an architecture: each weight's bracket, no network bound."""
+    settings = settings or LipschitzSettings()
+    clock = _Clock()
+    parameters = sum(tensor.numel() for tensor in weights.tensors.values())
+    model = ModelRecord(
+        sha256=weights.sha256,
+        source="safetensors, weights only",
+        input=InputSpace(()),
+        classes=(),
+        parameters=parameters,
+    )
+    network = NetworkBound(
+        norm=settings.norm, upper=None, lower=None, method="none", proved=True, reason=weights.reason
+    )
+    return seal(
+        LipschitzReport(
+            tool=_tool("cpu", "float64"),
+            model=model,
+            settings=settings,
+            statement=lipschitz_statement(settings=settings, model=model, network=network, examples=0),
+            network=network,
+            layers=weight_rows(weights.tensors),
+            falsifier=NOT_FALSIFIED,
+            execution=Execution(model_path=weights.path, started=clock.started, seconds=clock.seconds),
+        )
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothingRun:
+    """A smoothing run with its store open: events come when asked for, the report is a function of the store."""
+
+    model: Model
+    data: Dataset
+    settings: SmoothingSettings
+    store: Store
+    device: str
+    batch: int | Literal["auto"]
+    data_path: str = ""
+    _clock: _Clock = field(default_factory=_Clock)
+
+    def events(self) -> Events:
+        """Yield certified examples in order, and progress between them; see `certify.smoothing.smoothing_events`."""
+        return smoothing_events(
+            self.model.predict(self.device, DTYPES[self.settings.dtype]),
+            self.data,
+            classes=len(self.model.classes),
+            settings=self.settings,
+            store=self.store,
+            device=self.device,
+            batch=self.batch,
+        )
+
+    def report(self, examples: Sequence[SmoothingExample]) -> SmoothingReport:
+        """Return the sealed report of all examples.
+
+        Raises:
+            InputError: If examples are missing: a partial run has no report.
+        """
+        if len(examples) != len(self.data):
+            raise InputError(f"expected all {len(self.data)} examples, got {len(examples)}; run the command again")
+        law = make_law(self.settings, eight_bit=self.data.eight_bit)
+        procedure = plan_procedure(
+            self.settings, classes=len(self.model.classes), law=law, dimension=self.model.input.size
+        )
+        tables = make_tables(procedure, law)
+        record = self.model.record
+        return seal(
+            SmoothingReport(
+                tool=_tool(self.device, self.settings.dtype),
+                model=record,
+                data=_data_record(self.data),
+                settings=self.settings,
+                statement=smoothing_statement(
+                    settings=self.settings, model=record, tables=tables, examples=len(examples)
+                ),
+                tables=tables,
+                examples=tuple(examples),
+                summary=summarise_smoothing(examples, self.settings),
+                falsifier=NOT_FALSIFIED,
+                execution=self._execution(),
+            )
+        )
+
+    def _execution(self) -> Execution:
+        return Execution(
+            model_path=self.model.path,
+            data_path=self.data_path,
+            batch=str(self.batch),
+            micro_batch=self.store.micro_batch() or 0,
+            threads=torch.get_num_threads(),
+            device_name=_device_name(self.device),
+            started=self._clock.started,
+            seconds=self._clock.seconds,
+            earlier_seeds=earlier_seeds(self.store.path.parent, self.store.header),
+        )
+
+
+@contextmanager
+def start_smoothing(
+    model: Model,
+    data: Dataset,
+    settings: SmoothingSettings,
+    *,
+    store: str | Path = STORE_FOLDER,
+    device: str = "auto",
+    batch: int | Literal["auto"] = "auto",
+    restart: bool = False,
+    data_path: str = "",
+) -> Iterator[SmoothingRun]:
+    """Open the store of a run, continuing what an earlier start has left, and close it afterwards.
+
+    Raises:
+        InputError: If the settings or the data do not fit, or the store is in use or damaged.
+        SoundnessError: If the installed statistics do not give the check values.
+    """
+    self_test()
+    clock = _Clock()
+    chosen = choose_device(device)
+    header = RunHeader(
+        model_sha256=model.sha256,
+        data_sha256=data.sha256,
+        settings=settings,
+        classes=len(model.classes),
+        noise_law=law_name(settings, eight_bit=data.eight_bit),
+        device_kind=chosen.partition(":")[0],
+        program=PROGRAM,
+    )
+    with open_store(Path(store), header, restart=restart) as opened:
+        yield SmoothingRun(model, data, settings, opened, chosen, batch, data_path, clock)
+
+
+def smooth(
+    model: Model | str | Path,
+    data: Dataset | str | Path,
+    settings: SmoothingSettings,
+    *,
+    store: str | Path = STORE_FOLDER,
+    device: str = "auto",
+    batch: int | Literal["auto"] = "auto",
+    restart: bool = False,
+) -> SmoothingReport:
+    """Return the report of randomized smoothing: for each example a class and a radius that hold for the noisy vote.
+
+    Except with probability ``alpha`` over its own draws, the smoothed classifier g(x) = argmax_k P(f(x + noise) = k)
+    gives the reported class to every input nearer than ``radius`` in l2. The network f itself is promised nothing.
+    Source: Cohen, Rosenfeld and Kolter (2019), arXiv 1902.02918, Theorem 1 and Algorithm Certify.
+
+    Args:
+        model: A model, or the path of its file.
+        data: Examples, or their path.
+        settings: sigma, alpha, draws and bound; see `certify.results.SmoothingSettings`.
+        store: Folder of the run store: an interrupted run continues, a finished one is re-used.
+        device: "auto", "cpu", "cuda" or "cuda:i".
+        batch: Rows per forward pass; never changes a count.
+        restart: Discard what an earlier run of the same settings has left.
+
+    Raises:
+        InputError: If a file or setting is not what it must be, or data and model do not fit.
+        NoRuleError: If the network is no function of its input.
+        InterruptedRun: After SIGINT or SIGTERM; what is done is kept.
+    """
+    loaded = model if isinstance(model, Model) else load(model)
+    path = "" if isinstance(data, Dataset) else str(data)
+    if not isinstance(data, Dataset):
+        data = read_dataset(data, loaded, skip=settings.skip, limit=settings.limit)
+    with start_smoothing(
+        loaded, data, settings, store=store, device=device, batch=batch, restart=restart, data_path=path
+    ) as run:
+        examples = [event for event in run.events() if isinstance(event, SmoothingExample)]
+        return run.report(examples)
