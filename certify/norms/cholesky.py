@@ -10,14 +10,14 @@ columns of R satisfy sum_i |R_ij|^2 <= M_jj / (1 - gamma_k),
 
     lambda_min(M) >= - gamma_k / (1 - gamma_k) tr(M) - underflow.
 
-Now s2 I - A^* A >= M + (c - error - 3 u t) I with t >= sum_j (s2 - H_jj) >= tr(M): the two subtractions of a diagonal entry
-err by at most u (s2 - H_jj) each, and all these terms are positive. So s2 I - A^* A >= 0 as soon as c is at least the sum
-of the `ShiftTerms`. A float norm, however accurate, gives no such proof: it falls below the exact norm about every second
-time.
+Now s2 I - A^* A >= M + (c - error - 3 u t) I with t >= sum_j (s2 - H_jj) >= tr(M): the two subtractions of a diagonal
+entry err by at most u (s2 - H_jj) each, and all these terms are positive. So s2 I - A^* A >= 0 as soon as c is at
+least the sum of the `ShiftTerms`. A float norm, however accurate, gives no such proof: it falls below the exact norm
+about every second time.
 
-The order is n + 6 for real matrices: n + 1 in the textbook proof, one more for a division by a reciprocal, three for the
-diagonal, one spare. For complex ones it is 4 (n + 6), since their products are real sums of twice the length, with a
-factor sqrt(2).
+The order is n + 6 for real matrices: n + 1 in the textbook proof, one more for a division by a reciprocal, three for
+the diagonal, one spare. For complex ones it is 4 (n + 6), since their products are real sums of twice the length,
+with a factor sqrt(2).
 
 Soundness: IEEE float64 with round-to-nearest in any order of summation, fused or not. It fails for emulated float64
 products, for products of the 3M kind, and for factorisations by inverted blocks; none of these is what LAPACK does.
@@ -115,7 +115,7 @@ def proved_at_most(grams: Grams, s: float) -> Tensor:
     """
     s2 = mul_down(s, s)
     shift = add_up(*shift_terms(grams, s2))
-    if not shift < s2 < math.inf:
+    if not (s > 0.0 and shift < s2 < math.inf):
         return torch.zeros(grams.matrices.shape[0], dtype=torch.bool)
     diagonal = (s2 - grams.matrices.diagonal(dim1=1, dim2=2).real) - shift
     shifted = -grams.matrices

@@ -25,17 +25,21 @@ CHECK_EVERY = 10
 
 def norm_upper(values: Tensor) -> float:
     """Return at least the Euclidean norm of all entries (real or complex, of magnitude below 2^500)."""
-    real = torch.view_as_real(values) if values.is_complex() else values
-    total = float(real.square().sum())
-    squares = mul_up(total, add_up(1.0, gamma_up(real.numel() + 1)))
-    return sqrt_up(add_up(squares, mul_up(float(real.numel()), UNDERFLOW)))
+    total, terms = _sum_of_squares(values)
+    return sqrt_up(add_up(mul_up(total, add_up(1.0, gamma_up(terms + 1))), mul_up(float(terms), UNDERFLOW)))
 
 
 def norm_lower(values: Tensor) -> float:
     """Return at most the Euclidean norm of all entries (real or complex, of magnitude below 2^500)."""
+    total, terms = _sum_of_squares(values)
+    least = sub_down(div_down(total, add_up(1.0, gamma_up(terms + 1))), mul_up(float(terms), UNDERFLOW))
+    return sqrt_down(max(0.0, least))
+
+
+def _sum_of_squares(values: Tensor) -> tuple[float, int]:
+    """Return the float sum of squares, in any order, and the number of its terms."""
     real = torch.view_as_real(values) if values.is_complex() else values
-    total = div_down(float(real.square().sum()), add_up(1.0, gamma_up(real.numel() + 1)))
-    return sqrt_down(max(0.0, sub_down(total, mul_up(float(real.numel()), UNDERFLOW))))
+    return float(real.square().sum()), real.numel()
 
 
 def product_lower(product: Tensor, absolute: Tensor, vector: Tensor, terms: int) -> float:
