@@ -48,11 +48,17 @@ class Pair:
     def radius(self) -> float:
         """The certified radius of this pair alone, rounded down; 0 when nothing is proved."""
         rest = sub_down(self.margin_lower, self.error_upper)
-        if not (rest > 0.0 and 0.0 <= self.gain_upper < math.inf and math.isfinite(rest)):
+        if not (self.finite and rest > 0.0):
             return 0.0
         if self.gain_upper == 0.0:
             return sys.float_info.max
         return min(sys.float_info.max, div_down(rest, self.gain_upper))
+
+    @property
+    def finite(self) -> bool:
+        """Whether all three are numbers a certificate can be made of."""
+        numbers = (self.margin_lower, self.gain_upper, self.error_upper)
+        return all(math.isfinite(number) for number in numbers) and min(self.gain_upper, self.error_upper) >= 0.0
 
 
 def certify_examples(
@@ -113,6 +119,8 @@ def _limiting_pair(
         return error
     gains = pair_gains_upper(analysis.facts, analysis.gains, analysis.gains_l2, value, chosen)
     first = _smallest(logits.tolist(), gains, chosen, error)
+    if not first.finite:
+        return Unbounded("a margin, an error or a gain is not a finite number")
     if arithmetic == "exact" or not first.radius > 0.0:
         return first
     deployed = _deployed_error(analysis, run, measured, value, first.radius, arithmetic)
