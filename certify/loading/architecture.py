@@ -43,6 +43,26 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     space: str | None = None
 
 
+def parse_facts(plain: object, *, name: str) -> Facts:
+    """Return the facts in a plain mapping.
+
+    Args:
+        plain: The fields of `Facts` by name, with lists or tuples.
+        name: Where it comes from, for the error message.
+
+    Raises:
+        InputError: If a field is missing, unknown or of another type.
+
+    Example:
+        >>> parse_facts({"input_shape": [3, 32, 32]}, name="example").input_shape
+        (3, 32, 32)
+    """
+    try:
+        return msgspec.convert(plain, Facts)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{name}: expected the keyword arguments of certify.save, got a mismatch: {error}") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Architecture:
     """A network with its facts, and in words where they came from, with the hash of that file but not its folder."""

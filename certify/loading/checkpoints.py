@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from certify.errors import InputError, NoRuleError
-from certify.loading.architecture import Architecture, Facts, describe, fill
+from certify.loading.architecture import Architecture, describe, fill, parse_facts
 from certify.loading.factory import call_factory, is_factory
 from certify.loading.layer_list import read_layer_list
 from certify.loading.model import Model
@@ -54,13 +54,16 @@ def save(
         ...     load(f"{folder}/model.safetensors").classes
         ('0', '1')
     """
-    facts = Facts(
-        tuple(input_shape),
-        None if classes is None else tuple(classes),
-        None if mean is None else tuple(float(value) for value in mean),
-        None if std is None else tuple(float(value) for value in std),
-        None if range is None else (float(range[0]), float(range[1])),
-        space,
+    facts = parse_facts(
+        {
+            "input_shape": tuple(input_shape),
+            "classes": classes,
+            "mean": None if mean is None else tuple(float(value) for value in mean),
+            "std": None if std is None else tuple(float(value) for value in std),
+            "range": range,
+            "space": space,
+        },
+        name=str(path),
     )
     write_model_file(path, *describe(Architecture(module, facts)))
 

@@ -20,12 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-import msgspec
 from torch import nn
 
 from certify.errors import InputError
 from certify.files import read_file_once
-from certify.loading.architecture import Architecture, Facts
+from certify.loading.architecture import Architecture, Facts, parse_facts
 
 MAX_CODE_BYTES = 2**24
 CONVENTION = 'return module, {"input_shape": (3, 32, 32)}'
@@ -122,9 +121,4 @@ def _unpack(built: object, name: str) -> tuple[nn.Module, Facts]:
     if not isinstance(network, nn.Module) or not isinstance(facts, dict):
         kinds = ", ".join(type(part).__name__ for part in pair)
         raise InputError(f"{name}: expected a network and its facts ({CONVENTION}), got {kinds}")
-    try:
-        return network, msgspec.convert(facts, Facts)
-    except msgspec.ValidationError as error:
-        raise InputError(
-            f"{name}: expected keyword arguments of certify.save as facts, got a mismatch: {error}"
-        ) from error
+    return network, parse_facts(facts, name=name)

@@ -42,13 +42,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from certify.errors import InputError
 from certify.files import read_file_once
-from certify.loading.architecture import Architecture, Facts
+from certify.loading.architecture import Architecture, parse_facts
 from certify.loading.layers import make_layer
 
 MAX_TOML_BYTES = 2**22
@@ -100,10 +99,10 @@ def parse_layer_list(data: bytes, *, name: str, source: str) -> Architecture:
     """Return the network declared by the bytes of a TOML file; see `read_layer_list`."""
     try:
         plain = tomllib.loads(data.decode("utf-8"))
-        rows = plain.pop("layer", None)
-        facts = msgspec.convert(plain, Facts)
-    except (ValueError, RecursionError) as error:  # msgspec and tomllib errors are ValueErrors
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: expected a TOML list of layers, got: {error}") from error
+    rows = plain.pop("layer", None)
+    facts = parse_facts(plain, name=name)
     with torch.device("meta"):
         module = _Chain()
         module._order = _add_layers(module, rows, "", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Model:
     sha256: str
 
     def __post_init__(self) -> None:
-        _check_input(self.graph, self.input)
+        check_input_space(self.input, self.graph.input_shape)
         check_classes(self.classes)
         _check_weights(self.graph)
         check_examples_apart(self.graph)
@@ -106,10 +107,15 @@ def check_classes(classes: tuple[str, ...]) -> None:
         seen.add(name)
 
 
-def _check_input(graph: Graph, space: InputSpace) -> None:
-    if space.shape != graph.input_shape:
-        raise InputError(f"expected the input shape {list(graph.input_shape)} of the graph, got {list(space.shape)}")
-    if space.range is not None and not (-float("inf") < space.range[0] < space.range[1] < float("inf")):
+def check_input_space(space: InputSpace, shape: tuple[int, ...]) -> None:
+    """Refuse an input space that is not that of a graph with this input shape.
+
+    Raises:
+        InputError: If the shape is another one, or the range is not two finite numbers in order.
+    """
+    if space.shape != shape:
+        raise InputError(f"expected the input shape {list(shape)} of the graph, got {list(space.shape)}")
+    if space.range is not None and not (-math.inf < space.range[0] < space.range[1] < math.inf):
         raise InputError(f"expected a range [low, high] of finite numbers with low < high, got {list(space.range)}")
 
 

@@ -33,7 +33,7 @@ from certify.errors import InputError
 from certify.files import read_file_once, write_file_atomically
 from certify.graph import Graph
 from certify.loading.formats import refuse_other_formats
-from certify.loading.model import Model
+from certify.loading.model import Model, check_input_space
 from certify.loading.safetensors_rules import LENGTH_BYTES, METADATA_KEY, Header, check_safetensors
 from certify.results import InputSpace, dump_json, load_json
 
@@ -108,7 +108,7 @@ def write_model_file(path: str | Path, graph: Graph, input: InputSpace, classes:
         InputError: If the parts do not belong together, a weight is not finite, or the path cannot be written.
         NoRuleError: If an operation could mix the examples of a batch.
     """
-    Model(graph, input, classes, "", str(path), "")
+    check_input_space(input, graph.input_shape)
     metadata = {
         "certify.version": __version__,
         "certify.graph": graph.to_json(),

@@ -430,3 +430,15 @@ def test_a_network_outside_the_vocabulary_is_refused_by_name(tmp_path):
     text = "import torch\ndef build():\n    return torch.nn.LSTM(2, 2), {'input_shape': (3, 2)}\n"
     with pytest.raises(NoRuleError):
         export(f"{write_text(tmp_path, text, 'arch.py')}:build", tmp_path / "out.safetensors")
+
+
+def test_a_reparametrised_network_is_filled_under_its_own_names():
+    def build(seed):
+        torch.manual_seed(seed)
+        normed_layer = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+        return nn.Sequential(normed_layer, nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))).eval()
+
+    source, target, x = build(0), build(1), torch.ones(3, 4)
+    assert not torch.equal(source(x), target(x))
+    fill(target, source.state_dict())
+    assert torch.equal(source(x), target(x))
