@@ -10,6 +10,7 @@ import math
 from numbers import Integral, Real
 
 MAX_DRAWS = 10**9  # the interval recipe is compared with ball arithmetic up to here
+MIN_ALPHA = 2.0**-900  # inside, no tail underflows to a proof
 MIN_SIGMA, MAX_SIGMA = 2.0**-500, 2.0**500  # inside, no product of the radius recipe leaves the normal range
 
 
@@ -46,7 +47,7 @@ def check_alpha(alpha: object, name: str = "alpha") -> float:
     """Return an error probability strictly between 0 and 1/2.
 
     Raises:
-        ValueError: If it is not a real number there.
+        ValueError: If it is not a real number there, or below 2^-900.
 
     Example:
         >>> check_alpha(95)
@@ -54,7 +55,7 @@ def check_alpha(alpha: object, name: str = "alpha") -> float:
         ValueError: alpha: expected a probability of error strictly between 0 and 1/2, got 95; write 0.05 for 5 %
     """
     number = _as_float(alpha)
-    if 0.0 < number < 0.5:
+    if MIN_ALPHA <= number < 0.5:
         return number
     raise ValueError(
         f"{name}: expected a probability of error strictly between 0 and 1/2, got {alpha!r}; write 0.05 for 5 %"

@@ -39,7 +39,7 @@ from certify.stats.arguments import (
     check_integer,
     check_within,
 )
-from certify.stats.clopper_pearson import RAISE, success_lower, success_upper
+from certify.stats.clopper_pearson import TAIL_ERROR, success_lower, success_upper
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def false_certificates_quantile(n: int, alpha: float, rho: float) -> int:
 
     With probability at least 1 - rho no more than q of n certificates are false.
 
-    Rounding: the tail is raised by 1e-8 of itself before it is compared, so q is never too small.
+    Rounding: the tail is raised by 1e-9 of itself, 40 times its error, before it is compared, so q is never too small.
 
     Args:
         n: Examples, each with noise of its own.
@@ -225,7 +225,7 @@ def _as_written(target: float) -> Fraction:
 
 def _tail_upper(q: int, n: int, alpha: float) -> float:
     """Return at least P(Bin(n, alpha) > q) for 0 <= q < n."""
-    return mul_up(float(scipy.special.betainc(q + 1, n - q, alpha)), RAISE)
+    return mul_up(float(scipy.special.betainc(q + 1, n - q, alpha)), 1 + TAIL_ERROR)
 
 
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
