@@ -62,6 +62,13 @@ def write_file_atomically(path: str | Path, data: bytes) -> None:
 
     Raises:
         InputError: If the folder is missing or not writable, or ``path`` is a link or a folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file_atomically(f"{folder}/report.json", b"{}")
+        ...     read_file_once(f"{folder}/report.json", limit=2)
+        b'{}'
     """
     target = Path(path)
     if target.is_symlink():

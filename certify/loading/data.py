@@ -50,7 +50,7 @@ def read_data(
     skip: int = 0,
     limit: int | None = None,
 ) -> Dataset:
-    """Return the selected examples of a file or folder, in a fixed order.
+    r"""Return the selected examples of a file or folder, in a fixed order.
 
     8-bit data stay integers (the network sees pixel/255); float arrays keep their dtype; tables are float64. Only the
     selected examples are decoded and checked.
@@ -66,6 +66,14 @@ def read_data(
     Raises:
         InputError: If the format is unknown, a file is damaged, a label is outside the classes, a value is not finite
             or outside the declared range, or nothing is selected. The message names the file and the example.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "data.csv").write_text("height,width,kind\n1,2,bee\n3,4,ant\n")
+        ...     data = read_data(f"{folder}/data.csv", input=InputSpace((2,)), classes=("ant", "bee"), skip=1)
+        >>> data.selection, data.examples[0].label, data.examples[0].stored.tolist()
+        ('rows 1-1 of 2', 0, [3.0, 4.0])
     """
     if skip < 0 or (limit is not None and limit < 1):
         raise InputError(f"expected skip >= 0 and limit >= 1, got skip {skip} and limit {limit}")

@@ -96,7 +96,14 @@ def read_layer_list(path: str | Path) -> Architecture:
 
 
 def parse_layer_list(data: bytes, *, name: str, source: str) -> Architecture:
-    """Return the network declared by the bytes of a TOML file; see `read_layer_list`."""
+    r"""Return the network declared by the bytes of a TOML file; see `read_layer_list`.
+
+    Example:
+        >>> text = b'input_shape = [2]\nlayer = [{type = "linear", in_features = 2, out_features = 3}]'
+        >>> architecture = parse_layer_list(text, name="arch.toml", source="example")
+        >>> {name: list(tensor.shape) for name, tensor in architecture.module.state_dict().items()}
+        {'0.weight': [3, 2], '0.bias': [3]}
+    """
     try:
         plain = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

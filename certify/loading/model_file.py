@@ -107,6 +107,16 @@ def write_model_file(path: str | Path, graph: Graph, input: InputSpace, classes:
     Raises:
         InputError: If the parts do not belong together, a weight is not finite, or the path cannot be written.
         NoRuleError: If an operation could mix the examples of a batch.
+
+    Example:
+        >>> import tempfile
+        >>> from certify.graph import trace
+        >>> graph = trace(torch.nn.Linear(3, 2), (3,))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_model_file(f"{folder}/model.safetensors", graph, InputSpace((3,)), ("no", "yes"))
+        ...     model = read_model_file(f"{folder}/model.safetensors")
+        >>> model.classes, model.graph.operations == graph.operations
+        (('no', 'yes'), True)
     """
     check_input_space(input, graph.input_shape)
     metadata = {

@@ -85,6 +85,15 @@ def check_safetensors(data: bytes, *, name: str) -> Header:
 
     Raises:
         InputError: If a rule is broken; the message names the file, the tensor and the rule.
+
+    Example:
+        >>> header = b'{"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}'
+        >>> file = len(header).to_bytes(8, "little") + header + bytes([7, 9])
+        >>> check_safetensors(file, name="example").entries["a"].stored(file).tolist()
+        [7, 9]
+        >>> check_safetensors(file + b"more", name="example")
+        Traceback (most recent call last):
+        certify.errors.InputError: example: expected tensors that fill the file without a gap, got a hole or ...
     """
     end_of_header = _check_header_length(data, name)
     plain = load_json(data[LENGTH_BYTES:end_of_header], name=f"{name}: header", max_depth=MAX_HEADER_DEPTH)
