@@ -77,21 +77,36 @@ def deployed_errors(run: Pass, measured: Errors, movement: Reach, arithmetic: st
     convertible = check_convertible(run.facts, form)
     if convertible is not None:
         return dict.fromkeys(run.values, convertible)
-    entry, x = run.facts.graph.input, run.tensor(run.facts.graph.input)
-    start = add_up(mul_up(form.unit, add_up(l2_upper(x), movement(entry))), mul_up(form.tiny, float(x.numel())))
-    return _carry(run, form, start, measured, movement)
+    return _carry(run, form, _arrival_error(run, form, measured, movement), measured, movement)
+
+
+def _arrival_error(run: Pass, form: Format, measured: Errors, movement: Reach) -> float:
+    """Return at least the l2 distance of any input of the ball from its nearest in the format."""
+    entry = run.facts.graph.input
+    x, own = run.tensor(entry), measured[entry]
+    size = math.inf if isinstance(own, Unbounded) else add_up(l2_upper(x), own, movement(entry))
+    return add_up(mul_up(form.unit, size), mul_up(form.tiny, float(x.numel())))
 
 
 def check_convertible(facts: Facts, form: Format) -> Unbounded | None:
-    """Return why the tensors of a network cannot be rounded to a format with a small relative error, if so."""
+    """Return why the numbers of a network cannot be rounded to a format with a small relative error, if so."""
     if form.name == "float64":
         return None
     for name, tensor in facts.graph.tensors.items():
-        sizes = tensor.abs()
-        exact = tensor.to(torch.float32).to(torch.float64) == tensor
-        if not bool(torch.all(exact | ((sizes > 2.0**-120) & (sizes < form.largest)))):
+        if not _convertible(tensor):
             return Unbounded(f"tensor {name!r} has entries outside the range of {form.name}")
+    for operation in facts.graph:
+        for attribute, value in operation.attributes.items():
+            if isinstance(value, float) and not _convertible(torch.tensor(value, dtype=torch.float64)):
+                return no_bound(operation, f"its attribute {attribute} = {value} is outside the range of {form.name}")
     return None
+
+
+def _convertible(x: Tensor) -> bool:
+    """Tell that every entry is a float32, or so far inside the range of float32 that its rounding is relative."""
+    sizes = x.abs()
+    exact = x.to(torch.float32).to(torch.float64) == x
+    return bool(torch.all(exact | ((sizes > 2.0**-120) & (sizes < 2.0**120))))
 
 
 def _carry(run: Pass, form: Format, start: float, measured: Errors, movement: Reach) -> Errors:

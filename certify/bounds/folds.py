@@ -9,7 +9,7 @@ far below. Two facts make the folded number a proof:
   zeros. So upward rounded scales g', s' give an upper bound.
 - *The products are rounded.* The stored V = fl(g' W s') differs from the exact product by at most 3u |V| entrywise, so
   ||diag(g') W diag(s')||_2 <= ||V||_2 + 3u || |V| ||_2 (see `linear_maps`), and in linf the norm is at most
-  (1 + 3u) ||V||_inf. A product that could underflow is not folded.
+  (1 + 3u) ||V||_inf. Weights or scales of such a size that a product could underflow are not folded.
 
 Shifts (the means, the biases) do not matter: two inputs of the network are shifted alike.
 """
@@ -30,8 +30,7 @@ from certify.results import Norm
 from certify.rounding import U64, add_up, mul_up
 
 ROUNDING = 4.0 * U64
-LEAST_PRODUCT = 2.0**-900
-LEAST_SCALE = 2.0**-500
+LEAST_WEIGHT, LEAST_SCALE = 2.0**-400, 2.0**-200  # two scales times a weight are then far from underflow
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,18 @@ def _fold(
     shapes: Shapes,
 ) -> Iterator[Fold]:
     weight = graph.required_weight(operation, "weight")
-    folded = _scale_channels(operation, weight, scale_out, scale_in)
-    if not _safe_product(weight, folded):
+    scales = [scale for scale in (scale_out, scale_in) if scale is not None]
+    if not (_in_range(weight[weight != 0.0], LEAST_WEIGHT) and all(_in_range(s, LEAST_SCALE) for s in scales)):
         return
     names = tuple(one.module or one.name for one in operations)
-    found = enclose_operation(graph, operation, folded, shapes)
+    found = enclose_operation(graph, operation, _scale_channels(operation, weight, scale_out, scale_in), shapes)
     yield Fold(operations[-1].name, operations[0].inputs[0], names, found)
 
 
-def _safe_product(weight: Tensor, folded: Tensor) -> bool:
-    """Tell that no product is too large or so small that its rounding is not relative."""
-    sizes = folded.abs()
-    exact_zero = (weight == 0.0) & (sizes == 0.0)
-    return bool(torch.all(exact_zero | ((sizes >= LEAST_PRODUCT) & torch.isfinite(sizes))))
+def _in_range(x: Tensor, least: float) -> bool:
+    """Tell that all sizes are between ``least`` and its reciprocal."""
+    sizes = x.abs()
+    return bool(torch.all((sizes >= least) & (sizes <= 1.0 / least)))
 
 
 def _scale_channels(operation: Operation, weight: Tensor, scale_out: Tensor | None, scale_in: Tensor | None) -> Tensor:

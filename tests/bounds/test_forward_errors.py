@@ -378,6 +378,14 @@ def test_weights_beyond_float32_are_refused_there() -> None:
     assert "range of float32" in found.reason
 
 
+def test_scalars_beyond_float32_are_refused_there() -> None:
+    b = Build(1)
+    b.add("div", "x", b.constant(1e-50))
+    found = deployed(b.graph(), torch.tensor([1e-30], dtype=torch.float64), 0.0, "float32")
+    assert isinstance(found, Unbounded)
+    assert "value = 1e-50" in found.reason
+
+
 def test_activations_beyond_float32_are_refused_there() -> None:
     b = Build(1)
     scalar_linear(b, 2.0**100)
