@@ -44,6 +44,7 @@ from certify.results import (
 from certify.smoothing import (
     RunHeader,
     Store,
+    check_settings,
     earlier_seeds,
     law_name,
     make_law,
@@ -332,6 +333,7 @@ def start_smoothing(
         SoundnessError: If the installed statistics do not give the check values.
     """
     self_test()
+    check_settings(settings)
     clock = _Clock()
     chosen = choose_device(device)
     header = RunHeader(

@@ -13,6 +13,7 @@ import warnings
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from certify.errors import InputError, NoRuleError
@@ -43,6 +44,9 @@ def frozen(module: nn.Module) -> nn.Module:
     """
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         raise NoRuleError("expected autocast to be off: it changes the arithmetic; leave the autocast context")
+    for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise InputError(f"{path}: expected a weight with a shape, got a lazy one; run the module once first")
     fixed = _copied(module).cpu().eval().requires_grad_(False)
     for path, part in fixed.named_modules():
         _bake(part)

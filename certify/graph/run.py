@@ -126,7 +126,7 @@ def _max_min(x: Tensor, *, dim: int) -> Tensor:
 
 
 def _slice(x: Tensor, *, dim: int, start: int, stop: int, step: int) -> Tensor:
-    return x[(slice(None),) * dim + (slice(start, stop, step),)]
+    return torch.ops.aten.slice.Tensor(x, dim, start, stop, step)
 
 
 def _upsample_nearest(x: Tensor, *, scale: list[int]) -> Tensor:

@@ -221,6 +221,14 @@ def test_a_constant_equal_to_a_batch_size_does_not_pass_for_the_batch():
         check_examples_apart(Graph((GOOD[0], sneaky), "y", (6,), {}))
 
 
+@pytest.mark.parametrize("dim", [2, 2**40])
+def test_a_dimension_that_is_not_there_is_refused(dim):
+    attributes = {"dim": dim, "start": 0, "stop": 1, "step": 1}
+    sliced = Operation(name="y", kind="slice", inputs=("x",), attributes=attributes)
+    with pytest.raises(InputError, match="slice y"):
+        check_examples_apart(Graph((GOOD[0], sliced), "y", (6,), {}))
+
+
 def test_giant_values_are_refused_before_anything_runs():
     giant = Operation(name="y", kind="expand", inputs=("x",), attributes={"shape": [2**20, 2**15, -1, 6]})
     with pytest.raises(InputError, match="elements"):
