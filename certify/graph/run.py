@@ -126,7 +126,8 @@ def _max_min(x: Tensor, *, dim: int) -> Tensor:
 
 
 def _slice(x: Tensor, *, dim: int, start: int, stop: int, step: int) -> Tensor:
-    return torch.ops.aten.slice.Tensor(x, dim, start, stop, step)
+    part: Tensor = torch.ops.aten.slice.Tensor(x, dim, start, stop, step)
+    return part
 
 
 def _upsample_nearest(x: Tensor, *, scale: list[int]) -> Tensor:
