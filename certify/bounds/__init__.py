@@ -3,6 +3,15 @@
 from certify.bounds.analysis import Analysis, analyse
 from certify.bounds.certificates import certify_example, certify_examples
 from certify.bounds.floor import jacobian_floor
+from certify.bounds.treatable import unbounded_operations
 from certify.bounds.weights import weight_rows
 
-__all__ = ["Analysis", "analyse", "certify_example", "certify_examples", "jacobian_floor", "weight_rows"]
+__all__ = [
+    "Analysis",
+    "analyse",
+    "certify_example",
+    "certify_examples",
+    "jacobian_floor",
+    "unbounded_operations",
+    "weight_rows",
+]
