@@ -206,7 +206,7 @@ def describe(
         build(Axis(taps, step, spread, before, after, cast(PaddingMode, padding_mode), size), more)
         for taps, step, spread, (before, after), size, more in rows
     )
-    return Convolution(kernel.reshape(groups, -1, *kernel.shape[1:]), axes)
+    return Convolution(kernel.reshape(groups, kernel.shape[0] // groups, *kernel.shape[1:]), axes)
 
 
 def _axis(axis: Axis, extra: int) -> Axis:

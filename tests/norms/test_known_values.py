@@ -129,18 +129,10 @@ def test_difference_of_any_size():
     assert found.lower <= 2.0 <= found.upper <= 2.0 * 1.0013
 
 
-@pytest.mark.parametrize(
-    "shape,value,slack",
-    [
-        ((32, 16, 3, 3), 28.3243, 0.0025),
-        ((16, 32, 5, 5), 49.44507094943, 0.0025),
-        ((64, 64, 3, 3), 48.74408998997, 0.0025),
-    ],
-)
-def test_any_size(shape, value, slack):
+@pytest.mark.parametrize("shape,value", [((16, 32, 5, 5), 49.44507094943), ((64, 64, 3, 3), 48.74408998997)])
+def test_any_size(shape, value):
     found = enclose_conv(seeded(*shape), None, padding=1)
-    assert found.lower <= value <= found.upper * (1 + 1e-5)
-    assert found.upper <= found.lower * (1 + slack)
+    assert found.lower <= value <= found.upper <= found.lower * 1.0025
 
 
 def test_patch_embedding_is_one_matrix(monkeypatch):
