@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from certify.bounds.facts import Facts, collect_facts
-from certify.bounds.gains import Combine, combine_rules, gain_uppers, linf_from_l2
+from certify.bounds.gains import combine_rules, gain_uppers, linf_from_l2
+from certify.bounds.rules import Combine
 from certify.errors import InputError
 from certify.graph import Graph, Operation
 from certify.results import LayerRow, LipschitzSettings, NetworkBound, Norm, Unbounded

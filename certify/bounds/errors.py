@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from certify.bounds.facts import Facts
-from certify.bounds.gains import Combine
 from certify.bounds.magnitudes import l2_upper
 from certify.bounds.roundings import FORMATS, ROUNDINGS, Evaluation, Format, as_tensor, rounding_upper
+from certify.bounds.rules import Combine
 from certify.bounds.walk import no_bound, walk
 from certify.graph import Operation
 from certify.results import Unbounded

@@ -41,8 +41,8 @@ import torch
 from torch import Tensor
 
 from certify.bounds.facts import Facts
-from certify.bounds.gains import NORMALISATIONS, Combine, group_size, normalised_entries
 from certify.bounds.magnitudes import l2_upper, largest_absolute, root_upper
+from certify.bounds.rules import NORMALISATIONS, Combine, group_size, normalised_entries
 from certify.bounds.walk import no_bound
 from certify.graph import Operation
 from certify.graph.run import run_operation

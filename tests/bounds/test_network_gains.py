@@ -8,8 +8,9 @@ from torch import Tensor
 
 from certify.bounds.facts import collect_facts
 from certify.bounds.floor import jacobian, jacobian_norm
-from certify.bounds.gains import GAINS, combine_rules, gain_uppers
+from certify.bounds.gains import combine_rules, gain_uppers
 from certify.bounds.roundings import ROUNDINGS
+from certify.bounds.rules import RULES
 from certify.bounds.walk import ask, walk
 from certify.graph import KINDS, Graph, Operation, run
 from certify.results import Norm, Unbounded
@@ -98,7 +99,7 @@ def test_without_a_bound_the_answer_is_typed_and_names_the_operation(name: str, 
 
 
 def test_every_kind_of_the_vocabulary_has_a_rule_and_a_case() -> None:
-    assert set(GAINS) == set(KINDS)
+    assert set(RULES) == set(KINDS)
     tried = {op.kind for case in (*BOUNDED.values(), *UNBOUNDED.values()) for op in case(0)}
     assert tried == set(KINDS)
 
@@ -109,7 +110,7 @@ def test_every_kind_but_input_and_attention_has_a_rounding_rule() -> None:
 
 def test_a_kind_without_a_rule_is_unbounded_and_stops_what_follows() -> None:
     graph = BOUNDED["residual"](0)
-    table = {kind: rule for kind, rule in GAINS.items() if kind != "relu"}
+    table = {kind: rule for kind, rule in RULES.items() if kind != "relu"}
     answers = walk(graph, lambda op, known: ask(table, collect_facts(graph), op) if op.kind == "relu" else 1.0)
     assert answers[graph.output] == Unbounded("there is no rule for relu", "v2")
 
