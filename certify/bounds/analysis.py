@@ -73,10 +73,14 @@ def analyse(graph: Graph, settings: LipschitzSettings) -> Analysis:
     return Analysis(tuple(_rows(facts, answers)), network, facts, rules, gains_l2, gains)
 
 
+def sentence(found: Unbounded) -> str:
+    """Return a typed answer as reports show it: the reason, and where."""
+    return f"{found.reason} (at {found.module})" if found.module else found.reason
+
+
 def _network_bound(found: float | Unbounded, norm: Norm) -> NetworkBound:
     if isinstance(found, Unbounded):
-        reason = f"{found.reason} (at {found.module})" if found.module else found.reason
-        return NetworkBound(norm=norm, upper=None, lower=None, method=METHOD, proved=True, reason=reason)
+        return NetworkBound(norm=norm, upper=None, lower=None, method=METHOD, proved=True, reason=sentence(found))
     vacuous = f"vacuous: the bound is above {VACUOUS_ABOVE:.0e}"
     reason_or_none = vacuous if found > VACUOUS_ABOVE else UNSET
     return NetworkBound(norm=norm, upper=found, lower=None, method=METHOD, proved=True, reason=reason_or_none)

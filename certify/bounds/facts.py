@@ -58,25 +58,36 @@ class Facts:
         return replace(self.graph, tensors={name: tensor.abs() for name, tensor in self.graph.tensors.items()})
 
 
-def collect_facts(graph: Graph) -> Facts:
-    """Return the facts of a network.
+def collect_structure(graph: Graph) -> Facts:
+    """Return the facts of a network that need no enclosure: no linear maps, no folds.
 
     Raises:
         InputError: If a tensor is not finite, or an operation does not fit its inputs.
-        SoundnessError: If an enclosure is broken (a bug of this tool).
     """
     check_finite(graph.tensors)
-    check_arithmetic()
     exact = graph.to(torch.float64, "cpu")
-    shapes, constants = value_shapes(exact), exact_constants(exact)
+    constants = exact_constants(exact)
+    products = {operation.name: enclose_matmul(operation, constants) for operation in exact}
+    maps = {name: found for name, found in products.items() if found is not None}
+    return Facts(exact, value_shapes(exact), constants, independent_values(exact), maps, ())
+
+
+def collect_facts(graph: Graph) -> Facts:
+    """Return all facts of a network.
+
+    Raises:
+        InputError: If a tensor is not finite, an operation does not fit its inputs, or subnormals are flushed to zero.
+        SoundnessError: If an enclosure is broken (a bug of this tool).
+    """
+    check_arithmetic()
+    plain = collect_structure(graph)
+    exact, shapes = plain.graph, plain.shapes
     maps = {
         operation.name: enclose_operation(exact, operation, exact.required_weight(operation, "weight"), shapes)
         for operation in exact
         if operation.kind in WEIGHTED
     }
-    products = {operation.name: enclose_matmul(operation, constants) for operation in exact}
-    maps.update({name: found for name, found in products.items() if found is not None})
-    return Facts(exact, shapes, constants, independent_values(exact), maps, find_folds(exact, shapes))
+    return replace(plain, maps={**maps, **plain.maps}, folds=find_folds(exact, shapes))
 
 
 def enclose_matmul(operation: Operation, constants: Mapping[str, Tensor]) -> LinearMap | None:

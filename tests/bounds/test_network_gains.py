@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from certify.bounds import unbounded_operations
 from certify.bounds.facts import collect_facts
 from certify.bounds.floor import jacobian, jacobian_norm
 from certify.bounds.gains import combine_rules, gain_uppers
@@ -96,6 +97,17 @@ def test_without_a_bound_the_answer_is_typed_and_names_the_operation(name: str, 
     assert isinstance(found, Unbounded)
     assert found.module in {operation.name for operation in graph}
     assert len(found.reason.split()) > 4
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_quick_list_of_unbounded_operations_agrees_with_the_walk(norm: Norm) -> None:
+    for case in (*BOUNDED.values(), *UNBOUNDED.values()):
+        graph = case(0)
+        found = gain(graph, norm)
+        reasons = unbounded_operations(graph, norm)
+        assert bool(reasons) == isinstance(found, Unbounded)
+        if isinstance(found, Unbounded):
+            assert reasons[0] == f"{found.reason} (at {found.module})"
 
 
 def test_every_kind_of_the_vocabulary_has_a_rule_and_a_case() -> None:
