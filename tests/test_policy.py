@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from certify.errors import InputError
 from certify.policy import Gate, evaluate_gates, gate_exit_code, least_examples, parse_gates, requirement
+from certify.stats import BOUNDS, charged_alpha
 from tests.report.sample_reports import (
     SETTINGS,
     clean_gate,
@@ -134,6 +135,12 @@ def test_the_list_claim_needs_the_possible_false_ones_on_top(n, false_ones):
     assert (rule.passes_from, rule.fails_to) == (n // 2 + false_ones, n // 2 + false_ones - 1)
 
 
+@pytest.mark.parametrize("confidence, false_ones", [(0.95, 2), (0.99, 3), (0.999, 4)])
+def test_the_list_claim_holds_at_its_own_confidence(confidence, false_ones):
+    rule = requirement(gate(0.1, 0.5, claim="list", confidence=confidence), 500, ALPHA)
+    assert rule.passes_from == 250 + false_ones
+
+
 def test_the_list_claim_without_chance_is_plain_counting():
     asked = gate(0.1, 0.5, claim="list")
     assert [judge(lipschitz_with(count, 20), asked)[0] for count in (9, 10)] == ["failed", "passed"]
@@ -198,6 +205,7 @@ def test_the_least_number_of_examples_is_the_first_that_can_pass(claim, alpha, l
     asked = gate(0.1, least, claim=claim)
     for n in (1, 10, 60):
         found = least_examples(asked, n, alpha)
+        assert found >= n
         assert requirement(asked, found, alpha).passes_from <= found
         assert all(requirement(asked, fewer, alpha).passes_from > fewer for fewer in range(n, found))
 
@@ -237,6 +245,24 @@ def test_the_largest_reachable_radius_is_accepted():
     report = smoothing_clean()
     largest = max(example.radius for example in report.examples)
     assert judge(report, gate(largest, 0.5)) == ["passed"]
+
+
+def test_a_radius_between_the_longest_plan_and_the_cap_is_out_of_reach():
+    """The plan draws whole blocks, 896 of the 1000 asked for; what 1000 draws would reach no example can have."""
+    report = smoothing_clean()
+    assert max(report.tables.plan) < report.settings.n
+    alpha = charged_alpha(report.settings.alpha, report.tables.alpha_charged)
+    reached = BOUNDS["two-interval"]((report.settings.n, 0), 0, alpha, report.settings.sigma)
+    with pytest.raises(InputError, match="radius that 896 draws"):
+        evaluate_gates(report, [gate(reached, 0.5)])
+
+
+def test_the_reachable_radius_is_that_of_the_alpha_left_by_the_noise():
+    report = smoothing_clean()
+    largest = max(example.radius for example in report.examples)
+    charged = replace(report, tables=replace(report.tables, alpha_charged=0.0004))
+    with pytest.raises(InputError, match="a larger --n"):
+        evaluate_gates(charged, [gate(largest, 0.5)])
 
 
 # ---- parsing -------------------------------------------------------------------------------------------------------

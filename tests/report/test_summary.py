@@ -96,5 +96,10 @@ def test_no_examples_show_nothing():
     assert {(row.lower, row.upper) for row in summary.certified_accuracy} == {(0.0, 1.0)}
 
 
+def test_each_norm_has_its_own_radii():
+    for build, norm in ((lipschitz_linf, "linf"), (lipschitz_clean, "l2"), (smoothing_clean, "l2")):
+        assert tuple(row.radius for row in build().summary.certified_accuracy) == RADII[norm]
+
+
 def test_the_radii_asked_for_rise_from_zero():
     assert all(radii[0] == 0.0 and list(radii) == sorted(set(radii)) for radii in RADII.values())

@@ -7,13 +7,14 @@ written list of what no other number of a report implies.
 import json
 import math
 import re
+import sys
 
 import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from certify.errors import InputError
-from certify.report import verify_report
+from certify.report import FORMATS, rederive_smoothing, verify_report
 from certify.report.rederive_lipschitz import expected_radius
 from certify.results import report_from_json, report_to_json, seal
 from tests.report.sample_reports import (
@@ -215,6 +216,25 @@ def test_fewer_draws_than_the_plan_asks_for_are_found():
     assert "examples[0].counts.n" in places(with_example(report, 0, counts=fewer))
 
 
+def test_draws_after_an_invalid_pilot_are_found():
+    report = smoothing_abstaining()
+    counts = replace(report.examples[4].counts, estimation=(0, 128, 0, 0), n=128)
+    assert places(with_example(report, 4, counts=counts)) == {"examples[4].counts.n"}
+
+
+def test_negative_votes_are_found():
+    report = smoothing_clean()
+    counts = report.examples[0].counts
+    votes = replace(counts, estimation=(-1, counts.n + 1, 0, 0))
+    assert "examples[0].counts.estimation" in places(with_example(report, 0, counts=votes))
+
+
+def test_a_radius_of_zero_is_an_abstention(monkeypatch):
+    report = smoothing_report([0.5], settings=replace(SETTINGS, procedure="fixed"))
+    monkeypatch.setattr(rederive_smoothing, "BOUNDS", {"two-interval": lambda *_: 0.0})
+    assert verify_report(report) == ()
+
+
 def test_the_predicted_class_is_that_of_the_pilot_with_ties_to_the_lowest():
     settings = replace(SETTINGS, procedure="fixed")
     report = smoothing_report([0.5], settings=settings)
@@ -270,8 +290,19 @@ def test_examples_in_another_order_or_twice_are_found():
     report = lipschitz_mixed()
     rows = report.examples
     assert places(replace(report, examples=rows[::-1]))
-    twice = (*rows, rows[-1])
-    assert places(replace(report, examples=twice, data=data_record(twice)))
+    same_place = (*rows, replace(rows[-1], id="another"))
+    assert "examples[3].index" in places(replace(report, examples=same_place, data=data_record(same_place)))
+    same_name = (*rows, replace(rows[-1], index=7))
+    assert "examples" in places(replace(report, examples=same_name, data=data_record(same_name)))
+
+
+def test_a_difference_of_logits_that_never_changes_proves_every_radius():
+    row = replace(lipschitz_example(0, 1.0), gain_upper=0.0)
+    assert expected_radius(BOUND, row) == sys.float_info.max
+    report = lipschitz_report([replace(row, radius=sys.float_info.max)])
+    assert verify_report(report) == ()
+    assert FORMATS["tsv"](report).splitlines()[1].split("\t")[3] == "1000000000000.000000"
+    assert all(view(report) for view in FORMATS.values())
 
 
 def test_a_gate_that_does_not_fit_the_report_is_a_finding_and_no_crash():
@@ -306,7 +337,6 @@ def test_settings_without_a_meaning_are_findings_and_no_crash(changes):
 
 def findings_unsealed(report):
     """Return the findings of a report that may hold numbers its own JSON refuses."""
-    from certify.report import rederive_smoothing
     from certify.report.verify import _attempt
 
     checks = (rederive_smoothing.check_tables, rederive_smoothing.check_examples)
