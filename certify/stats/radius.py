@@ -34,7 +34,6 @@ from typing import TypeAlias
 
 import scipy
 
-from certify.rounding import sub_down
 from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check_sigma, check_within
 from certify.stats.clopper_pearson import failure_upper, success_upper
 
@@ -73,29 +72,25 @@ def radius_l2(sigma: float, failure_upper_a: float, upper_b: float) -> float:
     smallest = math.ulp(0.0)
     q_a = check_within(failure_upper_a, "failure_upper_a", smallest, 1.0, advice)
     b = check_within(upper_b, "upper_b", smallest, 1.0, advice)
-    if 1.0 in (q_a, b):
-        return -math.inf
-    z_a, z_b = -float(scipy.special.ndtri(q_a)), float(scipy.special.ndtri(b))
+    z_a, z_b = -float(scipy.special.ndtri(q_a)), float(scipy.special.ndtri(b))  # z_a < inf and z_b > -inf: no NaN
     radius = 0.5 * sigma * (z_a - z_b) - sigma * (1e-12 * (abs(z_a) + abs(z_b)) + 1e-15)
     return math.nextafter(radius, -math.inf)
 
 
 def split_alpha(alpha: float) -> tuple[float, float]:
-    """Return alpha's two shares: for the selected class, and for its strongest rival.
-
-    The exact sum of the two floats is at most ``alpha``.
+    """Return alpha's two shares: 0.9 for the selected class, and the exact rest for its strongest rival.
 
     Raises:
         ValueError: If ``alpha`` is not strictly between 0 and 1/2.
 
     Example:
         >>> selected, rival = split_alpha(0.25)
-        >>> selected == 0.225 and 0.02499 < rival < 0.025
+        >>> selected == 0.225 and selected + rival == 0.25
         True
     """
     alpha = check_alpha(alpha)
     selected = SHARE * alpha
-    return selected, sub_down(alpha, selected)
+    return selected, alpha - selected  # exact: Sterbenz
 
 
 def _two_interval(counts: Sequence[int], selected: int, alpha: float, sigma: float) -> float:

@@ -128,9 +128,18 @@ def test_limits_enclose_the_share_and_alpha_only_lowers(pair, alpha):
     lower, upper = population_limits(count, n, confidence=0.95, alpha=alpha)
     assert 0.0 <= lower <= count / n <= upper <= 1.0
     assert lower <= population_limits(count, n, confidence=0.95, alpha=0.0)[0]
-    delta = 1 - 0.95
-    exact = (1 - Fraction(failure_upper(count, n, delta)) - Fraction(alpha)) / (1 - Fraction(alpha))
-    assert Fraction(lower) <= max(Fraction(0), exact)
+    certified = Fraction(success_lower(count, n, 1 - 0.95))
+    assert Fraction(lower) <= max(Fraction(0), (certified - Fraction(alpha)) / (1 - Fraction(alpha)))
+
+
+def test_the_lower_limit_is_rounded_down_in_every_step():
+    for count in range(40, 1001, 7):
+        for alpha in (0.001, 0.01, 0.1, 0.3):
+            certified = Fraction(success_lower(count, 1000, 1 - 0.95))
+            lower = Fraction(population_limits(count, 1000, confidence=0.95, alpha=alpha)[0])
+            exact = (certified - Fraction(alpha)) / (1 - Fraction(alpha))
+            assert lower <= max(Fraction(0), exact)
+            assert lower >= exact - Fraction(1, 2**50)
 
 
 @given(st.integers(1, 3000), st.floats(0, 1), st.sampled_from([0.0, 0.001, 0.1]))

@@ -2,6 +2,7 @@
 
 import math
 import random
+from fractions import Fraction
 
 import pytest
 from flint import arb, ctx
@@ -162,11 +163,11 @@ def test_the_rival_is_bounded_by_the_smaller_of_its_two_bounds():
 
 
 @given(st.floats(2.0**-900, 0.5, exclude_max=True))
-def test_the_shares_of_alpha_add_up_to_at_most_alpha(alpha):
+def test_the_shares_of_alpha_add_up_to_alpha(alpha):
     selected, rival = split_alpha(alpha)
     assert selected > 0.0
     assert rival > 0.0
-    assert arb(selected) + arb(rival) <= arb(alpha)
+    assert Fraction(selected) + Fraction(rival) == Fraction(alpha)
 
 
 def test_a_radius_just_below_a_threshold_is_not_rounded_to_it():
@@ -208,6 +209,11 @@ def test_impossible_radii_are_refused_with_advice():
         smallest_n(0.001, 7.0)
     with pytest.raises(ValueError, match="bound: expected one of two-interval, clopper-pearson"):
         smallest_n(0.001, 1.0, "wald")
+
+
+def test_a_bound_of_one_certifies_nothing_and_is_no_nan():
+    for q, b in ((1.0, 1.0), (1.0, 0.3), (0.3, 1.0), (1.0, math.ulp(0.0)), (math.ulp(0.0), 1.0)):
+        assert radius_l2(0.5, q, b) == -math.inf
 
 
 @pytest.mark.parametrize("value", [math.nan, 0.0, -0.1, 1.1, math.inf, "0.5", None, True])

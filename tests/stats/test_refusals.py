@@ -13,6 +13,7 @@ import scipy
 
 import certify.stats as stats
 from certify.errors import SoundnessError
+from certify.stats import selftest
 
 GOOD_CALLS = {
     "failure_upper": {"k": 5, "n": 10, "alpha": 0.05},
@@ -99,6 +100,16 @@ def test_the_start_up_check_refuses_a_library_that_is_slightly_wrong(monkeypatch
     library = getattr(scipy.special, name)
     monkeypatch.setattr(scipy.special, name, lambda *arguments: library(*arguments) * factor)
     with pytest.raises(SoundnessError, match="install another release of scipy"):
+        stats.self_test()
+
+
+def test_the_start_up_check_refuses_the_wrong_side_however_near(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(selftest, "failure_upper", lambda k, n, alpha: stats.failure_upper(k, n, alpha) / (1 + 2e-8))
+        with pytest.raises(SoundnessError, match=r"expected failure_upper\(100000, 100000, 0.001\)"):
+            stats.self_test()
+    monkeypatch.setattr(selftest, "radius_l2", lambda sigma, q, b: stats.radius_l2(sigma, q, b) + 5e-12)
+    with pytest.raises(SoundnessError, match=r"expected radius_l2\(1, "):
         stats.self_test()
 
 
