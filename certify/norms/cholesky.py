@@ -146,42 +146,52 @@ def prove_upper(grams: Grams, known: float = 0.0) -> Proof:
         left = left[~proved_at_most(grams, known)]
     if not len(left):
         return nothing
-    value, index, vector = _largest(grams, left)
+    best = _largest(grams, left, None)
     rung = 0
     for _ in range(MOST_ROUNDS):
-        attempt = max(known, sqrt_up(add_up(value, mul_up(LADDER[rung], add_up(*shift_terms(grams, value))))))
+        slack = mul_up(LADDER[rung], add_up(*shift_terms(grams, best.value)))
+        attempt = max(known, sqrt_up(add_up(best.value, slack)))
         left = left[~proved_at_most(grams.pick(left), attempt)]
         if not len(left):
-            return Proof(attempt, index, vector)
-        again, other, its_vector = _largest(grams, left)
-        if again > value * (1.0 + 1e-9):
-            value, index, vector, rung = again, other, its_vector, 0
-        elif rung + 1 < len(LADDER):
-            rung += 1
-        else:
+            return Proof(attempt, best.index, best.vector)
+        again = _largest(grams, left, best)
+        # an estimate that was too low by more than the slack explains the failure; otherwise the slack was too small
+        rung += again.value <= best.value + slack
+        best = max(best, again, key=lambda estimate: estimate.value)
+        if rung == len(LADDER):
             break
-    return Proof(math.inf, index, vector)
+    return Proof(math.inf, best.index, best.vector)
 
 
-def _largest(grams: Grams, among: Tensor) -> tuple[float, int, Tensor]:
-    """Estimate the largest eigenvalue of the chosen matrices, which one has it, and its vector."""
-    chosen = grams.matrices if len(among) == grams.matrices.shape[0] else grams.matrices[among]
-    best = 0
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """An estimate of the largest eigenvalue of a batch, the matrix that has it, and its vector."""
+
+    value: float
+    index: int
+    vector: Tensor
+
+
+def _largest(grams: Grams, among: Tensor, before: Estimate | None) -> Estimate:
+    """Estimate the largest eigenvalue of the chosen matrices, going on from the estimate ``before`` of the same one."""
+    matrices = grams.pick(among).matrices if len(among) < grams.matrices.shape[0] else grams.matrices
+    place = 0
     if len(among) > 1:
-        values, _ = _top(chosen, steps=8, tolerance=0.0)
-        best = int(values.argmax())
-    value, vector = _top_of_one(chosen[best])
-    return max(value, 0.0), int(among[best]), vector
+        place = int(_top(matrices, start_vector(*matrices.shape[:2], dtype=matrices.dtype), steps=8)[0].argmax())
+    index = int(among[place])
+    start = before.vector if before is not None and before.index == index else None
+    value, vector = _top_of_one(matrices[place], start)
+    return Estimate(max(value, 0.0), index, vector)
 
 
-def _top_of_one(H: Tensor) -> tuple[float, Tensor]:
+def _top_of_one(H: Tensor, start: Tensor | None) -> tuple[float, Tensor]:
     if H.shape[0] <= DIRECT_SIDE:
         values, vectors = torch.linalg.eigh(H)
         return float(values[-1]), vectors[:, -1]
-    tops, top_vectors = _top(H[None], STEPS, tolerance=1e-8)
+    first = start_vector(H.shape[0], dtype=H.dtype) if start is None else start
+    tops, top_vectors = _top(H[None], first[None], STEPS, tolerance=1e-8)
     return float(tops[0]), top_vectors[0]
 
 
-def _top(H: Tensor, steps: int, tolerance: float) -> tuple[Tensor, Tensor]:
-    start = start_vector(*H.shape[:2], dtype=H.dtype)
+def _top(H: Tensor, start: Tensor, steps: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
     return lanczos(lambda v: torch.einsum("bij,bj->bi", H, v), start, steps, tolerance=tolerance)

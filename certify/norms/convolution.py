@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from certify.norms import conv_sums, dense
-from certify.norms.cholesky import Proof, prove_upper
+from certify.norms.cholesky import Proof, gram, prove_upper
 from certify.norms.conv_gram import convolution_gram, sides
-from certify.norms.geometry import Convolution, Geometry, Padding, describe
+from certify.norms.geometry import Axis, Convolution, Geometry, Padding, describe
 from certify.norms.products import adjoint, candidate, vector_lower
 from certify.norms.row_sums import schur_upper
 from certify.norms.scaling import Scaled, scale
@@ -54,6 +54,7 @@ def enclose_conv(
     The proof depends on the geometry, and ``method`` names it:
 
     - "dense Cholesky": matrices of side up to 4096, any padding; exact up to rounding;
+    - "one matrix per patch, ...": kernels no wider than their stride, zero padding; likewise;
     - "circular symbol, exact grid": circular padding that keeps the size (or divides it by the stride); likewise;
     - "torus 34x34": zero padding inside a torus (`certify.norms.torus`), a few percent above on small images;
     - "size-free grid 64x64 (S)": for every input size (``input_size`` None), and where a torus would be too large;
@@ -166,7 +167,9 @@ def _any_size(conv: Convolution) -> Found:
 
 def _zeros(conv: Convolution) -> Found:
     """Bound a zero-padded convolution: exactly, or in a torus, or for every size, or by its unfolded kernel."""
-    if _is_small(conv):
+    if all(_reads_whole_patches(axis) for axis in conv.axes):
+        yield _separate(conv)
+    elif _is_small(conv):
         yield _dense(conv)
     else:
         yield 0.0, _zeros_upper(conv)
@@ -212,6 +215,29 @@ def _is_small(conv: Convolution) -> bool:
 def _dense(conv: Convolution) -> tuple[float, Bound]:
     proof = prove_upper(convolution_gram(conv))
     return vector_lower(conv, _input_vector(conv, proof)), Bound(proof.upper, "dense Cholesky")
+
+
+def _reads_whole_patches(axis: Axis) -> bool:
+    """Return whether outputs share no input, and the one in the middle reads no padding."""
+    return axis.reach <= axis.stride and bool((axis.sources[axis.known_outputs // 2] >= 0).all())
+
+
+def _separate(conv: Convolution) -> tuple[float, Bound]:
+    """Bound a convolution whose outputs read separate patches: copies of one matrix ``[out, in * taps]``, some cut.
+
+    The lower bound is that of one output in the middle, with the patch that its best output vector asks for.
+    """
+    A = conv.kernel.flatten(2)
+    by_outputs = A.shape[1] < A.shape[2]
+    proof = prove_upper(gram(A.mT if by_outputs else A))
+    outputs = [axis.known_outputs for axis in conv.axes]
+    middle = 0
+    for count in outputs:
+        middle = middle * count + count // 2
+    y = torch.zeros(*A.shape[:2], math.prod(outputs), dtype=torch.float64)
+    y[proof.index, :, middle] = proof.vector if by_outputs else A[proof.index] @ proof.vector
+    x = adjoint(conv, conv.kernel, y.reshape(*A.shape[:2], *outputs))
+    return vector_lower(conv, x), Bound(proof.upper, "one matrix per patch, dense Cholesky")
 
 
 def _input_vector(conv: Convolution, proof: Proof) -> Tensor:

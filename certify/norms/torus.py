@@ -36,8 +36,8 @@ from certify.norms.geometry import Axis, Convolution
 from certify.norms.symbol import Grid, Symbol, grid_limits, grid_upper, operations, polyphase, unit_roots
 from certify.rounding import div_up, down, mul_up, sqrt_up
 
-# About twenty seconds of one core, and about five for grids that only might improve on the first.
-MOST_OPERATIONS = 3.0e11
+# About twenty seconds of one core, and about three for grids that only might improve on the first.
+MOST_OPERATIONS = 7.0e11
 MOST_EXTRA_OPERATIONS = 1.0e11
 DENSITIES = (32, 16, 8, 4)  # grid points per kernel side of (S): factors 1.0024, 1.0097, 1.040, 1.172 for two axes
 
