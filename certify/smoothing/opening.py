@@ -63,7 +63,7 @@ def open_store(folder: Path, header: RunHeader, *, restart: bool = False) -> Sto
         raise InputError(
             f"{path}: expected a writable run store, got: {error}; choose a folder with --store"
         ) from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise InputError(_words(path, error)) from error
 
 
@@ -182,7 +182,7 @@ def _header_fields(path: Path) -> dict[str, Any]:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as store:
             text = store.execute("SELECT settings FROM header").fetchone()[0]
         plain = load_json(text, name=str(path))
-    except (sqlite3.Error, InputError, TypeError):
+    except (sqlite3.Error, UnicodeDecodeError, InputError, TypeError):
         return {}
     return flatten(plain) if isinstance(plain, dict) else {}
 
@@ -190,12 +190,12 @@ def _header_fields(path: Path) -> dict[str, Any]:
 _REMEDY = "nothing is repaired: restore the file, or discard it with --restart"
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def _primary_code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _words(path: Path, error: sqlite3.Error) -> str:
-    """Return what an error of SQLite means for the user."""
+def _words(path: Path, error: Exception) -> str:
+    """Return what an error of SQLite means for the user; text that is no UTF-8 is damage as well."""
     meanings = {
         sqlite3.SQLITE_BUSY: "expected a store that no other run uses, got one in use; wait for that run to end",
         sqlite3.SQLITE_READONLY: "expected a writable run store, got a read-only one; choose a folder with --store",
