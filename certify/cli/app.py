@@ -28,6 +28,7 @@ from certify.errors import CertifyError
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "certify: interrupted; what is done is kept, run the same command again to go on"
 
 app = typer.Typer(
     name="certify",
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            write_note(INTERRUPTED)
         return code if isinstance(code, int) else 0
     except typer.Exit as ended:
         return ended.exit_code
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_note(f"certify: {error}")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        write_note("certify: interrupted; run the same command again to go on")
+        write_note(INTERRUPTED)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; nothing more can be said to it

@@ -1,0 +1,153 @@
+"""Every command and every block of the README is run: a newcomer's first lines must work as written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import certify
+from certify.cli.app import main
+from certify.cli.configuration import find_configuration
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NETWORK = """
+from torch import nn
+
+
+def build():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 3))
+    return module, {"input_shape": (3, 32, 32), "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+"""
+LAYERS = """
+input_shape = [3, 32, 32]
+mean = [0.5, 0.5, 0.5]
+std = [0.25, 0.25, 0.25]
+
+[[layer]]
+type = "conv2d"
+in_channels = 3
+out_channels = 4
+kernel_size = 3
+padding = 1
+
+[[layer]]
+type = "relu"
+
+[[layer]]
+type = "flatten"
+
+[[layer]]
+type = "linear"
+in_features = 4096
+out_features = 3
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def certify_lines() -> list[str]:
+    """Every `certify ...` in a shell block, and every one written in a sentence with its arguments."""
+    shell = [part.strip() for block in blocks("sh") for line in block.splitlines() for part in line.split("&&")]
+    prose = re.findall(r"`(certify [a-z]+ [^`]*)`", re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S))
+    return [line for line in shell + prose if line.startswith("certify ")]
+
+
+@pytest.fixture
+def samples(tmp_path, monkeypatch) -> Path:
+    """The sample models, and the files of a reader who follows the README with a network of their own."""
+    folder = tmp_path / "sample_models"
+    shutil.copytree(ROOT / "sample_models", folder, ignore=shutil.ignore_patterns(".certify_cache", "__pycache__"))
+    monkeypatch.chdir(folder)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 3))
+    save_file(module.state_dict(), "weights.safetensors")
+    Path("mynet.py").write_text(NETWORK)
+    Path("layers.toml").write_text(LAYERS)
+    return folder
+
+
+def test_the_readme_has_both_commands():
+    marked = re.findall(r"<!-- (main|test) command -->\n```sh\n(.+)\n```", README)
+    assert [name for name, _ in marked] == ["main", "test"]
+    assert all(
+        command.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install") for _, command in marked
+    )
+
+
+@pytest.mark.parametrize("line", certify_lines())
+def test_command_of_the_readme(line, samples, capsys):
+    arguments = shlex.split(line)[1:]
+    if "report.json" in arguments:
+        assert main(["smooth", "data", "--limit", "12", "--n", "600", "-o", "report.json", "-q"]) == 0
+    if arguments[0] == "smooth":
+        arguments += ["--limit", "4"]  # all 360 run in the slow test below
+    if arguments[0] == "export":
+        Path("model.safetensors").unlink()
+    code = main(arguments)
+    assert code in ((0, 1, 4) if arguments[0] == "gate" else (0,)), capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_main_command_on_all_digits(samples):
+    command = re.search(r"<!-- main command -->\n```sh\n(.+)\n```", README)[1]
+    lines = [part.strip() for part in command.split("&&") if part.strip().startswith("certify ")]
+    assert [main(shlex.split(line)[1:]) for line in lines] == [0, 0]
+
+
+def test_the_output_shown_is_the_real_one(samples, capsys):
+    shown = re.search(r"<!-- output of: (.+) -->\n```text\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert main([*shlex.split(shown[1]), "-q"]) == 0
+    printed = capsys.readouterr().out
+    assert without_digest(printed) == without_digest(shown[2])
+
+
+def without_digest(text: str) -> list[str]:
+    """The digest holds the versions of Python and PyTorch, which differ from machine to machine."""
+    return [line.rstrip() for line in text.strip().splitlines() if not line.startswith("digest")]
+
+
+def test_the_python_block_saves_a_model(samples):
+    names = {
+        "model": nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)),
+        "names": ["cat", "dog"],
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+    }
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert certify.load("model.safetensors").classes == ("cat", "dog")
+
+
+def test_the_configuration_block_is_valid(samples):
+    (block,) = blocks("toml")
+    Path("certify.toml").write_text(block)
+    configuration = find_configuration(None)
+    assert configuration.smooth == {"sigma": 0.25}
+    assert [gate.radius for gate in configuration.gates] == [0.25]
+
+
+def test_exit_codes_are_those_of_the_program():
+    from certify import errors
+    from certify.cli import app
+
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    used = {0, 1, 4, app.EXIT_USAGE, app.EXIT_INTERNAL, app.EXIT_INTERRUPTED}
+    used |= {kind.exit_code for kind in (errors.InputError, errors.NoRuleError, errors.InterruptedRun)}
+    assert table == used
+
+
+def test_every_command_is_in_the_readme():
+    from certify.cli.app import app
+
+    for command in app.registered_commands:
+        assert f"certify {command.name}" in README
