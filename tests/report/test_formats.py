@@ -209,6 +209,17 @@ def test_upper_bounds_print_up_and_lower_bounds_down():
     assert row.split()[3:5] == ["1.2345", "1.2346"]
 
 
+@pytest.mark.parametrize("build", [lipschitz_clean, smoothing_clean, smoothing_undecided])
+def test_limits_over_examples_print_outward(build):
+    report = build()
+    curve = FORMATS["terminal"](report).partition("Certified accuracy")[2].splitlines()[2:]
+    for line, row in zip(curve, report.summary.certified_accuracy, strict=False):
+        if row.accuracy > 0:
+            *_, lower, upper = line.split()
+            assert 0 <= row.lower - float(lower) < 0.001
+            assert 0 <= float(upper) - row.upper < 0.001
+
+
 def test_abstentions_are_counted_by_reason():
     text = FORMATS["terminal"](smoothing_undecided())
     assert re.search(r"17 x +no class: 128 votes", text)

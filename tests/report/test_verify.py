@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from certify.errors import InputError
 from certify.report import FORMATS, rederive_smoothing, verify_report
+from certify.report.findings import compare
 from certify.report.rederive_lipschitz import expected_radius
 from certify.results import report_from_json, report_to_json, seal
 from tests.report.sample_reports import (
@@ -220,6 +221,17 @@ def test_draws_after_an_invalid_pilot_are_found():
     report = smoothing_abstaining()
     counts = replace(report.examples[4].counts, estimation=(0, 128, 0, 0), n=128)
     assert places(with_example(report, 4, counts=counts)) == {"examples[4].counts.n"}
+
+
+def test_a_label_outside_the_classes_is_found():
+    report = lipschitz_mixed()
+    rows = (*report.examples[:2], replace(report.examples[2], label=3))
+    assert "examples[2].label" in places(replace(report, examples=rows, data=data_record(rows)))
+
+
+def test_values_of_another_type_differ():
+    assert [str(finding) for finding in compare("a", 1, True)] == ["a: expected 1, found True"]
+    assert list(compare("a", (1, 2), [1, 2])) == []
 
 
 def test_negative_votes_are_found():
