@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from certify.errors import NoRuleError
-from certify.smoothing.loop import refuse_unless_function  # the loop calls it
 from tests.smoothing.toy_runs import CLASSES, dataset, predict, run
 
 DATA = dataset(2)
@@ -77,7 +76,3 @@ def test_a_network_that_writes_into_its_input_is_still_a_function(tmp_path):
         return logits
 
     assert run(tmp_path / "a", DATA, classify=clobber) == run(tmp_path / "b", DATA)
-
-
-def test_the_loop_runs_the_check():
-    assert refuse_unless_function.__module__ == "certify.smoothing.function_check"
