@@ -61,17 +61,18 @@ def find_folds(graph: Graph, shapes: Shapes) -> tuple[Fold, ...]:
 
 
 def _folds_of(graph: Graph, operation: Operation, shapes: Shapes) -> Iterator[Fold]:
-    """Yield the folds around one linear operation."""
+    """Yield the folds around one linear operation: with the batch norms behind it, or else with what is before it."""
     before = graph.by_name[operation.inputs[0]]
     scale_in = _normalize_scale(graph, before, operation, shapes)
-    if scale_in is not None:
-        yield from _fold(graph, (before, operation), operation, None, scale_in, shapes)
-    for after in graph.readers(operation.name):
-        scale_out = _batch_norm_scale(graph, after, operation, shapes)
-        if scale_out is None:
-            continue
-        operations = (operation, after) if scale_in is None else (before, operation, after)
-        yield from _fold(graph, operations, operation, scale_out, scale_in, shapes)
+    first = (operation,) if scale_in is None else (before, operation)
+    readers = graph.readers(operation.name)
+    scales = [(after, _batch_norm_scale(graph, after, operation, shapes)) for after in readers]
+    for after, scale_out in scales:
+        if scale_out is not None:
+            yield from _fold(graph, (*first, after), operation, scale_out, scale_in, shapes)
+    alone = not readers or any(scale_out is None for _, scale_out in scales)
+    if scale_in is not None and alone:
+        yield from _fold(graph, first, operation, None, scale_in, shapes)
 
 
 def _fold(

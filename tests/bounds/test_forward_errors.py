@@ -221,16 +221,29 @@ def test_term_amplification_by_later_layers() -> None:
     assert unamplified < observed32(graph, 0.6) <= number(deployed(graph, x, 0.0, "float32"))
 
 
+def test_term_cancellation_inside_an_inner_product() -> None:
+    b = Build(1)
+    big = 2.0**55
+    b.add("concat", b.constant(torch.tensor([[big]]).double()), "x", b.constant(torch.tensor([[-big]]).double()), dim=1)
+    b.add("linear", weight=torch.ones(1, 3, dtype=torch.float64))
+    x = torch.tensor([0.6], dtype=torch.float64)
+    computed = sequential(np.array([[big, 0.6, -big]]), np.zeros(1))[0]
+    of_the_output = 8 * U64 * 0.6
+    observed = abs(Fraction(float(computed)) - Fraction(0.6))
+    assert of_the_output < observed <= Fraction(number(deployed(b.graph(), x, 0.0, "float64")))
+    assert observed <= Fraction(number(measured(b.graph(), x)))
+
+
 def test_term_drift_inside_the_ball() -> None:
-    b = Build(4, seed=3)
-    b.add("linear", weight=b.normal(3, 4))
-    b.add("linear", weight=b.normal(2, 3))
-    graph, zero = b.graph(), torch.zeros(4, dtype=torch.float64)
-    at_centre = number(deployed(graph, zero, 0.0, "float32"))
-    there = torch.tensor([[0.3, -0.7, 0.2, 0.6]], dtype=torch.float64).float().double()
-    program = run(graph.to(torch.float32), there.float()).double()
-    observed = float((program - run(graph, there)).norm())
-    assert at_centre < observed <= number(deployed(graph, zero, 1.0, "float32"))
+    entries, step = 64, 1.02 * U32  # each addition of a step to 1 rounds up by nearly one unit
+    b = Build(entries)
+    b.add("linear", weight=torch.ones(1, entries, dtype=torch.float64))
+    there = np.array([[1.0] + [step] * (entries - 1)], dtype=np.float32)
+    computed = sequential(there, np.zeros(1, dtype=np.float32))[0]
+    observed = abs(Fraction(float(computed)) - sum(Fraction(float(v)) for v in there[0]))
+    zero, radius = torch.zeros(entries, dtype=torch.float64), 1.0001
+    arrival = math.sqrt(entries) * U32 * radius
+    assert arrival < observed <= Fraction(number(deployed(b.graph(), zero, radius, "float32")))
 
 
 @pytest.mark.parametrize("size, arithmetic", [(1e-30, "float32"), (1e-170, "float64")])
@@ -245,20 +258,34 @@ def test_term_underflow(size: float, arithmetic: str) -> None:
 
 
 def test_term_addition_of_branches() -> None:
-    b = Build(1)
-    b.add("sub", b.add("add", "x", b.constant(2.0**26)), b.constant(2.0**26))
-    x, graph = torch.tensor([0.6], dtype=torch.float64).float().double(), b.graph()
-    assert 8 * U32 * 0.6 < observed32(graph, float(x)) <= number(deployed(graph, x, 0.0, "float32"))
+    b, big = Build(1), 2.0**55
+    b.add("sub", b.add("add", "x", b.constant(big)), b.constant(big))
+    x, graph = torch.tensor([0.6], dtype=torch.float64), b.graph()
+    assert 0.6 <= abs(float(run(graph, x[None])) - 0.6) <= number(measured(graph, x))
+
+
+def test_term_addition_inside_the_ball() -> None:
+    b, step, count = Build(1), float(np.float32(1.02 * U32)), 64
+    last = "x"
+    for _ in range(count):
+        last = b.add("add", last, b.constant(step))
+    computed = run(b.graph().to(torch.float32), torch.ones(1, 1))
+    observed = abs(Fraction(float(computed)) - 1 - count * Fraction(step))
+    arrival, of_the_constants = U32 * 1.0001, count * 8 * U32 * step
+    zero = torch.zeros(1, dtype=torch.float64)
+    assert arrival + of_the_constants < observed <= Fraction(number(deployed(b.graph(), zero, 1.0001, "float32")))
 
 
 def test_term_cancellation_inside_batch_norm() -> None:
-    b = Build(1)
-    mean = torch.tensor([2.0**20 + 0.125], dtype=torch.float64)
-    b.add("batch_norm", mean=mean, variance=torch.tensor([0.0009], dtype=torch.float64), eps=0.0)
-    x = 2.0**20 + 0.0625
-    point, graph = torch.tensor([x], dtype=torch.float64), b.graph()
-    after_cancellation = 14 * U32 * 0.0625 / 0.03
-    assert after_cancellation < observed32(graph, x) <= number(deployed(graph, point, 0.0, "float32"))
+    b, mean = Build(1), 2.0**40 + 0.125
+    variance = torch.tensor([9.0 / 1024.0**2], dtype=torch.float64)  # the scale is exactly 1024 / 3
+    b.add("batch_norm", mean=torch.tensor([mean], dtype=torch.float64), variance=variance, eps=0.0)
+    x, graph = 2.0**40 + 0.0625, b.graph()
+    point = torch.tensor([x], dtype=torch.float64)
+    exact = Fraction(-1, 16) * Fraction(1024, 3)
+    observed = abs(Fraction(float(run(graph, point[None]))) - exact)
+    after_cancellation = 16 * U64 * 0.0625 * 1024 / 3
+    assert after_cancellation < observed <= Fraction(number(measured(graph, point)))
 
 
 @pytest.mark.parametrize("kind, details", [("clamp", {"min": None, "max": 0.1}), ("pad", {"value": 0.1})])
@@ -270,6 +297,14 @@ def test_term_scalars_rounded_to_the_format(kind: str, details: dict[str, object
     observed = observed32(graph, 8.0)
     assert 0 < observed <= number(deployed(graph, point, 0.0, "float32"))
     assert number(deployed(graph, point, 0.0, "float32")) > arrival
+
+
+def test_term_constants_rounded_to_the_format() -> None:
+    b = Build(1)
+    b.add("maximum", "x", b.constant(0.1))
+    zero = torch.zeros(1, dtype=torch.float64)
+    observed = abs(Fraction(0.1) - Fraction(float(np.float32(0.1))))
+    assert 0 < observed <= Fraction(number(deployed(b.graph(), zero, 0.0, "float32")))
 
 
 def _relu_network() -> Graph:

@@ -81,9 +81,14 @@ def test_no_slope_and_no_quotient_exceeds_the_gain(name: str, norm: Norm) -> Non
         assert largest_quotient(graph, norm, random) * SVD_ROUNDING <= upper
 
 
-@pytest.mark.parametrize("name", ["mean", "sum", "expand", "upsample_nearest", "pad reflect", "pad circular", "input"])
+MOVING = ("mean", "sum", "expand", "upsample_nearest", "pad reflect", "pad circular", "input")
+CONVOLUTIONS = ("conv", "conv strided", "conv dilated", "conv uneven", "conv depthwise", "conv 1d", "conv 3d")
+GROUPED = ("conv unequal groups", "conv_transpose")
+
+
+@pytest.mark.parametrize("name", [*MOVING, *CONVOLUTIONS, *GROUPED])
 @pytest.mark.parametrize("norm", NORMS)
-def test_gain_of_one_moving_or_summing_operation_is_attained(name: str, norm: Norm) -> None:
+def test_gain_of_one_linear_operation_is_attained(name: str, norm: Norm) -> None:
     graph = BOUNDED[name](0)
     truth = slope_at(graph, torch.randn(*graph.input_shape, dtype=torch.float64), norm)
     assert bounded_gain(graph, norm) <= truth * (1 + 1e-9)
@@ -171,26 +176,65 @@ def test_an_unused_branch_without_a_bound_does_not_matter() -> None:
 
 def test_operations_on_constants_alone_need_no_rule() -> None:
     b = Build(3)
-    table = b.constant(b.normal(3, 3))
-    squared = b.add("matmul", table, b.add("relu", table))
-    b.add("add", "x", b.add("mean", squared, dims=[0], keepdim=False))
+    computed = b.add("relu", b.constant(b.normal(3)))
+    b.add("add", "x", b.add("mul", computed, computed))
     assert bounded_gain(b.graph(), "l2") == 1.0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "kind, details, slope",
+    [
+        ("leaky_relu", {"negative_slope": -1.5}, 1.5),
+        ("prelu", {"weight": torch.tensor([0.1, -3.0], dtype=torch.float64)}, 3.0),
+        ("elu", {"alpha": 2.0}, 2.0),
+        ("hardswish", {}, 1.5),
+        ("abs", {}, 1.0),
+        ("sigmoid", {}, 0.25),
+    ],
+)
+def test_an_activation_alone_has_its_largest_slope(
+    kind: str, details: dict[str, object], slope: float, norm: Norm
+) -> None:
+    assert bounded_gain(one((2,), kind, lead=False, **details)(0), norm) == slope
 
 
 def test_a_fold_is_at_most_the_product_and_its_rows_are_listed() -> None:
     graph = BOUNDED["batch_norm"](3)
     facts = collect_facts(graph)
     rules = combine_rules(facts)
-    assert [fold.names for fold in facts.folds] == [("v1", "v2"), ("v1", "v2", "v3"), ("v5", "v6"), ("v8", "v9")]
+    assert [fold.names for fold in facts.folds] == [("v1", "v2", "v3"), ("v5", "v6"), ("v8", "v9")]
+    assert [fold.source for fold in facts.folds] == ["x", "v4", "v7"]
     gains = gain_uppers(facts, rules)
     for fold in facts.folds:
         product = math.prod(rules[name](1.0) for name in fold.names)
         assert gains[fold.value] <= product * gains[fold.source] * (1 + 1e-12)
-    assert facts.folds[1].upper("l2") < 0.9 * math.prod(rules[name](1.0) for name in facts.folds[1].names)
+    first = facts.folds[0]
+    assert gains["v3"] == first.upper("l2") < 0.9 * math.prod(rules[name](1.0) for name in first.names)
 
 
 def test_a_batch_norm_over_other_channels_is_not_folded() -> None:
     assert collect_facts(batch_norm_tokens(0)).folds == ()
+
+
+def test_a_normalisation_before_a_convolution_is_folded_per_channel() -> None:
+    b = Build(2, 4, 4)
+    b.add("normalize", mean=b.normal(2, 1, 1), std=torch.tensor([0.01, 1.0]).double().reshape(2, 1, 1))
+    weight = b.normal(3, 2, 3, 3)
+    weight[:, 0] *= 0.01
+    b.conv(weight)
+    (fold,) = collect_facts(b.graph()).folds
+    assert (fold.source, fold.value) == ("x", "v2")
+    truth = slope_at(b.graph(), b.normal(2, 4, 4), "l2")
+    assert truth * SVD_ROUNDING <= bounded_gain(b.graph(), "l2") <= truth * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("std, weight", [(2.0**-210, 1.0), (2.0**210, 1.0), (1.0, 2.0**-500), (1.0, 2.0**450)])
+def test_nothing_is_folded_where_a_product_could_underflow(std: float, weight: float) -> None:
+    b = Build(2)
+    b.add("normalize", mean=b.normal(2), std=torch.tensor([std, 0.5 * std], dtype=torch.float64))
+    b.add("linear", weight=weight * torch.ones(2, 2).double())
+    assert collect_facts(b.graph()).folds == ()
 
 
 def test_a_dead_channel_of_a_batch_norm_is_folded_safely() -> None:
@@ -235,3 +279,14 @@ def test_softmax_bounds_are_approached(name: str) -> None:
     for norm in NORMS:
         truth = slope_at(graph, point, norm)
         assert truth * SVD_ROUNDING <= bounded_gain(graph, norm) <= truth * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("constant_first", [False, True])
+def test_a_product_with_a_constant_matrix_has_its_norm(norm: Norm, constant_first: bool) -> None:
+    b = Build(2, 2)
+    matrix = torch.tensor([[1.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
+    constant = b.constant(matrix)
+    b.add("matmul", *((constant, "x") if constant_first else ("x", constant)))
+    truth = slope_at(b.graph(), b.normal(2, 2), norm)
+    assert truth * SVD_ROUNDING <= bounded_gain(b.graph(), norm) <= truth * (1 + 1e-9)
