@@ -15,7 +15,7 @@ from certify.norms.geometry import Convolution
 from certify.norms.vectors import lanczos, product_lower, start_vector
 
 MAPS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-STEPS = 40
+STEPS = 80
 
 
 def apply(conv: Convolution, kernel: Tensor, x: Tensor) -> Tensor:
@@ -42,7 +42,8 @@ def apply(conv: Convolution, kernel: Tensor, x: Tensor) -> Tensor:
 def adjoint(conv: Convolution, kernel: Tensor, y: Tensor) -> Tensor:
     """Return the image ``[G, ci, *size]`` of ``y`` under the adjoint map, by differentiation of the map at zero."""
     groups, _, ci = kernel.shape[:3]
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        kernel, y = kernel.clone(), y.clone()  # tensors made in inference mode cannot be differentiated
         x = torch.zeros(groups, ci, *(axis.known_size for axis in conv.axes), dtype=y.dtype, requires_grad=True)
         (gradient,) = torch.autograd.grad(apply(conv, kernel, x), x, y)
     return gradient

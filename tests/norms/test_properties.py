@@ -169,6 +169,14 @@ def test_arguments_that_do_not_fit_are_refused(name):
         describe(torch.ones(4, 2, 3), (5,), **BAD[name])
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_gradient_modes_change_nothing(mode):
+    outside = enclose_conv(torch.ones(2, 3, 3, requires_grad=True), (5,), padding=1)
+    with mode():
+        assert enclose_conv(torch.ones(2, 3, 3, requires_grad=True), (5,), padding=1) == outside
+        assert enclose_conv(torch.ones(3, 2, 3), (5,), padding=1).upper > 0.0
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 3), (1, 1, 2, 2, 2, 2)])
 def test_kernels_of_other_dimensions_are_refused(shape):
     with pytest.raises(ValueError, match="kernel"):
