@@ -12,11 +12,12 @@ NaN passes through every function, so that the positive-proof rule (`if not lowe
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 
 U64 = 2.0**-53
 U32 = 2.0**-24
 SMALLEST = 2.0**-1074
+ENOUGH_DIGITS = 400  # any float64 has at most 309 digits before its point
 
 
 def up(value: float) -> float:
@@ -25,7 +26,7 @@ def up(value: float) -> float:
 
 
 def down(value: float) -> float:
-    """Return the next float below ``value``."""
+    """Return the next float below ``value``; infinity becomes the largest float, so check what is finite *before*."""
     return math.nextafter(value, -math.inf)
 
 
@@ -54,13 +55,14 @@ def mul_up(*factors: float) -> float:
         >>> mul_up(0.1, 3.0) >= 0.30000000000000004 and mul_up(1.0, 0.1) == 0.1
         True
     """
+    if 0.0 in factors:
+        return 0.0 if all(math.isfinite(factor) for factor in factors) else math.nan
     product = 1.0
     for factor in factors:
         if product == 1.0:
             product = factor
         elif factor != 1.0:
-            exact_zero = 0.0 in (product, factor)
-            product = product * factor if exact_zero else up(product * factor)
+            product = up(product * factor)
     return product
 
 
@@ -68,7 +70,7 @@ def mul_down(a: float, b: float) -> float:
     """Return at most ``a * b`` for non-negative factors, never below 0."""
     if 0.0 in (a, b):
         return a * b
-    return a * b if 1.0 in (a, b) else max(0.0, down(a * b))
+    return a * b if 1.0 in (a, b) else _at_least_zero(down(a * b))
 
 
 def div_up(a: float, b: float) -> float:
@@ -93,7 +95,7 @@ def div_down(a: float, b: float) -> float:
     if b == 1.0 or a == 0.0:
         return a
     below = down(a / b)
-    return max(0.0, below) if a > 0.0 else below
+    return _at_least_zero(below) if a > 0.0 else below
 
 
 def sqrt_up(value: float) -> float:
@@ -103,7 +105,12 @@ def sqrt_up(value: float) -> float:
 
 def sqrt_down(value: float) -> float:
     """Return at most the square root of a non-negative number."""
-    return value if value in (0.0, 1.0) else max(0.0, down(math.sqrt(value)))
+    return value if value in (0.0, 1.0) else _at_least_zero(down(math.sqrt(value)))
+
+
+def _at_least_zero(value: float) -> float:
+    """Clamp at 0 without turning NaN into 0, as max(0.0, nan) would."""
+    return 0.0 if value < 0.0 else value
 
 
 def gamma_up(n: float, u: float = U64) -> float:
@@ -139,4 +146,5 @@ def ceiling_text(value: float, digits: int) -> str:
 def _decimal_text(value: float, digits: int, rounding: str) -> str:
     if not math.isfinite(value):
         return str(value)
-    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding=rounding))
+    with localcontext(prec=ENOUGH_DIGITS):
+        return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding=rounding))

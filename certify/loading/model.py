@@ -121,6 +121,8 @@ def check_input_space(space: InputSpace, shape: tuple[int, ...]) -> None:
 
 def _check_weights(graph: Graph) -> None:
     for name, tensor in graph.tensors.items():
+        if tensor.dtype == torch.bool:
+            continue  # the mask of an attention
         if tensor.dtype not in (torch.float32, torch.float64):
             raise InputError(f"tensor {name!r}: expected float32 or float64, got {tensor.dtype}; save module.float()")
         if not bool(torch.isfinite(tensor).all()):

@@ -40,8 +40,8 @@ from certify.results import InputSpace, dump_json, load_json
 _T = TypeVar("_T")
 
 MAX_MODEL_BYTES = 2**35
-_NAMES = {torch.float32: "F32", torch.float64: "F64"}
-_LITTLE = {torch.float32: "<f4", torch.float64: "<f8"}
+_NAMES = {torch.float32: "F32", torch.float64: "F64", torch.bool: "BOOL"}
+_LITTLE = {torch.float32: "<f4", torch.float64: "<f8", torch.bool: "|b1"}
 PREFIX = "certify."
 KEYS = frozenset({"certify.version", "certify.graph", "certify.input", "certify.classes"})
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,63}")
