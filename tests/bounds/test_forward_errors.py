@@ -301,7 +301,7 @@ def test_term_scalars_rounded_to_the_format(kind: str, details: dict[str, object
 
 def test_term_constants_rounded_to_the_format() -> None:
     b = Build(1)
-    b.add("maximum", "x", b.constant(0.1))
+    b.add("maximum", "x", b.constant(torch.tensor([0.1], dtype=torch.float64)))
     zero = torch.zeros(1, dtype=torch.float64)
     observed = abs(Fraction(0.1) - Fraction(float(np.float32(0.1))))
     assert 0 < observed <= Fraction(number(deployed(b.graph(), zero, 0.0, "float32")))
