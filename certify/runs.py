@@ -254,6 +254,7 @@ class SmoothingRun:
     store: Store
     device: str
     batch: int | Literal["auto"]
+    workers: int = 1
     data_path: str = ""
     _clock: _Clock = field(default_factory=_Clock)
 
@@ -267,6 +268,7 @@ class SmoothingRun:
             store=self.store,
             device=self.device,
             batch=self.batch,
+            workers=self.workers,
         )
 
     def report(self, examples: Sequence[SmoothingExample]) -> SmoothingReport:
@@ -306,6 +308,7 @@ class SmoothingRun:
             data_path=self.data_path,
             batch=str(self.batch),
             micro_batch=self.store.micro_batch() or 0,
+            workers=self.workers,
             threads=torch.get_num_threads(),
             device_name=_device_name(self.device),
             started=self._clock.started,
@@ -323,6 +326,7 @@ def start_smoothing(
     store: str | Path = STORE_FOLDER,
     device: str = "auto",
     batch: int | Literal["auto"] = "auto",
+    workers: int = 1,
     restart: bool = False,
     data_path: str = "",
 ) -> Iterator[SmoothingRun]:
@@ -346,7 +350,7 @@ def start_smoothing(
         program=PROGRAM,
     )
     with open_store(Path(store), header, restart=restart) as opened:
-        yield SmoothingRun(model, data, settings, opened, chosen, batch, data_path, clock)
+        yield SmoothingRun(model, data, settings, opened, chosen, batch, workers, data_path, clock)
 
 
 def smooth(
@@ -357,6 +361,7 @@ def smooth(
     store: str | Path = STORE_FOLDER,
     device: str = "auto",
     batch: int | Literal["auto"] = "auto",
+    workers: int = 1,
     restart: bool = False,
 ) -> SmoothingReport:
     """Return the report of randomized smoothing: for each example a class and a radius that hold for the noisy vote.
@@ -372,6 +377,7 @@ def smooth(
         store: Folder of the run store: an interrupted run continues, a finished one is re-used.
         device: "auto", "cpu", "cuda" or "cuda:i".
         batch: Rows per forward pass; never changes a count.
+        workers: With w > 1, w - 1 threads draw noise beside the network; never changes a count.
         restart: Discard what an earlier run of the same settings has left.
 
     Raises:
@@ -384,7 +390,15 @@ def smooth(
     if not isinstance(data, Dataset):
         data = read_dataset(data, loaded, skip=settings.skip, limit=settings.limit)
     with start_smoothing(
-        loaded, data, settings, store=store, device=device, batch=batch, restart=restart, data_path=path
+        loaded,
+        data,
+        settings,
+        store=store,
+        device=device,
+        batch=batch,
+        workers=workers,
+        restart=restart,
+        data_path=path,
     ) as run:
         examples = [event for event in run.events() if isinstance(event, SmoothingExample)]
         return run.report(examples)

@@ -22,7 +22,7 @@ from certify.results import LipschitzSettings, SmoothingSettings
 MAX_BYTES = 2**20
 NAMES = ("certify.toml", "pyproject.toml")
 TOP_KEYS = frozenset({"model", "data", "arch", "store", "smooth", "lipschitz", "gate"})
-RUN_KEYS = frozenset({"device", "batch"})
+RUN_KEYS = frozenset({"device", "batch", "workers"})
 Settings = TypeVar("Settings", SmoothingSettings, LipschitzSettings)
 
 

@@ -24,6 +24,7 @@ def command(
     config: options.Config = None,
     device: options.Device = None,
     batch: options.Batch = None,
+    workers: options.Workers = None,
     store: options.StoreFolder = None,
     output: options.Output = None,
     format: options.FormatOption = options.Format.terminal,  # noqa: A002 - the name of the flag
@@ -43,7 +44,7 @@ def command(
     else:
         from certify.cli.smooth import Places
 
-        places = Places(configuration, device=device, batch=batch, store=store)
+        places = Places(configuration, device=device, batch=batch, workers=workers, store=store)
         found = [_run(kind, configuration, places, out, no_progress) for kind in needed_kinds(configuration)]
     judged = judge(found, configuration.gates)
     for report in judged:

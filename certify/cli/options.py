@@ -85,6 +85,10 @@ Device: TypeAlias = Annotated[str | None, typer.Option("--device", help="auto, c
 Batch: TypeAlias = Annotated[
     str | None, typer.Option("--batch", help="Rows per forward pass, or auto; never changes a result. [default: auto]")
 ]
+Workers: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--workers", help="With N > 1, N - 1 threads draw noise beside the network. [default: 1]", min=1),
+]
 Config: TypeAlias = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: certify.toml, searched upward.")
 ]

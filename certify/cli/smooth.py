@@ -64,6 +64,7 @@ def command(
     seed: options.Seed = None,
     device: options.Device = None,
     batch: options.Batch = None,
+    workers: options.Workers = None,
     store: options.StoreFolder = None,
     config: options.Config = None,
     output: options.Output = None,
@@ -98,22 +99,29 @@ def command(
         write_text(plan_text(settings))
         return 0
     found = read_known_model(model_path(model, configuration), arch or configuration.arch)
-    places = Places(configuration, device=device, batch=batch, store=store)
+    places = Places(configuration, device=device, batch=batch, workers=workers, store=store)
     out.show(run(found, data_path(data, configuration), label, settings, places, out, restart, no_progress))
     return 0
 
 
 class Places:
-    """Where a run takes place: device, batch and store, from flags, else the configuration, else the defaults."""
+    """Where a run takes place: device, batch, workers, store, from flags, else the configuration, else the defaults."""
 
     def __init__(
-        self, configuration: Configuration, *, device: str | None, batch: str | None, store: Path | None
+        self,
+        configuration: Configuration,
+        *,
+        device: str | None,
+        batch: str | None,
+        workers: int | None,
+        store: Path | None,
     ) -> None:
         from certify.runs import STORE_FOLDER
 
         table: Mapping[str, Any] = configuration.smooth
         self.device = str(device or table.get("device", "auto"))
         self.batch = _batch(str(batch or table.get("batch", "auto")))
+        self.workers = int(workers or table.get("workers", 1))
         self.store = store or configuration.store or Path(STORE_FOLDER)
 
 
@@ -136,8 +144,10 @@ def run(
     no_progress: bool,
 ) -> SmoothingReport:
     """Return the report of one run, with progress on stderr."""
+    from certify.cli.memory import keep_freed_memory
     from certify.runs import read_dataset, start_smoothing
 
+    keep_freed_memory()
     dataset: Dataset = read_dataset(data, model, label=label, skip=settings.skip, limit=settings.limit)
     with start_smoothing(
         model,
@@ -146,6 +156,7 @@ def run(
         store=places.store,
         device=places.device,
         batch=places.batch,
+        workers=places.workers,
         restart=restart,
         data_path=str(data),
     ) as started:
