@@ -104,7 +104,8 @@ def test_the_main_command_on_all_digits(samples):
     assert [main(shlex.split(line)[1:]) for line in lines] == [0, 0]
 
 
-def test_the_output_shown_is_the_real_one(samples, capsys):
+def test_the_output_shown_is_the_real_one(samples, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     shown = re.search(r"<!-- output of: (.+) -->\n```text\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert main([*shlex.split(shown[1]), "-q"]) == 0
     printed = capsys.readouterr().out
