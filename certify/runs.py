@@ -199,7 +199,7 @@ def lipschitz(
     Example:
         >>> import tempfile, torch, certify
         >>> layer = torch.nn.Linear(2, 2, bias=False)
-        >>> _ = torch.nn.init.eye_(layer.weight).mul_(2)
+        >>> _ = torch.nn.init.constant_(layer.weight, 1.0)  # all ones: the norm is 2
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     certify.save(layer, f"{folder}/model.safetensors", input_shape=(2,))
         ...     report = certify.lipschitz(f"{folder}/model.safetensors")

@@ -35,24 +35,27 @@ class NoisyRows:
 
 
 class NoiseLaw(Protocol):
-    """One law of noise at one sigma.
-
-    ``name`` enters the block key; ``float_sound`` says whether the certificate holds for the program as run, rounding
-    of the noisy input included; ``words`` describes the law in the report. ``levels`` bounds, in units of 2^-63 for
-    each coordinate of each draw, the total variation distance between the law that is drawn and the law of the theorem.
-    ``row_dtype`` is the dtype of the rows.
-    """
+    """One law of noise at one sigma."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102 - see the class
+    def name(self) -> str:
+        """The name that enters the key of a block."""
+
     @property
-    def float_sound(self) -> bool: ...  # noqa: D102
+    def float_sound(self) -> bool:
+        """Whether the certificate holds for the program as run, rounding of the noisy input included."""
+
     @property
-    def words(self) -> str: ...  # noqa: D102
+    def words(self) -> str:
+        """The law as the report describes it."""
+
     @property
-    def levels(self) -> int: ...  # noqa: D102
+    def levels(self) -> int:
+        """A bound, in units of 2^-63 per coordinate and draw, of the distance (total variation) to the ideal law."""
+
     @property
-    def row_dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+    def row_dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
 
     def draw(self, example: Example, bits: np.random.Philox) -> NoisyRows:
         """Return the noisy rows of the block whose generator is ``bits``."""

@@ -124,7 +124,11 @@ def _replaced(plain, path, value):
 _DELETED = object()
 
 
-@pytest.mark.parametrize("value", [_DELETED, None, -1, 2**40, "x", [], {}, True, [2**30] * 2], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [_DELETED, None, -1, 2**40, "x", [], {}, True, [2**30] * 2],
+    ids=lambda value: "deleted" if value is _DELETED else repr(value),
+)
 def test_each_key_of_a_graph_deleted_or_retyped_gives_our_errors_only(tmp_path, value):
     save(normed(), tmp_path / "model.safetensors", input_shape=(3, 4, 4))
     with safetensors.safe_open(tmp_path / "model.safetensors", framework="pt") as file:
