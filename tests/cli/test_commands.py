@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -322,3 +324,18 @@ def test_an_internal_error_exits_70_with_a_traceback(project, capsys, monkeypatc
     code, _, err = run(capsys, "lipschitz", "model.safetensors")
     assert code == 70
     assert "ZeroDivisionError" in err
+
+
+@pytest.mark.parametrize("command", ["verify s.json", "report s.json", "gate s.json", "schema"])
+def test_what_reads_reports_does_not_import_torch(command, project, capsys):
+    run(capsys, "smooth", "data", "-o", "s.json", "-q")
+    Path("certify.toml").write_text('[[gate]]\nname = "clean"\nmetric = "clean_accuracy"\nmin = 0.5\n')
+    code = (
+        "import sys; from certify.cli.app import main; code = main(sys.argv[1:]);"
+        "sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    package = str(Path(certify.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()], capture_output=True, check=False, env={"PYTHONPATH": package}
+    )
+    assert done.returncode == 0, done.stderr
