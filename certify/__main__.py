@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
-    from certify.cli.app import main as run
-
+    """Run the command line and exit with its code; a failure of the start never exits 1, the code of a failed gate."""
+    try:
+        from certify.cli.app import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:  # a broken installation can raise anything
+        traceback.print_exc()
+        sys.exit(70)
     sys.exit(run())
 
 

@@ -57,11 +57,10 @@ def _read_regular(descriptor: int, limit: int, name: str) -> bytes:
 def write_file_atomically(path: str | Path, data: bytes) -> None:
     """Write ``data`` to ``path``: a new file beside it, flushed to the disk, takes its place in one step.
 
-    A symbolic link at ``path`` is refused, so that a link planted in the folder cannot redirect the output; the
-    temporary file is created exclusively and never through a link.
+    The temporary file is created exclusively and never through a link.
 
     Raises:
-        InputError: If the folder is missing or not writable, or ``path`` is a link or a folder.
+        InputError: If `check_output` refuses the path, or it cannot be written.
 
     Example:
         >>> import tempfile
@@ -70,23 +69,53 @@ def write_file_atomically(path: str | Path, data: bytes) -> None:
         ...     read_file_once(f"{folder}/report.json", limit=2)
         b'{}'
     """
+    check_output(path)
     target = Path(path)
-    if target.is_symlink():
-        raise InputError(f"expected an ordinary output file, got the symbolic link {str(target)!r}; name its target")
-    if target.is_dir():
-        raise InputError(f"expected an output file, got the folder {str(target)!r}; name a file in it")
     temporary = target.parent / f".certify-{secrets.token_hex(8)}.tmp"
     try:
         _write_new_file(temporary, data)
         temporary.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
-        raise InputError(
-            f"cannot write {str(target)!r}: {error.strerror}; check the folder and its free space"
-        ) from error
+        raise _cannot_write(target, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def check_output(path: str | Path) -> None:
+    """Return when a file could be written at ``path``; asked before a long run as well, whose result would be lost.
+
+    A symbolic link is refused, so that a link planted in the folder cannot redirect the output. So are devices and
+    pipes: a file that takes their place would break them for every other program.
+
+    Raises:
+        InputError: If the folder is missing or not writable, or ``path`` is a link, a folder, a device or a pipe.
+
+    Example:
+        >>> check_output("/dev/null")
+        Traceback (most recent call last):
+        certify.errors.InputError: expected an ordinary output file, got the device or pipe '/dev/null'; name a file
+    """
+    target = Path(path)
+    folder = target.parent
+    try:
+        mode = target.lstat().st_mode if os.path.lexists(target) else stat.S_IFREG
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    if not (is_folder and os.access(folder, os.W_OK | os.X_OK)):
+        raise InputError(f"cannot write {str(target)!r}: expected a folder that can be written, got {str(folder)!r}")
+    if stat.S_ISLNK(mode):
+        raise InputError(f"expected an ordinary output file, got the symbolic link {str(target)!r}; name its target")
+    if stat.S_ISDIR(mode):
+        raise InputError(f"expected an output file, got the folder {str(target)!r}; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"expected an ordinary output file, got the device or pipe {str(target)!r}; name a file")
+
+
+def _cannot_write(target: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write {str(target)!r:.300}: {error.strerror}; check the folder and its free space")
 
 
 def _write_new_file(path: Path, data: bytes) -> None:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from certify.errors import CertifyError
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
-INTERRUPTED = "certify: interrupted; what is done is kept, run the same command again to go on"
+INTERRUPTED = "certify: interrupted; what a smoothing run had finished is kept, run the same command again to go on"
 
 app = typer.Typer(
     name="certify",
@@ -86,11 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         write_note(INTERRUPTED)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; nothing more can be said to it
+    except SystemExit:
+        # What typer and rich make of a reader of stdout that has gone (`| head`): with 1, the code of a failed gate.
         return EXIT_INTERRUPTED
+    except OSError as error:
+        write_note(f"certify: {error!s:.500}; check the path, its permissions and the free space")
+        return EXIT_USAGE
     except Exception:
-        write_note(traceback.format_exc())
+        for line in traceback.format_exc().splitlines():
+            write_note(line)
         write_note("certify: internal error, a bug of certify; no result of this run can be trusted")
         return EXIT_INTERNAL
 
@@ -100,5 +105,6 @@ def _usage(error: typer.TyperException) -> int:
     if show is None:
         write_note(f"certify: {error}")
     else:
-        show()
+        with contextlib.suppress(OSError):  # as in `write_note`
+            show()
     return int(getattr(error, "exit_code", EXIT_USAGE))

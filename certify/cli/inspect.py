@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 from certify.cli import options
 from certify.cli.output import use_color
 from certify.cli.sources import read_any
+from certify.files import check_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,7 +113,9 @@ def export_command(
     from certify.cli.output import write_note
     from certify.loading import export
 
-    export(factory, output, weights=weights)
+    check_output(output)
+    with redirect_stdout(sys.stderr):  # what the factory prints
+        export(factory, output, weights=weights)
     if not quiet:
         write_note(f"written: {output}; see it with `certify inspect {output}`")
     return 0

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from certify.cli.options import Color, Format
+from certify.errors import InputError
+from certify.files import check_output
 from certify.results import Report, report_to_json
 
 
 @dataclass(frozen=True)
 class Output:
-    """How one command shows its result."""
+    """How one command shows its result; a report file that could not be written is refused before anything runs."""
 
     format: Format = Format.terminal
     path: Path | None = None
     color: Color = Color.auto
     quiet: bool = False
     verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            check_output(self.path)
+
+    def refuse_inputs(self, *inputs: Path | None) -> None:
+        """Refuse a report file that would take the place of what is read.
+
+        Raises:
+            InputError: If it is one of ``inputs``.
+        """
+        for path in inputs:
+            if self.path is not None and path is not None and _same_file(self.path, path):
+                raise InputError(f"expected another file for --output than the input {str(path)!r}, got the same")
 
     def note(self, text: str) -> None:
         """Write a line to stderr, unless quiet."""
@@ -43,27 +61,62 @@ class Output:
         write_text(FORMATS[self.format.value](report, width=width, color=color))
 
 
+def _same_file(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return False
+
+
 def use_color(choice: Color) -> bool:
-    """Return whether stdout gets colours: ``auto`` on a terminal, unless NO_COLOR is set."""
+    """Return whether stdout gets colours: ``auto`` on a terminal that has them, unless NO_COLOR is set."""
     if choice is Color.auto:
-        return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        return sys.stdout is not None and sys.stdout.isatty() and not plain
     return choice is Color.always
 
 
 def terminal_width() -> int:
     """Return the columns of the terminal, within what the views are made for."""
-    return max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
+    return max(40, min(120, shutil.get_terminal_size((100, 24)).columns))
 
 
 def write_text(text: str) -> None:
-    """Write text to stdout, with one newline at its end."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    sys.stdout.flush()
+    """Write text to stdout, with one newline at its end.
+
+    Raises:
+        InputError: If stdout is closed or full.
+        BrokenPipeError: If its reader has gone; `certify.cli.app.main` ends quietly then.
+    """
+    if sys.stdout is None:
+        raise InputError("expected an open stdout for the result, got a closed one; redirect it to a file")
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _abandon(sys.stdout)
+        raise InputError(f"cannot write the result to stdout: {error.strerror}; redirect it elsewhere") from error
 
 
 def write_note(text: str) -> None:
-    """Write one line to stderr, with control characters in names made harmless."""
+    """Write one line to stderr, with control characters in names made harmless.
+
+    A stderr that is closed or full changes nothing: the exit code says what happened.
+    """
     from certify.report import strip_controls
 
-    sys.stderr.write(strip_controls(text) + "\n")
-    sys.stderr.flush()
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(strip_controls(text) + "\n")
+        sys.stderr.flush()
+    except OSError:
+        _abandon(sys.stderr)
+
+
+def _abandon(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, or Python would fail on it again when it exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +60,8 @@ def read_known_model(path: Path, arch: str | None) -> Model:
 
 
 def read_any(path: Path, arch: str | None) -> Model | WeightsOnly:
-    """Return the model at a path, or its weights alone."""
+    """Return the model at a path, or its weights alone; what a factory prints goes to stderr."""
     from certify.loading import read_model
 
-    return read_model(path, arch=arch)
+    with redirect_stdout(sys.stderr):
+        return read_model(path, arch=arch)

@@ -8,6 +8,7 @@ of its module, even where its result is unused.
 
 from __future__ import annotations
 
+import logging
 import operator
 import re
 import warnings
@@ -132,6 +133,17 @@ def _reading(operation: Operation, renamed: Mapping[str, str]) -> Operation:
 
 
 @contextmanager
+def _silence() -> Iterator[None]:
+    """Keep back torch's log while tracing: what it says of a failure is in the exception, and becomes one message."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def _plain_attention() -> Iterator[None]:
     """Switch off the fused encoder kernel, which hides its parts from tracing."""
     before = torch.backends.mha.get_fastpath_enabled()
@@ -144,12 +156,12 @@ def _plain_attention() -> Iterator[None]:
 
 def _exported(module: nn.Module, example: Tensor) -> ExportedProgram:
     try:
-        with torch.no_grad(), _plain_attention(), warnings.catch_warnings():
+        with torch.no_grad(), _plain_attention(), _silence(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except CertifyError:
         raise
-    except Exception as error:  # torch.export raises many types for the same fact: this module cannot be traced
+    except (Exception, SystemExit) as error:  # many types for one fact, or the module's own: it cannot be traced
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NoRuleError(
             "expected a forward pass that can be traced for any batch size (no control flow that depends on data, no"

@@ -15,6 +15,7 @@ import importlib
 import importlib.abc
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from types import ModuleType
 
 from torch import nn
 
-from certify.errors import InputError
+from certify.errors import CertifyError, InputError
 from certify.files import read_file_once
 from certify.loading.architecture import Architecture, Facts, parse_facts
 
@@ -59,17 +60,17 @@ def call_factory(name: str) -> Architecture:
     """Run the code that ``name`` points to and return the network it builds, with its facts.
 
     Modules beside ``file.py``, and modules in the working folder for ``pkg.module:factory``, can be imported while it
-    runs; installed ones come first. An exception of the factory itself is passed on as it is.
+    runs; installed ones come first.
 
     Args:
         name: ``file.py:factory`` or ``pkg.module:factory``.
 
     Raises:
-        InputError: If there is no such file, module or function, or the function returns anything else.
+        InputError: If there is no such file, module or function, it raises, or it returns anything else.
     """
     where, _, function = name.rpartition(":")
     is_file = where.endswith(".py")
-    with _importable(Path(where).resolve().parent if is_file else Path.cwd()):
+    with _importable(Path(where).resolve().parent if is_file else Path.cwd()), _blamed(name):
         module, data = _load_file(Path(where)) if is_file else _load_module(where)
         factory = getattr(module, function, None)
         if not callable(factory):
@@ -89,6 +90,21 @@ def _importable(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
+
+
+@contextmanager
+def _blamed(name: str) -> Iterator[None]:
+    """Say of whatever the user's code raises where it did: it is no bug of this tool, and an exit of it no verdict."""
+    try:
+        yield
+    except CertifyError:
+        raise
+    except (Exception, SystemExit) as error:  # code of the user can raise anything
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+        place = f", line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
+        raise InputError(
+            f"{name}: expected code that builds a network, got {type(error).__name__}: {error}{place}"
+        ) from error
 
 
 def _load_file(path: Path) -> tuple[ModuleType, bytes]:

@@ -374,9 +374,17 @@ def test_what_is_no_factory_is_refused_with_the_convention(factory, function, te
         read_architecture(f"{factory}:{function}")
 
 
-def test_an_exception_of_the_factory_is_passed_on(factory):
-    with pytest.raises(ZeroDivisionError, match="own"):
+def test_an_exception_of_the_factory_is_named_with_its_line(factory):
+    with pytest.raises(InputError, match=r"ZeroDivisionError: the factory's own, line \d+ of arch.py") as caught:
         read_architecture(f"{factory}:broken")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(1)\n", "def build():\n    raise SystemExit(1)\n"])
+def test_an_exit_of_the_factory_is_no_verdict(tmp_path, code):
+    (tmp_path / "leaves.py").write_text(code)
+    with pytest.raises(InputError, match="got SystemExit: 1, line 2 of leaves.py"):
+        read_architecture(f"{tmp_path / 'leaves.py'}:build")
 
 
 @pytest.mark.parametrize(
