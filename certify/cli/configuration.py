@@ -6,11 +6,12 @@ over the file. ``[smooth]`` and ``[lipschitz]`` take the long flags of their com
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -51,13 +52,10 @@ def find_configuration(explicit: Path | None, start: Path | None = None) -> Conf
     folder = (start or Path.cwd()).resolve()
     for candidate in (folder, *folder.parents):
         for name in NAMES:
-            if (candidate / name).is_file() and _speaks_of_certify(candidate / name):
-                return _read(candidate / name)
+            path = candidate / name
+            if os.path.isfile(path) and _section(path, _parse(path)) is not None:  # noqa: PTH113 - never raises
+                return _read(path)
     return Configuration()
-
-
-def _speaks_of_certify(path: Path) -> bool:
-    return path.name != "pyproject.toml" or "certify" in _parse(path).get("tool", {})
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -68,9 +66,19 @@ def _parse(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected a TOML file, got {error}") from error
 
 
+def _section(path: Path, parsed: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what a file says to certify; None for a ``pyproject.toml`` that says nothing."""
+    if path.name != "pyproject.toml":
+        return parsed
+    tool = parsed.get("tool", {})
+    section = tool.get("certify") if isinstance(tool, dict) else tool
+    if section is not None and not isinstance(section, dict):
+        raise InputError(f"{path}: expected [tool.certify] to be a table, got {section!r:.100}")
+    return section
+
+
 def _read(path: Path) -> Configuration:
-    parsed = _parse(path)
-    content = parsed.get("tool", {}).get("certify", {}) if path.name == "pyproject.toml" else parsed
+    content = _section(path, _parse(path)) or {}
     _refuse_unknown(path, "", content, TOP_KEYS)
     tables = {name: _table(path, content, name) for name in ("smooth", "lipschitz")}
     _refuse_unknown(path, "smooth", tables["smooth"], _keys(SmoothingSettings) | RUN_KEYS)
@@ -167,8 +175,22 @@ def _merged(table: Mapping[str, Any], flags: Mapping[str, Any], left_out: frozen
 
 
 def _converted(values: Mapping[str, Any], kind: type[Settings], name: str, configuration: Configuration) -> Settings:
+    where = f" (flags, and [{name}] of {configuration.path})" if configuration.path else ""
+    for key, choices in _choices(kind).items():
+        if key in values and values[key] not in choices:
+            got = f"{values[key]!r:.100}"
+            raise InputError(f"{name}: {key.replace('_', '-')}: expected one of {', '.join(choices)}, got {got}{where}")
     try:
-        return msgspec.convert(dict(values), kind)
+        settings = msgspec.convert(dict(values), kind)
     except msgspec.ValidationError as error:
-        where = f" (flags, and [{name}] of {configuration.path})" if configuration.path else ""
         raise InputError(f"{name}: {error}{where}") from error
+    if not (settings.seed >= 0 and settings.skip >= 0 and (settings.limit is None or settings.limit >= 1)):
+        got = f"seed {settings.seed}, skip {settings.skip} and limit {settings.limit}"
+        raise InputError(f"{name}: expected seed >= 0, skip >= 0 and limit >= 1, got {got}{where}")
+    return settings
+
+
+def _choices(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...]]:
+    """Return the values of each setting that has a list of them: a refusal must say which."""
+    hints = get_type_hints(kind)
+    return {key: get_args(hint) for key, hint in hints.items() if get_origin(hint) is Literal}

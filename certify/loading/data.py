@@ -80,6 +80,8 @@ def read_data(
     request = Request(input, classes, label)
     source = _reader(Path(path), request)(Path(path), request)
     stop = source.count if limit is None else min(source.count, skip + limit)
+    if source.count == 0:
+        raise InputError(f"{path}: expected at least one example, got none")
     if skip >= stop:
         raise InputError(f"{path}: expected examples behind the first {skip}, got {source.count} in all")
     examples = tuple(_example(position, source.read(position), request, str(path)) for position in range(skip, stop))

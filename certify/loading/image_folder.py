@@ -22,7 +22,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from certify.errors import InputError
 from certify.files import read_file_once
@@ -113,6 +113,8 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Array:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_image(image, shape, str(path))
                 pixels = np.array(image.convert(MODES[image.mode]))
+    except UnidentifiedImageError as error:
+        raise InputError(f"expected a readable image ({', '.join(FORMATS)}), got another file {str(path)!r}") from error
     except _IMAGE_ERRORS as error:
         raise InputError(f"expected a readable image ({', '.join(FORMATS)}), got {str(path)!r}: {error}") from error
     return _channels(pixels, shape[0], str(path))

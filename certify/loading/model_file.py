@@ -32,7 +32,7 @@ from certify._version import __version__
 from certify.errors import InputError
 from certify.files import read_file_once, write_file_atomically
 from certify.graph import Graph
-from certify.loading.formats import refuse_other_formats
+from certify.loading.formats import SUPPORTED, refuse_other_formats
 from certify.loading.model import Model, check_input_space
 from certify.loading.safetensors_rules import LENGTH_BYTES, METADATA_KEY, Header, check_safetensors
 from certify.results import InputSpace, dump_json, load_json
@@ -118,6 +118,8 @@ def write_model_file(path: str | Path, graph: Graph, input: InputSpace, classes:
         >>> model.classes, model.graph.operations == graph.operations
         (('no', 'yes'), True)
     """
+    if Path(path).suffix.lower() != SUPPORTED:
+        raise InputError(f"expected an output file *{SUPPORTED}, got {str(path)!r}; no other name is read again")
     check_input_space(input, graph.input_shape)
     metadata = {
         "certify.version": __version__,

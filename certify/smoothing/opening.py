@@ -84,6 +84,8 @@ def earlier_seeds(folder: Path, header: RunHeader) -> tuple[int, ...]:
 
 def _prepare_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        return  # made before, or a folder of the user's, which is not ours to hide from git
     with contextlib.suppress(FileExistsError):
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
         handle = os.open(folder / ".gitignore", flags, 0o644)

@@ -29,6 +29,7 @@ from certify.results import SmoothingSettings, Tables, dump_json
 from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.noise import NoiseLaw
 from certify.stats import BOUNDS, charged_alpha, noise_charge, sample_plan, smallest_n
+from certify.stats.arguments import MAX_DRAWS, MAX_SIGMA, MIN_ALPHA, MIN_SIGMA
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def check_settings(settings: SmoothingSettings) -> None:
     """Refuse settings without a meaning.
 
     Raises:
-        InputError: If alpha is not inside (0, 1/2), sigma not positive and finite, n or n0 below 1, or price negative.
+        InputError: If alpha is not inside (0, 1/2), sigma not positive and finite, n or n0 not from 1 to 10^9, price
+            not from 0 to 1, the seed negative, or a value so extreme that the statistics cannot be computed.
 
     Example:
         >>> check_settings(SmoothingSettings(sigma=float("nan")))
@@ -107,9 +109,15 @@ def check_settings(settings: SmoothingSettings) -> None:
     checks = (
         (0.0 < settings.alpha < 0.5, "alpha inside (0, 1/2)", settings.alpha),
         (0.0 < settings.sigma < math.inf, "sigma as a positive finite number", settings.sigma),
+        (settings.alpha >= MIN_ALPHA, f"alpha of at least {MIN_ALPHA:.0e}", settings.alpha),
+        (MIN_SIGMA <= settings.sigma <= MAX_SIGMA, f"sigma from {MIN_SIGMA:.0e} to {MAX_SIGMA:.0e}", settings.sigma),
         (settings.n >= 1, "n of at least 1 draw", settings.n),
         (settings.n0 >= 1, "n0 of at least 1 draw", settings.n0),
+        (settings.n <= MAX_DRAWS, f"n of at most {MAX_DRAWS:,} draws", settings.n),
+        (settings.n0 <= MAX_DRAWS, f"n0 of at most {MAX_DRAWS:,} draws", settings.n0),
         (0.0 <= settings.price < math.inf, "price as a finite number that is not negative", settings.price),
+        (settings.price <= 1.0, "price of at most 1 sigma per draw", settings.price),
+        (settings.seed >= 0, "seed as a whole number that is not negative", settings.seed),
         (settings.bound in BOUNDS, f"bound as one of {', '.join(sorted(BOUNDS))}", settings.bound),
     )
     for holds, expected, got in checks:

@@ -9,8 +9,10 @@ which of two equal logits wins.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from torch import Tensor
 from certify.errors import InputError
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+PRODUCTS = {"cpu": ("mkldnn.matmul", "mkldnn.conv"), "cuda": ("cuda.matmul",)}
+"""Where `torch.backends` says how float32 products are made, by device; `_plain_arithmetic` sets cuDNN's itself."""
 
 
 def row_votes(logits: Tensor) -> Tensor:
@@ -71,15 +75,23 @@ def base_classifier(
     """Return the base classifier of a run, after checking the arithmetic it would run in.
 
     Raises:
-        InputError: If there are fewer than two classes, or autocast or TF32 would change the arithmetic.
+        InputError: If there are fewer than two classes, or autocast, TF32, products in bfloat16 or flushed subnormals
+            would change the arithmetic.
     """
     where = torch.device(device)
     if not classes >= 2:
         raise InputError(f"expected at least two classes, got {classes}; give a binary network two logits")
     if torch.is_autocast_enabled(where.type):
         raise InputError("expected autocast off, got it on; choose the arithmetic of the network with --dtype")
-    if where.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
-        raise InputError("expected TF32 off, got torch.backends.cuda.matmul.allow_tf32 on; set it to False")
+    for name in PRODUCTS.get(where.type, ()):
+        precision = attrgetter(name)(torch.backends).fp32_precision
+        if precision not in ("ieee", "none"):
+            raise InputError(
+                f"expected float32 products in full precision, got torch.backends.{name}.fp32_precision = {precision!r}"
+                " (TF32, or bfloat16 inside); call torch.set_float32_matmul_precision('highest')"
+            )
+    if not sys.float_info.min / 2.0 > 0.0:
+        raise InputError("expected gradual underflow, got flush-to-zero; call torch.set_flush_denormal(False)")
     return BaseClassifier(predict, classes, where, DTYPES[dtype])
 
 

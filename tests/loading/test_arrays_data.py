@@ -139,7 +139,7 @@ BAD_ARRAYS = [
     ("float images in another order", at(0.5).transpose(0, 2, 3, 1), Y, r"shape \[3, 4, 5\]"),
     ("width before height", X.transpose(0, 1, 3, 2), Y, r"shape \[3, 4, 5\]"),
     ("flat colours", X.reshape(7, 60), Y, r"shape \[3, 4, 5\]"),
-    ("no example", X[:0], Y[:0], "0 in all"),
+    ("no example", X[:0], Y[:0], "at least one example, got none"),
     ("a scalar", np.uint8(3), Y, r"x of shape \[N, ...\]"),
 ]
 
