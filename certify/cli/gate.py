@@ -39,6 +39,12 @@ def command(
         where = configuration.path or "certify.toml (none found)"
         raise InputError(f"{where}: expected at least one [[gate]], got none")
     out = Output(format, output, color, quiet, verbose)
+    if output is not None and len(reports or needed_kinds(configuration)) > 1:
+        raise InputError(
+            "expected one report to judge with --output, got several; leave --output out, or keep the gates of each"
+            " kind in a configuration file of their own (--config)"
+        )
+    out.refuse_inputs(configuration.path, *([] if reports else [configuration.model, configuration.data]))
     if reports:
         found = [read_verified(path) for path in reports]
     else:

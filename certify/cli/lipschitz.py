@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from certify.cli import options
+from certify.cli.chance import chance_level_note
 from certify.cli.configuration import find_configuration, lipschitz_settings
 from certify.cli.output import Output
 from certify.cli.progress import consume_lipschitz, meter
@@ -54,7 +55,9 @@ def command(
     flags = {"norm": norm, "method": method, "arithmetic": arithmetic, "limit": limit, "skip": skip, "seed": seed}
     settings = lipschitz_settings(configuration, flags)
     out = Output(format, output, color, quiet, verbose)
-    report = run(model_path(model, configuration), data, arch or configuration.arch, label, settings, out, no_progress)
+    path = model_path(model, configuration)
+    out.refuse_inputs(path, data, configuration.path)
+    report = run(path, data, arch or configuration.arch, label, settings, out, no_progress)
     out.show(report)
     return 0 if report.network.upper is not None else EXIT_UNBOUNDED
 
@@ -81,4 +84,6 @@ def run(
     started = start_lipschitz(found, dataset, settings, data_path="" if data is None else str(data))
     with meter(shown=not (out.quiet or no_progress)) as shown_by:
         examples = consume_lipschitz(started.examples(), 0 if dataset is None else len(dataset), shown_by)
+    if warning := chance_level_note(examples, len(found.classes)):
+        out.note(warning)
     return started.report(examples)

@@ -19,11 +19,15 @@ def report_command(
     format: options.FormatOption = options.Format.terminal,  # noqa: A002 - the name of the flag
     color: options.ColorOption = options.Color.auto,
 ) -> int:
-    """Show reports in another format; nothing is computed again."""
-    from certify.report import read_report
+    """Show reports in another format, with a warning where one is inconsistent."""
+    from certify.report import read_report, verify_report
 
-    for path in reports:
-        Output(format, None, color).show(read_report(path))
+    out = Output(format, None, color)
+    found = [read_report(path) for path in reports]
+    for path, report in zip(reports, found, strict=True):
+        if findings := verify_report(report):
+            write_note(f"warning: {path}: inconsistent, do not trust it ({findings[0]}); see `certify verify`")
+        out.show(report)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from certify.cli import options
+from certify.cli.chance import chance_level_note
 from certify.cli.configuration import Configuration, find_configuration, smoothing_settings
 from certify.cli.output import Output, write_text
 from certify.cli.progress import consume_smoothing, meter
@@ -19,6 +21,10 @@ from certify.results import SmoothingReport, SmoothingSettings
 if TYPE_CHECKING:
     from certify.examples import Dataset
     from certify.loading import Model
+
+
+NUMBER = re.compile(r"[0-9]{1,7}")
+MOST_ROWS, MOST_WORKERS = 2**20, 256
 
 
 def command(
@@ -98,9 +104,11 @@ def command(
     if plan:
         write_text(plan_text(settings))
         return 0
-    found = read_known_model(model_path(model, configuration), arch or configuration.arch)
+    path, examples = model_path(model, configuration), data_path(data, configuration)
+    out.refuse_inputs(path, examples, configuration.path)
     places = Places(configuration, device=device, batch=batch, workers=workers, store=store)
-    out.show(run(found, data_path(data, configuration), label, settings, places, out, restart, no_progress))
+    found = read_known_model(path, arch or configuration.arch)
+    out.show(run(found, examples, label, settings, places, out, restart, no_progress))
     return 0
 
 
@@ -120,17 +128,16 @@ class Places:
 
         table: Mapping[str, Any] = configuration.smooth
         self.device = str(device or table.get("device", "auto"))
-        self.batch = _batch(str(batch or table.get("batch", "auto")))
-        self.workers = int(workers or table.get("workers", 1))
+        rows = str(batch or table.get("batch", "auto"))
+        self.batch: int | Literal["auto"] = "auto" if rows == "auto" else _number("batch", "auto or ", rows, MOST_ROWS)
+        self.workers = _number("workers", "", str(workers or table.get("workers", 1)), MOST_WORKERS)
         self.store = store or configuration.store or Path(STORE_FOLDER)
 
 
-def _batch(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if text.isdigit() and int(text) >= 1:
+def _number(flag: str, others: str, text: str, most: int) -> int:
+    if NUMBER.fullmatch(text) and 1 <= int(text) <= most:
         return int(text)
-    raise InputError(f"expected --batch auto or a positive number, got {text!r}")
+    raise InputError(f"expected --{flag} {others}a number from 1 to {most}, got {text!r:.100}")
 
 
 def run(
@@ -162,12 +169,21 @@ def run(
     ) as started:
         with meter(shown=not (out.quiet or no_progress)) as shown_by:
             examples = consume_smoothing(started.events(), len(dataset), shown_by)
+        if warning := chance_level_note(examples, len(model.classes)):
+            out.note(warning)
         return started.report(examples)
 
 
 def plan_text(settings: SmoothingSettings) -> str:
-    """Return the sample plan in words: how many estimation draws follow each number of pilot votes."""
+    """Return the sample plan in words: how many estimation draws follow each number of pilot votes.
+
+    Raises:
+        InputError: If a setting is out of range.
+    """
+    from certify.smoothing import check_settings
     from certify.stats import sample_plan
+
+    check_settings(settings)
 
     if settings.procedure == "fixed":
         return f"fixed: {settings.n0} pilot draws, then {settings.n} estimation draws for every example"
