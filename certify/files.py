@@ -15,6 +15,23 @@ from pathlib import Path
 from certify.errors import InputError
 
 
+def read_start(path: str | Path, size: int) -> bytes:
+    """Return at most the first ``size`` bytes of a file.
+
+    Raises:
+        InputError: If it cannot be read.
+
+    Example:
+        >>> len(read_start("/dev/zero", 2))
+        2
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
 def read_file_once(path: str | Path, *, limit: int) -> bytes:
     """Return the content of a regular file of at most ``limit`` bytes.
 

@@ -44,7 +44,6 @@ def command(
             "expected one report to judge with --output, got several; leave --output out, or keep the gates of each"
             " kind in a configuration file of their own (--config)"
         )
-    out.refuse_inputs(configuration.path, *([] if reports else [configuration.model, configuration.data]))
     if reports:
         found = [read_verified(path) for path in reports]
     else:

@@ -56,7 +56,6 @@ def command(
     settings = lipschitz_settings(configuration, flags)
     out = Output(format, output, color, quiet, verbose)
     path = model_path(model, configuration)
-    out.refuse_inputs(path, data, configuration.path)
     report = run(path, data, arch or configuration.arch, label, settings, out, no_progress)
     out.show(report)
     return 0 if report.network.upper is not None else EXIT_UNBOUNDED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -12,8 +11,10 @@ from typing import TextIO
 
 from certify.cli.options import Color, Format
 from certify.errors import InputError
-from certify.files import check_output
+from certify.files import check_output, read_start
 from certify.results import Report, report_to_json
+
+REPORT_START = b"{\n"
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,7 @@ class Output:
     def __post_init__(self) -> None:
         if self.path is not None:
             check_output(self.path)
-
-    def refuse_inputs(self, *inputs: Path | None) -> None:
-        """Refuse a report file that would take the place of what is read.
-
-        Raises:
-            InputError: If it is one of ``inputs``.
-        """
-        for path in inputs:
-            if self.path is not None and path is not None and _same_file(self.path, path):
-                raise InputError(f"expected another file for --output than the input {str(path)!r}, got the same")
+            _refuse_to_replace(self.path)
 
     def note(self, text: str) -> None:
         """Write a line to stderr, unless quiet."""
@@ -61,10 +53,10 @@ class Output:
         write_text(FORMATS[self.format.value](report, width=width, color=color))
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return one.samefile(other)
-    return False
+def _refuse_to_replace(path: Path) -> None:
+    """Refuse to put a report in the place of anything but an earlier report: a model, an image, a configuration."""
+    if path.exists() and read_start(path, len(REPORT_START)) not in (b"", REPORT_START):
+        raise InputError(f"expected a new file or an earlier report for --output, got {str(path)!r}; name another file")
 
 
 def use_color(choice: Color) -> bool:

@@ -105,7 +105,6 @@ def command(
         write_text(plan_text(settings))
         return 0
     path, examples = model_path(model, configuration), data_path(data, configuration)
-    out.refuse_inputs(path, examples, configuration.path)
     places = Places(configuration, device=device, batch=batch, workers=workers, store=store)
     found = read_known_model(path, arch or configuration.arch)
     out.show(run(found, examples, label, settings, places, out, restart, no_progress))
@@ -130,7 +129,8 @@ class Places:
         self.device = str(device or table.get("device", "auto"))
         rows = str(batch or table.get("batch", "auto"))
         self.batch: int | Literal["auto"] = "auto" if rows == "auto" else _number("batch", "auto or ", rows, MOST_ROWS)
-        self.workers = _number("workers", "", str(workers or table.get("workers", 1)), MOST_WORKERS)
+        asked = workers or table.get("workers")
+        self.workers = None if asked is None else _number("workers", "", str(asked), MOST_WORKERS)
         self.store = store or configuration.store or Path(STORE_FOLDER)
 
 

@@ -383,7 +383,7 @@ def test_an_exception_of_the_factory_is_named_with_its_line(factory):
 @pytest.mark.parametrize("code", ["import sys\nsys.exit(1)\n", "def build():\n    raise SystemExit(1)\n"])
 def test_an_exit_of_the_factory_is_no_verdict(tmp_path, code):
     (tmp_path / "leaves.py").write_text(code)
-    with pytest.raises(InputError, match="got SystemExit: 1, line 2 of leaves.py"):
+    with pytest.raises(InputError, match=r"got SystemExit: 1, line 2 of leaves\.py"):
         read_architecture(f"{tmp_path / 'leaves.py'}:build")
 
 
