@@ -79,6 +79,11 @@ def choose_device(name: str = "auto") -> str:
     return name
 
 
+def choose_workers(device: str) -> int:
+    """Return how much runs side by side on a device by default: the threads PyTorch would use, at most 8 for noise."""
+    return torch.get_num_threads() if device == "cpu" else min(8, torch.get_num_threads())
+
+
 def read_dataset(
     path: str | Path, model: Model, *, label: str | None = None, skip: int = 0, limit: int | None = None
 ) -> Dataset:
@@ -326,7 +331,7 @@ def start_smoothing(
     store: str | Path = STORE_FOLDER,
     device: str = "auto",
     batch: int | Literal["auto"] = "auto",
-    workers: int = 1,
+    workers: int | None = None,
     restart: bool = False,
     data_path: str = "",
 ) -> Iterator[SmoothingRun]:
@@ -350,7 +355,8 @@ def start_smoothing(
         program=PROGRAM,
     )
     with open_store(Path(store), header, restart=restart) as opened:
-        yield SmoothingRun(model, data, settings, opened, chosen, batch, workers, data_path, clock)
+        side_by_side = workers or choose_workers(chosen)
+        yield SmoothingRun(model, data, settings, opened, chosen, batch, side_by_side, data_path, clock)
 
 
 def smooth(
@@ -361,7 +367,7 @@ def smooth(
     store: str | Path = STORE_FOLDER,
     device: str = "auto",
     batch: int | Literal["auto"] = "auto",
-    workers: int = 1,
+    workers: int | None = None,
     restart: bool = False,
 ) -> SmoothingReport:
     """Return the report of randomized smoothing: for each example a class and a radius that hold for the noisy vote.
@@ -377,7 +383,8 @@ def smooth(
         store: Folder of the run store: an interrupted run continues, a finished one is re-used.
         device: "auto", "cpu", "cuda" or "cuda:i".
         batch: Rows per forward pass; never changes a count.
-        workers: With w > 1, w - 1 threads draw noise beside the network; never changes a count.
+        workers: Forward passes side by side on a CPU, threads that draw noise for a CUDA device; None: as many as
+            there are cores. Never changes a count.
         restart: Discard what an earlier run of the same settings has left.
 
     Raises:

@@ -87,7 +87,7 @@ Batch: TypeAlias = Annotated[
 ]
 Workers: TypeAlias = Annotated[
     int | None,
-    typer.Option("--workers", help="With N > 1, N - 1 threads draw noise beside the network. [default: 1]", min=1),
+    typer.Option("--workers", help="Forward passes side by side; never changes a result. [default: one a core]", min=1),
 ]
 Config: TypeAlias = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: certify.toml, searched upward.")

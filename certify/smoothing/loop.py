@@ -29,7 +29,7 @@ from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.procedure import Procedure
 from certify.smoothing.sampler import BlockResult, Sampler
 from certify.smoothing.store import Store
-from certify.smoothing.votes import BaseClassifier
+from certify.smoothing.votes import BaseClassifier, one_core_per_pass
 
 PROGRESS_SECONDS = 0.2
 
@@ -68,7 +68,7 @@ class SmoothingLoop:
     def events(self) -> Events:
         """Yield results and progress until every example is finished."""
         shown = time.monotonic()
-        with Interruption() as interruption, contextlib.closing(self):
+        with Interruption() as interruption, one_core_per_pass(self.classifier.device), contextlib.closing(self):
             while self._jobs or not self._exhausted:
                 self._fill()
                 while self._jobs and self._jobs[0].done:

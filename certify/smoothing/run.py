@@ -79,7 +79,8 @@ def smoothing_events(
         store: The open store of this run: its blocks are used, new ones are added.
         device: Where the network runs.
         batch: Rows per forward pass; "auto" takes that of the store, else times a few sizes. Never changes a count.
-        workers: 1 draws noise between forward passes; w > 1 in w - 1 threads beside them. Never changes a count.
+        workers: How many forward passes run side by side on a CPU, each on one core; for a CUDA device w - 1 threads
+            draw noise. Never changes a count.
 
     Raises:
         InputError: If the settings, the data or the store do not fit.

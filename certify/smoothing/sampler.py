@@ -5,8 +5,10 @@ fixed shape, so that every forward pass is full; only the last one is padded, wi
 of its count (slot of the block, vote), and one addition per micro-batch gives the counts of all blocks in it. Memory
 does not grow with the number of draws: a handful of blocks is held at a time.
 
-On a CUDA device one micro-batch is left in flight, so that noise is drawn on the CPU meanwhile; ``workers`` above 1
-draws it in threads as well. Neither changes a count.
+``workers`` says how much runs side by side, and never changes a count. On a CPU it is the number of forward passes,
+each in a thread of its own and on one core: a small network gains far more from this than from splitting an operation
+over the cores, and nothing waits at a barrier when the machine is busy. On a CUDA device one micro-batch is left in
+flight while the CPU draws noise, in ``workers - 1`` threads.
 """
 
 from __future__ import annotations
@@ -61,10 +63,10 @@ class _OpenBlock:
 
 @dataclass(frozen=True, eq=False)
 class _Flight:
-    """A launched micro-batch: its pieces (block and number of rows) and their counts, still on the device."""
+    """A launched micro-batch: its pieces (block and number of rows), and how to wait for their counts."""
 
     pieces: list[tuple[_OpenBlock, int]]
-    counts: Tensor
+    counts: Callable[[], NDArray[np.int64]]
 
 
 @dataclass(eq=False)
@@ -81,9 +83,11 @@ class Sampler:
     _flights: deque[_Flight] = field(default_factory=deque, init=False)
 
     def __post_init__(self) -> None:
-        self._staging = np.zeros((self.micro_batch, *self.shape), dtype=self.law.row_dtype)
-        self._pool = ThreadPoolExecutor(self.workers - 1) if self.workers > 1 else None
-        self._ahead = 1 if self.classifier.device.type == "cuda" else 0
+        on_cpu = self.classifier.device.type == "cpu"
+        side_by_side = self.workers > 1
+        self._lanes = ThreadPoolExecutor(self.workers, initializer=_use_one_core) if on_cpu and side_by_side else None
+        self._drawers = ThreadPoolExecutor(self.workers - 1) if not on_cpu and side_by_side else None
+        self._ahead = (self.workers if side_by_side else 0) if on_cpu else 1
 
     @property
     def queued(self) -> int:
@@ -99,20 +103,20 @@ class Sampler:
         """Queue one block; with workers its noise is drawn from now on, else when it is needed."""
         counts = np.zeros(self.classifier.classes + 1, dtype=np.int64)
         noisy: Callable[[], NoisyRows] = partial(self._draw, request)
-        if self._pool is not None:
-            noisy = self._pool.submit(self._draw, request).result
+        if self._drawers is not None:
+            noisy = self._drawers.submit(self._draw, request).result
         self._queue.append(_OpenBlock(request, noisy, counts))
 
     def step(self) -> list[BlockResult]:
         """Evaluate one micro-batch of queued rows; return the blocks that are complete."""
         start = time.perf_counter()
         if self._queue:
-            self._flights.append(self._launch(self._stage()))
+            self._flights.append(self._launch(*self._stage()))
         keep = self._ahead if self._queue else 0
         results: list[BlockResult] = []
         while len(self._flights) > keep:
             flight = self._flights.popleft()
-            found = flight.counts.cpu().numpy()
+            found = flight.counts()
             now = time.perf_counter()
             results += _settle(flight, found, (now - start) / self.micro_batch, self.micro_batch)
             start = now
@@ -122,37 +126,46 @@ class Sampler:
         """Stop the worker threads and drop what is queued."""
         self._queue.clear()
         self._flights.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._lanes, self._drawers):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def _draw(self, request: BlockRequest) -> NoisyRows:
         return self.law.draw(request.example, block_generator(self.seed, request, self.law.name))
 
-    def _stage(self) -> list[tuple[_OpenBlock, int]]:
-        """Copy the next rows of the queue into the staging array; pad with zeros when the queue runs dry."""
+    def _stage(self) -> tuple[list[tuple[_OpenBlock, int]], NDArray[Any]]:
+        """Return the next rows of the queue and whose they are; padded with zeros when the queue runs dry."""
+        rows = np.zeros((self.micro_batch, *self.shape), dtype=self.law.row_dtype)
         pieces: list[tuple[_OpenBlock, int]] = []
         filled = 0
         while self._queue and filled < self.micro_batch:
             block = self._queue[0]
-            rows = block.noisy_rows()[block.staged : block.staged + self.micro_batch - filled]
-            self._staging[filled : filled + len(rows)] = rows
-            filled += len(rows)
-            block.staged += len(rows)
-            pieces.append((block, len(rows)))
+            part = block.noisy_rows()[block.staged : block.staged + self.micro_batch - filled]
+            rows[filled : filled + len(part)] = part
+            filled += len(part)
+            block.staged += len(part)
+            pieces.append((block, len(part)))
             if block.staged == BLOCK_DRAWS:
                 self._queue.popleft()
-        self._staging[filled:] = 0
-        return pieces
+        return pieces, rows
 
-    def _launch(self, pieces: list[tuple[_OpenBlock, int]]) -> _Flight:
-        """Start the forward pass of the staged rows, and the addition of their votes."""
+    def _launch(self, pieces: list[tuple[_OpenBlock, int]], rows: NDArray[Any]) -> _Flight:
+        """Start the forward pass of the rows, and the addition of their votes."""
+        slots = self._addresses(pieces)
+        if self._lanes is not None:
+            future = self._lanes.submit(lambda: _on_host(self._evaluate(rows, slots, len(pieces))))
+            return _Flight(pieces, future.result)
+        counts = self._evaluate(rows, slots, len(pieces))
+        return _Flight(pieces, lambda: _on_host(counts))
+
+    def _evaluate(self, rows: NDArray[Any], slots: NDArray[np.int64], pieces: int) -> Tensor:
+        """Return the counts ``[pieces + 1, classes + 1]`` of the votes of the rows, on the device."""
         device, width = self.classifier.device, self.classifier.classes + 1
-        rows = torch.from_numpy(self._staging).to(device)
-        votes = self.classifier.votes(self.law.inputs(rows, self.classifier.dtype))
-        address = torch.from_numpy(self._addresses(pieces)).to(device) * width + votes
-        counts = torch.zeros((len(pieces) + 1) * width, dtype=torch.int64, device=device)
+        votes = self.classifier.votes(self.law.inputs(torch.from_numpy(rows).to(device), self.classifier.dtype))
+        address = torch.from_numpy(slots).to(device) * width + votes
+        counts = torch.zeros((pieces + 1) * width, dtype=torch.int64, device=device)
         counts.scatter_add_(0, address, torch.ones_like(address))
-        return _Flight(pieces, counts.view(-1, width))
+        return counts.view(-1, width)
 
     def _addresses(self, pieces: list[tuple[_OpenBlock, int]]) -> NDArray[np.int64]:
         """Return the slot of every staged row; padding and draws beyond the prefix have the slot after the last."""
@@ -164,6 +177,16 @@ class Sampler:
             slots[start : start + counted] = slot
             start += rows
         return slots
+
+
+def _use_one_core() -> None:
+    """Keep the operations of this thread on one core; PyTorch sets this per thread."""
+    torch.set_num_threads(1)
+
+
+def _on_host(counts: Tensor) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = counts.cpu().numpy()
+    return found
 
 
 def _settle(flight: _Flight, counts: NDArray[np.int64], seconds_per_row: float, micro_batch: int) -> list[BlockResult]:

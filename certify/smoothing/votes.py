@@ -96,6 +96,18 @@ def base_classifier(
 
 
 @contextlib.contextmanager
+def one_core_per_pass(device: torch.device) -> Iterator[None]:
+    """Run forward passes on a CPU on one core each: several run side by side instead; see `sampler`."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def _plain_arithmetic(device: torch.device) -> Iterator[None]:
     """Run with deterministic cuDNN kernels and without TF32, which cuDNN allows by default."""
     if device.type != "cuda":
