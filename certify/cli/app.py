@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import Annotated
@@ -23,7 +22,7 @@ import typer
 
 from certify._version import __version__
 from certify.cli import gate, inspect, lipschitz, report, smooth
-from certify.cli.output import write_note
+from certify.cli.output import write_note, write_text
 from certify.errors import CertifyError
 
 EXIT_USAGE = 2
@@ -43,7 +42,7 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        sys.stdout.write(f"certify {__version__}\n")
+        write_text(f"certify {__version__}")
         raise typer.Exit
 
 

@@ -69,7 +69,7 @@ def use_color(choice: Color) -> bool:
 
 def terminal_width() -> int:
     """Return the columns of the terminal, within what the views are made for."""
-    return max(40, min(120, shutil.get_terminal_size((100, 24)).columns))
+    return max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
 
 
 def write_text(text: str) -> None:
