@@ -15,7 +15,9 @@ The rules below compute valid labels:
 
 The output must be ``[N, classes]`` with label i in row i. Then row i depends on example i alone. Every shape in a graph
 is a constant or a multiple of the batch size, and the check runs at batch sizes 2 and 3, so that a constant that
-happens to equal one of them does not pass for the batch.
+happens to equal one of them does not pass for the batch. What two sizes cannot show about the others is refused: no
+operation may read together, cut, turn or extend a dimension that grows with the batch (six steps of a roll are none
+in batches of 2 and 3, and the sum of a broadcast dimension depends on how many examples came along).
 """
 
 from __future__ import annotations
@@ -48,19 +50,39 @@ ALL_BUT_BATCH = frozenset(
     }
 )
 
-Dims = Callable[[Operation, Tensor], Sequence[int]]
+Shape = tuple[int, ...]
+Dims = Callable[[Operation, int], Sequence[int]]
 
 READ_TOGETHER: Mapping[str, Dims] = MappingProxyType(
     {
-        "linear": lambda _, x: (x.dim() - 1,),
-        "layer_norm": lambda op, x: range(x.dim() - len(op.integers("shape")), x.dim()),
-        "rms_norm": lambda op, x: range(x.dim() - len(op.integers("shape")), x.dim()),
-        **dict.fromkeys(ALL_BUT_BATCH, lambda _, x: range(1, x.dim())),
+        "linear": lambda _, rank: (rank - 1,),
+        "layer_norm": lambda op, rank: range(rank - len(op.integers("shape")), rank),
+        "rms_norm": lambda op, rank: range(rank - len(op.integers("shape")), rank),
+        **dict.fromkeys(ALL_BUT_BATCH, lambda _, rank: range(1, rank)),
         **dict.fromkeys(("softmax", "log_softmax", "sort", "max_min"), lambda op, _: (op.integer("dim"),)),
         **dict.fromkeys(("mean", "sum", "amax", "amin"), lambda op, _: op.integers("dims")),
     }
 )
-"""The dimensions an operation reads at once, for the kinds that have a single input."""
+"""The dimensions an operation reads at once, given its input's rank, for the kinds that have a single input."""
+
+Touched = Callable[[Operation, Sequence[Shape]], Sequence[Sequence[int]]]
+
+TOUCHED: Mapping[str, Touched] = MappingProxyType(
+    {
+        "slice": lambda op, _: ((op.integer("dim"),),),
+        "flip": lambda op, _: (op.integers("dims"),),
+        "roll": lambda op, shapes: (op.integers("dims") or range(len(shapes[0])),),
+        "pad": lambda op, shapes: (_padded_dims(op, len(shapes[0])),),
+        "matmul": lambda _, shapes: ((len(shapes[0]) - 1,), (len(shapes[1]) - 2,)),
+        "attention": lambda _, shapes: [(len(shape) - 2, len(shape) - 1) for shape in shapes],
+    }
+)
+"""The dimensions an operation reads together, cuts, turns or extends, per input; for others see `READ_TOGETHER`."""
+
+
+def _padded_dims(operation: Operation, rank: int) -> list[int]:
+    pairs = operation.pairs("padding")
+    return [rank - len(pairs) + position for position, pair in enumerate(pairs) if any(pair)]
 
 
 def check_examples_apart(graph: Graph) -> None:
@@ -77,6 +99,23 @@ def check_examples_apart(graph: Graph) -> None:
         rows = torch.arange(batch, dtype=labels.dtype)[:, None]
         if labels.shape[0] != batch or not bool(((labels == rows) | (labels == NOBODY)).all()):
             raise NoRuleError("expected row i of the output to depend on input i only; the batch dimension is moved")
+    _check_touched_dims(graph)
+
+
+def _check_touched_dims(graph: Graph) -> None:
+    few, more = (value_shapes(graph, batch) for batch in BATCHES)
+    for operation in graph.operations:
+        shapes = [few[name] for name in operation.inputs]
+        for name, dims in zip(operation.inputs, _touched(operation, shapes), strict=False):
+            if any(few[name][dim] != more[name][dim] for dim in dims):
+                raise NoRuleError(f"{operation.where}: acts along a dimension that grows with the batch")
+
+
+def _touched(operation: Operation, shapes: Sequence[Shape]) -> Sequence[Sequence[int]]:
+    if operation.kind in TOUCHED:
+        return TOUCHED[operation.kind](operation, shapes)
+    read = READ_TOGETHER.get(operation.kind)
+    return () if read is None else (read(operation, len(shapes[0])),)
 
 
 def _output_labels(graph: Graph, batch: int) -> Tensor:
@@ -105,7 +144,7 @@ def _labels_of(
         rows = _together(operation, left, (left.dim() - 1,))
         columns = _together(operation, right, (right.dim() - 2,))
         return _agreed(operation, [rows, columns]).expand(shape)
-    collapsed = _together(operation, inputs[0], READ_TOGETHER[operation.kind](operation, inputs[0]))
+    collapsed = _together(operation, inputs[0], READ_TOGETHER[operation.kind](operation, inputs[0].dim()))
     return _spread(operation, collapsed, shape)
 
 

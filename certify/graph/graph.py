@@ -189,6 +189,9 @@ def _check_structure(graph: Graph) -> None:
         for tensor in operation.weights.values():
             if tensor not in graph.tensors:
                 raise InputError(f"{where}: names the tensor {tensor!r}, which is missing")
+            if operation.kind != "constant" and not graph.tensors[tensor].is_floating_point():
+                found = graph.tensors[tensor].dtype
+                raise InputError(f"{where}: expected weights of float32 or float64, got {tensor!r} of {found}")
             used.add(tensor)
         defined.add(operation.name)
     if graph.output not in defined:

@@ -117,7 +117,9 @@ def _softsign(graph: Graph, operation: Operation) -> Operation | None:
     if below.kind != "add":
         return None
     magnitude, one = _inputs(graph, below)
-    if magnitude.kind != "abs" or magnitude.inputs != (x,) or one.attributes.get("value") != 1.0:
+    if magnitude.kind != "abs" or magnitude.inputs != (x,):
+        return None
+    if one.kind != "constant" or one.attributes["value"] != 1.0:
         return None
     return _changed(operation, kind="softsign", inputs=(x,), attributes={})
 

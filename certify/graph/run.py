@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from certify.errors import InputError
+from certify.graph.fitting import check_fit
 from certify.graph.graph import Graph, Operation
 
 MAX_ELEMENTS = 2**31
@@ -31,6 +33,10 @@ def concrete_shape(shape: Sequence[int], batch: int) -> list[int]:
 def pad_list(padding: Sequence[Sequence[int]]) -> list[int]:
     """Return ``[before, after]`` pairs in the order of `torch.nn.functional.pad`: last dimension first."""
     return [size for pair in reversed(padding) for size in pair]
+
+
+def _constant(*, value: Any) -> Any:  # noqa: ANN401 - a tensor, or a number of any type as a float
+    return value if isinstance(value, Tensor) else float(value)
 
 
 def _conv(
@@ -138,7 +144,7 @@ def _upsample_nearest(x: Tensor, *, scale: list[int]) -> Tensor:
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {
-        "constant": lambda *, value: value,
+        "constant": _constant,
         "linear": lambda x, *, weight, bias=None: F.linear(x, weight, bias),
         "conv": _conv,
         "conv_transpose": _conv_transpose,
@@ -222,8 +228,9 @@ def run_operation(graph: Graph, operation: Operation, values: Sequence[Tensor], 
     if operation.kind in BATCHED_SHAPE:
         arguments["batch"] = batch
     try:
+        check_fit(operation, values, {role: graph.tensors[name] for role, name in operation.weights.items()})
         return KERNELS[operation.kind](*values, **arguments)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError) as error:
         shapes = [list(value.shape) for value in values if isinstance(value, Tensor)]
         reason = str(error).splitlines()[0]
         raise InputError(f"{operation.where}: does not fit inputs of shape {shapes}: {reason}") from error
@@ -265,8 +272,10 @@ def value_shapes(graph: Graph, batch: int = 1) -> dict[str, tuple[int, ...]]:
     A scalar `constant` has shape ``()``. Shapes are inferred on the meta device, which allocates nothing.
 
     Raises:
-        InputError: If an operation does not fit its inputs, or a value exceeds 2^31 elements.
+        InputError: If an operation does not fit its inputs, or a value is empty or exceeds 2^31 elements.
     """
+    if batch * math.prod(graph.input_shape) > MAX_ELEMENTS:
+        raise InputError(f"expected inputs of at most 2^31 elements, got {batch} of shape {list(graph.input_shape)}")
     meta = graph.to(torch.float32, "meta")
     values: dict[str, Tensor] = {graph.input: torch.empty(batch, *graph.input_shape, device="meta")}
     shapes = {graph.input: tuple(values[graph.input].shape)}
@@ -275,8 +284,8 @@ def value_shapes(graph: Graph, batch: int = 1) -> dict[str, tuple[int, ...]]:
         value = run_operation(meta, operation, arguments, batch)
         values[operation.name] = value
         shapes[operation.name] = tuple(value.shape) if isinstance(value, Tensor) else ()
-        if math.prod(shapes[operation.name]) > MAX_ELEMENTS:
-            raise InputError(f"{operation.where}: expected at most 2^31 elements, got {shapes[operation.name]}")
+        if not 1 <= math.prod(shapes[operation.name]) <= MAX_ELEMENTS:
+            raise InputError(f"{operation.where}: expected 1 to 2^31 elements, got shape {shapes[operation.name]}")
     return shapes
 
 

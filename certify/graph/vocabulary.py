@@ -72,7 +72,7 @@ def _is_bool(value: object) -> bool:
 
 
 def _is_float(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return _is_int(value) or (type(value) is float and math.isfinite(value))
 
 
 def _optional(check: Check) -> Check:
