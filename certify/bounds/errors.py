@@ -52,6 +52,11 @@ class Pass:
         """Return one activation."""
         return as_tensor(self.values[name])
 
+    def in_float64(self, name: str) -> bool:
+        """Tell whether a value was computed in float64, or only moved: a sigmoid of booleans, for one, is float32."""
+        value = self.values[name]
+        return name in self.facts.constants or not isinstance(value, Tensor) or value.dtype == torch.float64
+
 
 def measured_errors(run: Pass, *, rounded_input: bool) -> Errors:
     """Return, per value, at least the l2 distance of the float64 activations from the exact ones.
@@ -104,7 +109,7 @@ def check_convertible(facts: Facts, form: Format) -> Unbounded | None:
 
 def _convertible(x: Tensor) -> bool:
     """Tell that every entry is a float32, or so far inside the range of float32 that its rounding is relative."""
-    sizes = x.abs()
+    sizes = x.to(torch.float64).abs()  # of booleans too
     exact = x.to(torch.float32).to(torch.float64) == x
     return bool(torch.all(exact | ((sizes > 2.0**-120) & (sizes < 2.0**120))))
 
@@ -138,6 +143,8 @@ def _one_error(
     local = ROUNDINGS.get(operation.kind)
     if local is None:
         return no_bound(operation, f"the floating-point error of {operation.kind} has no bound")
+    if not run.in_float64(operation.name):
+        return no_bound(operation, "it computes with constants that are no floats, in another precision than float64")
     inputs = tuple(run.tensor(name) for name in operation.inputs)
     at = Evaluation(run.facts, operation, inputs, run.tensor(operation.name), drift, rule, form)
     rounding = local(at)

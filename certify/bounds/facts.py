@@ -55,7 +55,8 @@ class Facts:
     @cached_property
     def absolute(self) -> Graph:
         """The network with the absolute values of its tensors, to evaluate |W| |h| + |b|."""
-        return replace(self.graph, tensors={name: tensor.abs() for name, tensor in self.graph.tensors.items()})
+        sizes = {name: t.abs() if t.is_floating_point() else t for name, t in self.graph.tensors.items()}
+        return replace(self.graph, tensors=sizes)  # of constants, which no weight is, masks stay as they are
 
 
 def collect_structure(graph: Graph) -> Facts:

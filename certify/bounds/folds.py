@@ -27,7 +27,7 @@ from certify.bounds.magnitudes import nextafter_up
 from certify.graph import Graph, Operation
 from certify.norms import batch_norm_scales
 from certify.results import Norm
-from certify.rounding import U64, add_up, mul_up
+from certify.rounding import U64, add_up, mul_up, sub_down
 
 ROUNDING = 4.0 * U64
 LEAST_WEIGHT, LEAST_SCALE = 2.0**-400, 2.0**-200  # two scales times a weight are then far from underflow
@@ -117,12 +117,18 @@ def _batch_norm_scale(graph: Graph, after: Operation, operation: Operation, shap
     per_channel = operation.kind != "linear" or len(shapes[operation.name]) == 2
     if after.kind != "batch_norm" or not per_channel:
         return None
-    variance = graph.required_weight(after, "variance")
-    if not bool(torch.all(variance + after.number("eps") > 0.0)):
+    if not divides_by_positive(graph, after):
         return None
+    variance = graph.required_weight(after, "variance")
     _, scale = batch_norm_scales(graph.weight(after, "weight"), variance, after.number("eps"))
     larger: Tensor = scale.to(torch.float64).clamp(min=LEAST_SCALE)  # a larger scale is still an upper bound
     return None if _all_equal(larger) else larger
+
+
+def divides_by_positive(graph: Graph, norm: Operation) -> bool:
+    """Tell whether a batch norm has eps and variances of at least 0, and variance + eps rounded down is above 0."""
+    least, eps = float(graph.required_weight(norm, "variance").min()), norm.number("eps")
+    return min(least, eps) >= 0.0 and sub_down(least, -eps) > 0.0
 
 
 def _normalize_scale(graph: Graph, before: Operation, operation: Operation, shapes: Shapes) -> Tensor | None:

@@ -17,7 +17,8 @@ subnormal of the format, m the number of terms of an inner product (bias include
 - *what only selects, moves or compares* rounds nothing; constants (clamp, pad) are rounded to the format once.
 - *library functions* (exp, erf, tanh, ...), float64 only: 10 u (|h| + |f(h)|) per entry, which allows the library 4
   units in the last place. This is the one assumption about a library here; the tests compare it with 40-digit values.
-- *softplus* runs as the identity above its threshold: a jump of at most exp(-threshold) / beta per entry.
+- *softplus* runs as the identity above its threshold: a jump of at most exp(-threshold) / beta per entry. A threshold
+  above 700 lets exp(beta x) overflow, at other inputs of the ball too, and has no rule.
 - *softmax* over k entries: with a_i = max z - z_i, exp(fl(-a_i)) is off by a relative (a_i + 8) u, and
   sum p_i a_i <= ln k because p_i = exp(-a_i) / S with S >= 1. Numerators, sum and quotient together are off by
   2 sum_i p_i (a_i + 8) u + (k + 2) u <= (k + 2 ln k + 18) u in l1, less than gamma_{4k+64}. log_softmax: the same
@@ -78,6 +79,8 @@ class Rounding:
 
 
 EXACT = Rounding()
+MOST_SOFTPLUS_THRESHOLD = 700.0  # below, exp(beta x) stays finite wherever the threshold lets it be taken
+LEAST_CELU_ALPHA = 2.0**-1000
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,9 @@ def _averages(at: Evaluation) -> Rounding:
 
 
 def _adaptive_window(at: Evaluation) -> float:
-    pairs = zip(at.inputs[0].shape[2:], at.output.shape[2:], strict=True)
-    return float(math.prod(-(-size // out) + 1 for size, out in pairs))
+    outputs = at.operation.integers("output")
+    sizes = at.inputs[0].shape[at.inputs[0].dim() - len(outputs) :]
+    return float(math.prod(-(-size // out) + 1 for size, out in zip(sizes, outputs, strict=True)))
 
 
 _WINDOWS: Mapping[str, Callable[[Evaluation], float]] = MappingProxyType(
@@ -240,10 +244,19 @@ def _library(at: Evaluation) -> Rounding:
     return Rounding(10.0, size, at.underflow(16.0))
 
 
-def _softplus(at: Evaluation) -> Rounding:
+def _softplus(at: Evaluation) -> Rounding | Unbounded:
+    threshold = at.operation.number("threshold")
+    if not threshold <= MOST_SOFTPLUS_THRESHOLD:
+        return no_bound(at.operation, "softplus with a threshold above 700 overflows in exp")
     smooth = _library(at)
-    jump = div_up(up(up(math.exp(-at.operation.number("threshold")))), at.operation.number("beta"))
+    jump = div_up(up(up(math.exp(-threshold))), at.operation.number("beta"))
     return Rounding(smooth.steps, smooth.size, add_up(smooth.absolute, mul_up(jump, root_upper(at.entries))))
+
+
+def _celu(at: Evaluation) -> Rounding | Unbounded:
+    if not at.operation.number("alpha") > LEAST_CELU_ALPHA:
+        return no_bound(at.operation, "celu multiplies by 1 / alpha, which overflows for an alpha that is almost 0")
+    return _library(at)
 
 
 def _softmax(at: Evaluation) -> Rounding:
@@ -282,7 +295,7 @@ def _root_lower(value: float) -> float:
 
 _MOVING = ("reshape", "permute", "expand", "slice", "flip", "roll", "concat", "upsample_nearest")
 _COMPARING = ("relu", "abs", "max_pool", "adaptive_max_pool", "amax", "amin", "maximum", "minimum", "max_min", "sort")
-_LIBRARY = ("selu", "silu", "mish", "tanh", "sigmoid", "logsigmoid", "tanhshrink", "sin", "elu", "celu", "gelu")
+_LIBRARY = ("selu", "silu", "mish", "tanh", "sigmoid", "logsigmoid", "tanhshrink", "sin", "elu", "gelu")
 
 ROUNDINGS: Mapping[str, LocalRule] = MappingProxyType(
     {
@@ -302,6 +315,7 @@ ROUNDINGS: Mapping[str, LocalRule] = MappingProxyType(
         "hardswish": _few(16.0),
         "hardsigmoid": _few(8.0, 3.0),
         "softshrink": _few(4.0, "threshold"),
+        "celu": _float64_only(_celu),
         "softplus": _float64_only(_softplus),
         "softmax": _float64_only(_softmax),
         "log_softmax": _float64_only(_log_softmax),

@@ -28,13 +28,14 @@ Rules and their reasons (n: number of entries read together, c: copies of each e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
 from torch import Tensor
 
 from certify.bounds.facts import Facts
+from certify.bounds.folds import divides_by_positive
 from certify.bounds.magnitudes import largest_absolute, root_upper
 from certify.bounds.slopes import ACTIVATIONS, slope_range
 from certify.bounds.walk import Table, no_bound
@@ -74,6 +75,12 @@ def _entries(facts: Facts, name: str) -> int:
     return max(1, math.prod(facts.shapes[name]))
 
 
+def _last(facts: Facts, operation: Operation, entries: Sequence[object]) -> tuple[int, ...]:
+    """Return the sizes of as many last dimensions of the input as there are entries."""
+    shape = facts.shape(operation)
+    return shape[len(shape) - len(entries) :]
+
+
 def _copies_upper(facts: Facts, operation: Operation, position: int = 0) -> float:
     """Return how much broadcasting an input to the output's shape enlarges its norm."""
     copies = _entries(facts, operation.name) / _entries(facts, operation.inputs[position])
@@ -108,9 +115,9 @@ def _activation(facts: Facts, operation: Operation) -> Combine | Unbounded:
 
 
 def _batch_norm(facts: Facts, operation: Operation) -> Combine | Unbounded:
+    if not divides_by_positive(facts.graph, operation):
+        return no_bound(operation, "batch norm divides by the root of a variance + eps that is not surely positive")
     variance, eps = facts.graph.required_weight(operation, "variance"), operation.number("eps")
-    if not float(variance.min()) + eps > 0.0:
-        return no_bound(operation, "batch norm divides by the root of a variance + eps that is not positive")
     return _scaled(operation, batch_norm_upper(facts.graph.weight(operation, "weight"), variance, eps))
 
 
@@ -155,15 +162,16 @@ def _max_pool(facts: Facts, operation: Operation) -> Combine | Unbounded:
 
 
 def _adaptive_max_pool(facts: Facts, operation: Operation) -> Combine | Unbounded:
-    size = facts.shape(operation)[2:]
-    return _scaled(operation, adaptive_max_pool_upper(size, operation.integers("output"), norm=facts.norm))
+    output = operation.integers("output")
+    return _scaled(operation, adaptive_max_pool_upper(_last(facts, operation, output), output, norm=facts.norm))
 
 
 def _avg_pool(facts: Facts, operation: Operation) -> Combine | Unbounded:
     divisor = operation.attributes["divisor"]
+    kernel = operation.integers("kernel")
     bracket = enclose_avg_pool(
-        facts.shape(operation)[2:],
-        operation.integers("kernel"),
+        _last(facts, operation, kernel),
+        kernel,
         operation.integers("stride"),
         operation.integers("padding"),
         ceil_mode=operation.flag("ceil_mode"),
@@ -175,8 +183,9 @@ def _avg_pool(facts: Facts, operation: Operation) -> Combine | Unbounded:
 
 
 def _adaptive_avg_pool(facts: Facts, operation: Operation) -> Combine | Unbounded:
-    size = facts.shape(operation)[2:]
-    return _scaled(operation, enclose_adaptive_avg_pool(size, operation.integers("output"), norm=facts.norm).upper)
+    output = operation.integers("output")
+    size = _last(facts, operation, output)
+    return _scaled(operation, enclose_adaptive_avg_pool(size, output, norm=facts.norm).upper)
 
 
 def group_size(facts: Facts, operation: Operation) -> int:
@@ -199,7 +208,7 @@ def _expand(facts: Facts, operation: Operation) -> Combine | Unbounded:
 
 def _pad(facts: Facts, operation: Operation) -> Combine | Unbounded:
     pairs = operation.pairs("padding")
-    size = facts.shape(operation)[len(facts.shape(operation)) - len(pairs) :]
+    size = _last(facts, operation, pairs)
     return _scaled(operation, pad_upper(size, pairs, operation.text("mode"), norm=facts.norm))
 
 
