@@ -47,6 +47,7 @@ def frozen(module: nn.Module) -> nn.Module:
     for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if is_lazy(tensor):
             raise InputError(f"{path}: expected a weight with a shape, got a lazy one; run the module once first")
+        _refuse_form(tensor, path)  # before copying, which some of these forms refuse in their own words
     fixed = _copied(module).cpu().eval().requires_grad_(False)
     for path, part in fixed.named_modules():
         _bake(part)
@@ -87,9 +88,14 @@ def _refuse_hidden_code(part: nn.Module, path: str) -> None:
         raise NoRuleError(f"{path}: quantised modules have no rule; certify the float model")
 
 
+def _refuse_form(tensor: torch.Tensor, path: str) -> None:
+    if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+        form = "a nested tensor" if tensor.is_nested else f"{tensor.layout}, {tensor.dtype} on {tensor.device}"
+        raise InputError(f"{path}: expected a dense tensor with data, got {form}; make it dense")
+
+
 def _refuse_tensor(tensor: torch.Tensor, path: str) -> None:
-    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
-        raise InputError(f"{path}: expected a dense tensor with data, got {tensor.layout} on {tensor.device}")
+    _refuse_form(tensor, path)
     if not tensor.is_floating_point() and not tensor.is_complex():
         return  # counters and masks
     if tensor.dtype not in FLOATS:

@@ -203,7 +203,7 @@ def _words(path: Path, error: Exception) -> str:
         sqlite3.SQLITE_READONLY: "expected a writable run store, got a read-only one; choose a folder with --store",
         sqlite3.SQLITE_CANTOPEN: "expected a writable run store, got one that cannot be opened; choose another --store",
         sqlite3.SQLITE_FULL: "expected room on the disk, got a full one; make room and run the same command again",
-        sqlite3.SQLITE_IOERR: "expected a readable and writable disk, got an error of the system",
+        sqlite3.SQLITE_IOERR: "expected a readable and writable disk; check its permissions, or choose another --store",
     }
     damaged = f"expected an intact run store, got a damaged file; {_REMEDY}"
     return f"{path}: {meanings.get(_primary_code(error), damaged)} ({error})"
