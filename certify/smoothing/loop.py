@@ -131,7 +131,9 @@ class SmoothingLoop:
         first, settings = self.dataset.examples[0], self.procedure.settings
         if self.micro_batch is None:
             most = len(self.dataset) * (settings.n0 + settings.n)
-            self.micro_batch = choose_micro_batch(self.classifier, self.law, first.stored.shape, most=most)
+            self.micro_batch = choose_micro_batch(
+                self.classifier, self.law, first.stored.shape, most=most, side_by_side=self.workers > 1
+            )
         while True:
             try:
                 refuse_unless_function(
