@@ -107,6 +107,19 @@ def write_note(text: str) -> None:
         _abandon(sys.stderr)
 
 
+def flush_streams() -> bool:
+    """Return whether stdout and stderr took everything; what one did not take is dropped, or Python would exit 120."""
+    taken = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            taken = False
+            _abandon(stream)
+    return taken
+
+
 def _abandon(stream: TextIO) -> None:
     """Let what a stream still holds go nowhere, or Python would fail on it again when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
