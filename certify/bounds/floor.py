@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from certify.errors import InputError
 from certify.examples import Example
 from certify.graph import Graph, run
 from certify.results import Norm
@@ -27,6 +28,9 @@ def jacobian(graph: Graph, x: Tensor) -> Tensor:
     Args:
         graph: The network, in float64; its output has the batch as its first dimension.
         x: One input, without a batch dimension.
+
+    Raises:
+        InputError: If PyTorch cannot differentiate an operation with such attributes.
     """
     point = x.detach().to(torch.float64)
     with torch.no_grad():
@@ -39,7 +43,11 @@ def _rows(graph: Graph, point: Tensor, rows: Tensor) -> Tensor:
     output = run(graph, copies).reshape(len(rows), -1)
     if not output.requires_grad:  # no output depends on the input
         return torch.zeros(len(rows), point.numel(), dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(output[torch.arange(len(rows)), rows].sum(), copies)
+    try:
+        (gradient,) = torch.autograd.grad(output[torch.arange(len(rows)), rows].sum(), copies)
+    except RuntimeError as error:  # PyTorch differentiates some kinds with attributes in float32
+        reason = str(error).splitlines()[0]
+        raise InputError(f"expected a network that PyTorch can differentiate, got: {reason}") from error
     return gradient.reshape(len(rows), -1)
 
 

@@ -78,6 +78,12 @@ def _is_matrix(_operation: Operation, _values: tuple[Tensor, ...], weights: Weig
         raise ValueError(f"expected a weight [out, in], got shape {list(weights['weight'].shape)}")
 
 
+def _has_vectors(_operation: Operation, _values: tuple[Tensor, ...], weights: Weights) -> None:
+    for role, weight in weights.items():
+        if weight.dim() != 1:
+            raise ValueError(f"expected {role} with one entry per channel, got shape {list(weight.shape)}")
+
+
 def _are_matrices(_operation: Operation, values: tuple[Tensor, ...], _: Weights) -> None:
     if min(value.dim() for value in values) < 2:
         raise ValueError("expected matrices, got a vector; reshape it to one row or column")
@@ -88,6 +94,9 @@ def _convolves(operation: Operation, values: tuple[Tensor, ...], weights: Weight
     _has_spatial_lists(operation, rank)
     if values[0].dim() != rank + 2:
         raise ValueError(f"expected an input [N, C, {rank} spatial dimensions], got {values[0].dim()} dimensions")
+    groups, channels = operation.integer("groups"), weights["weight"].shape[0]
+    if channels % groups:
+        raise ValueError(f"expected a number of groups that divides {channels} channels, got {groups}")
 
 
 def _pads_outward(operation: Operation, _values: tuple[Tensor, ...], _: Weights) -> None:
@@ -135,6 +144,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = MappingProxyType(
         **dict.fromkeys(("softmax", "log_softmax", "sort", "slice", "concat"), (_has_dim,)),
         **dict.fromkeys(("mean", "sum", "amax", "amin"), (_names_dims, _has_dims)),
         **dict.fromkeys(("flip", "roll"), (_has_dims,)),
+        **dict.fromkeys(("batch_norm", "group_norm", "instance_norm"), (_has_vectors,)),
         **dict.fromkeys(_POOLS, (_pools,)),
         "max_min": (_has_dim, _has_halves),
         "linear": (_is_matrix,),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from certify.bounds import analyse, certify_example, unbounded_operations
 from certify.bounds.floor import jacobian, jacobian_norm
+from certify.errors import InputError
 from certify.examples import Example
 from certify.graph import Graph, run
 from certify.results import LipschitzExample, LipschitzSettings, Norm
@@ -76,6 +77,13 @@ def test_a_celu_that_multiplies_by_infinity_is_refused() -> None:
     found = certificate(b.graph(), [1.0, 2.0], arithmetic="float64")
     assert found.radius == 0.0
     assert "almost 0" in found.reason
+
+
+def test_a_slope_that_pytorch_cannot_compute_is_no_traceback() -> None:
+    b = Build(2)
+    b.add("celu", alpha=1e300)
+    with pytest.raises(InputError, match="differentiate"):
+        jacobian(b.graph(), torch.ones(2, dtype=torch.float64))
 
 
 POOLS = {

@@ -67,12 +67,18 @@ MISFITS = {
     "product with a vector": lambda: one((2, 3), "matmul", "x", "row"),
     "linear with a vector": lambda: one((3,), "linear", weights={"weight": torch.ones(3)}),
     "boolean weight": lambda: one((3,), "linear", weights={"weight": torch.ones(2, 3, dtype=torch.bool)}),
+    "batch norm with columns": lambda: one(
+        (2,), "batch_norm", weights={"mean": torch.zeros(2), "variance": torch.ones(2, 1)}, eps=1.0
+    ),
     "no outputs": lambda: one((3,), "linear", weights={"weight": torch.ones(0, 3)}),
     "short stride": lambda: one(IMAGE, "conv", weights=KERNEL, **{**CONV, "stride": [1]}),
     "short padding": lambda: one(IMAGE, "conv", weights=KERNEL, **{**CONV, "padding": [[1, 1]]}),
     "long dilation": lambda: one(IMAGE, "conv", weights=KERNEL, **{**CONV, "dilation": [1, 1, 1]}),
     "cropping convolution": lambda: one(IMAGE, "conv", weights=KERNEL, **{**CONV, "padding": [[-1, 0], [0, 0]]}),
     "convolution without a batch": lambda: one((2, 5), "conv", weights=KERNEL, **CONV),
+    "one output for two groups": lambda: one(
+        IMAGE, "conv", weights={"weight": torch.ones(1, 1, 3, 3)}, **{**CONV, "groups": 2}
+    ),
     "output padding of a whole step": lambda: one(
         IMAGE, "conv_transpose", weights=KERNEL, **{**TRANSPOSED, "output_padding": [2, 2]}
     ),
