@@ -42,6 +42,7 @@ from certify.results import (
     Verdict,
     certified_at,
     clean_correct,
+    refuse_other_words,
 )
 from certify.rounding import div_down, floor_text
 from certify.stats import (
@@ -121,8 +122,9 @@ def _parse_gate(table: Mapping[str, Any], number: int) -> Gate:
             "expected certified_accuracy or clean_accuracy"
         )
     try:
+        refuse_other_words(table, Gate)
         return msgspec.convert(dict(table), Gate)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{label}: {error}; the keys are {', '.join(Gate.__struct_fields__)}") from error
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any, Literal, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -430,6 +431,24 @@ def load_json(data: bytes | str, *, name: str, max_depth: int = MAX_JSON_DEPTH) 
         )
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: expected strict JSON, got {error}") from error
+
+
+def refuse_other_words(values: Mapping[str, Any], kind: type[msgspec.Struct]) -> None:
+    """Return when each text for a field that has a list of words is one of them; msgspec does not say which they are.
+
+    Raises:
+        InputError: Naming the field and its words.
+
+    Example:
+        >>> refuse_other_words({"norm": "l7"}, LipschitzSettings)
+        Traceback (most recent call last):
+        certify.errors.InputError: norm: expected l2 or linf, got 'l7'
+    """
+    for field, hint in get_type_hints(kind).items():
+        inner = hint if get_origin(hint) is Literal else next(iter(get_args(hint)), None)
+        words = get_args(inner) if get_origin(inner) is Literal else ()
+        if words and isinstance(values.get(field), str) and values[field] not in words:
+            raise InputError(f"{field}: expected {' or '.join(words)}, got {values[field]!r:.100}")
 
 
 def report_digest(report: Report) -> str:

@@ -11,14 +11,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import msgspec
 
 from certify.errors import InputError
 from certify.files import read_file_once
 from certify.policy import Gate, parse_gates
-from certify.results import LipschitzSettings, SmoothingSettings
+from certify.results import LipschitzSettings, SmoothingSettings, refuse_other_words
 
 MAX_BYTES = 2**20
 NAMES = ("certify.toml", "pyproject.toml")
@@ -176,21 +176,12 @@ def _merged(table: Mapping[str, Any], flags: Mapping[str, Any], left_out: frozen
 
 def _converted(values: Mapping[str, Any], kind: type[Settings], name: str, configuration: Configuration) -> Settings:
     where = f" (flags, and [{name}] of {configuration.path})" if configuration.path else ""
-    for key, choices in _choices(kind).items():
-        if key in values and values[key] not in choices:
-            got = f"{values[key]!r:.100}"
-            raise InputError(f"{name}: {key.replace('_', '-')}: expected one of {', '.join(choices)}, got {got}{where}")
     try:
+        refuse_other_words(values, kind)
         settings = msgspec.convert(dict(values), kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{name}: {error}{where}") from error
     if not (settings.seed >= 0 and settings.skip >= 0 and (settings.limit is None or settings.limit >= 1)):
         got = f"seed {settings.seed}, skip {settings.skip} and limit {settings.limit}"
         raise InputError(f"{name}: expected seed >= 0, skip >= 0 and limit >= 1, got {got}{where}")
     return settings
-
-
-def _choices(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...]]:
-    """Return the values of each setting that has a list of them: a refusal must say which."""
-    hints = get_type_hints(kind)
-    return {key: get_args(hint) for key, hint in hints.items() if get_origin(hint) is Literal}
