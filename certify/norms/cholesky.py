@@ -42,6 +42,11 @@ from certify.rounding import add_up, div_up, down, gamma_up, mul_down, mul_up, s
 LADDER = (1.05, 1.5, 3.0, 10.0, 100.0, 1e4, 1e6, 1e8)
 MOST_ROUNDS = 64
 DIRECT_SIDE = 192  # up to this side LAPACK's eigenvalues cost less than Lanczos steps
+PANELS, LEAST_PANEL = 6, 128  # of a Gram matrix, whose upper triangle need not be multiplied out
+SKETCH_STEPS, CLOSER_STEPS, CLOSER = 8, 24, 6  # of all matrices of a batch; then of its largest few
+SAMPLED, LEAST_SAMPLED = 4, 64  # a part of a large batch gives the first guess; what fails at it is looked at again
+POLISH_STEPS = 8  # in double precision, after an iteration in single precision
+SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +94,21 @@ def gram(A: Tensor) -> Grams:
     largest = float(sums.max())
     largest = mul_up(largest, add_up(1.0, gamma_up(rows + columns + 8)))
     error = add_up(mul_up(gamma_up(order), largest), mul_up(2.0 * rows, columns, UNDERFLOW))
-    return Grams(A.mH @ A, error)
+    return Grams(_products(A), error)
+
+
+def _products(A: Tensor) -> Tensor:
+    """Return fl(A^* A): the lower triangle by panels of columns, the upper one copied from it."""
+    n = A.shape[2]
+    width = max(LEAST_PANEL, math.ceil(n / PANELS))
+    if n <= width:
+        return A.mH @ A
+    H = A.new_empty(A.shape[0], n, n)
+    for first in range(0, n, width):
+        last = min(first + width, n)
+        H[:, first:, first:last] = A[:, :, first:].mH @ A[:, :, first:last]
+        H[:, first:last, last:] = H[:, last:, first:last].mH
+    return H
 
 
 def shift_terms(grams: Grams, s2: float) -> ShiftTerms:
@@ -174,24 +193,34 @@ class Estimate:
 
 def _largest(grams: Grams, among: Tensor, before: Estimate | None) -> Estimate:
     """Estimate the largest eigenvalue of the chosen matrices, going on from the estimate ``before`` of the same one."""
+    among = among[:: SAMPLED if before is None and len(among) > LEAST_SAMPLED else 1]
     matrices = grams.pick(among).matrices if len(among) < grams.matrices.shape[0] else grams.matrices
-    place = 0
-    if len(among) > 1:
-        place = int(_top(matrices, start_vector(*matrices.shape[:2], dtype=matrices.dtype), steps=8)[0].argmax())
+    place = _place_of_largest(matrices.to(SINGLE[matrices.dtype])) if len(among) > 1 else 0
     index = int(among[place])
     start = before.vector if before is not None and before.index == index else None
     value, vector = _top_of_one(matrices[place], start)
     return Estimate(max(value, 0.0), index, vector)
 
 
+def _place_of_largest(H: Tensor) -> int:
+    """Return which matrix of a batch seems to have the largest eigenvalue: few steps for all, more for the best."""
+    values, vectors = _top(H, start_vector(*H.shape[:2], dtype=H.dtype), SKETCH_STEPS)
+    best = values.topk(min(CLOSER, len(values))).indices
+    return int(best[_top(H[best], vectors[best], CLOSER_STEPS)[0].argmax()])
+
+
 def _top_of_one(H: Tensor, start: Tensor | None) -> tuple[float, Tensor]:
     if H.shape[0] <= DIRECT_SIDE:
         values, vectors = torch.linalg.eigh(H)
         return float(values[-1]), vectors[:, -1]
-    first = start_vector(H.shape[0], dtype=H.dtype) if start is None else start
-    tops, top_vectors = _top(H[None], first[None], STEPS, tolerance=1e-8)
+    if start is None:
+        single = H.to(SINGLE[H.dtype])[None]
+        rough = _top(single, start_vector(1, H.shape[0], dtype=single.dtype), STEPS, tolerance=1e-5)[1]
+        tops, top_vectors = _top(H[None], rough.to(H.dtype), POLISH_STEPS)
+    else:
+        tops, top_vectors = _top(H[None], start[None], STEPS, tolerance=1e-8)
     return float(tops[0]), top_vectors[0]
 
 
 def _top(H: Tensor, start: Tensor, steps: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
-    return lanczos(lambda v: torch.einsum("bij,bj->bi", H, v), start, steps, tolerance=tolerance)
+    return lanczos(lambda v: (H @ v[:, :, None])[:, :, 0], start, steps, tolerance=tolerance)

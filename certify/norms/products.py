@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from certify.norms.conv_gram import sides
-from certify.norms.geometry import Convolution
+from certify.norms.geometry import Axis, Convolution, wrap
 from certify.norms.vectors import lanczos, product_lower, start_vector
 
 MAPS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-STEPS = 80
+ADJOINTS = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+STEPS = 40
 
 
 def apply(conv: Convolution, kernel: Tensor, x: Tensor) -> Tensor:
@@ -40,13 +41,33 @@ def apply(conv: Convolution, kernel: Tensor, x: Tensor) -> Tensor:
 
 
 def adjoint(conv: Convolution, kernel: Tensor, y: Tensor) -> Tensor:
-    """Return the image ``[G, ci, *size]`` of ``y`` under the adjoint map, by differentiation of the map at zero."""
+    """Return the image ``[G, ci, *size]`` of ``y`` ``[G, co, *outputs]`` under the adjoint map."""
     groups, _, ci = kernel.shape[:3]
-    with torch.inference_mode(False), torch.enable_grad():
-        kernel, y = kernel.clone(), y.clone()  # tensors made in inference mode cannot be differentiated
-        x = torch.zeros(groups, ci, *(axis.known_size for axis in conv.axes), dtype=y.dtype, requires_grad=True)
-        (gradient,) = torch.autograd.grad(apply(conv, kernel, x), x, y)
-    return gradient
+    spread = ADJOINTS[len(conv.axes)](
+        y.flatten(0, 1)[None],
+        kernel.flatten(0, 1),
+        stride=tuple(axis.stride for axis in conv.axes),
+        dilation=tuple(axis.dilation for axis in conv.axes),
+        groups=groups,
+    )
+    x = spread[0].reshape(groups, ci, *spread.shape[2:])
+    for place, axis in enumerate(conv.axes):
+        x = _unpad(axis, x, 2 + place)
+    return x
+
+
+def _unpad(axis: Axis, x: Tensor, dim: int) -> Tensor:
+    """Add up what the positions of the padded input along one dimension hold for the inputs that they copy."""
+    if axis.mode == "zeros":
+        first = min(axis.before, x.shape[dim])
+        kept = x.narrow(dim, first, min(axis.known_size, x.shape[dim] - first))
+        missing = list(kept.shape)
+        missing[dim] = axis.known_size - kept.shape[dim]
+        return torch.cat([kept, kept.new_zeros(missing)], dim) if missing[dim] else kept
+    copied = wrap(torch.arange(x.shape[dim]) - axis.before, axis.known_size, axis.mode)
+    shape = list(x.shape)
+    shape[dim] = axis.known_size
+    return x.new_zeros(shape).index_add_(dim, copied, x)
 
 
 def vector_lower(conv: Convolution, x: Tensor) -> float:
@@ -72,5 +93,5 @@ def candidate(conv: Convolution) -> Tensor:
 
     small, shape = (by_inputs, inputs) if columns <= rows else (by_outputs, outputs)
     start = start_vector(1, groups * min(rows, columns), dtype=torch.float32)
-    vector = lanczos(small, start, STEPS, tolerance=1e-5)[1].reshape(shape)
+    vector = lanczos(small, start, STEPS, tolerance=1e-4)[1].reshape(shape)
     return (vector if columns <= rows else adjoint(conv, kernel, vector)).to(torch.float64)

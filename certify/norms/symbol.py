@@ -18,16 +18,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import mpmath
 import torch
 from torch import Tensor
 
-from certify.norms.cholesky import gram, prove_upper
+from certify.norms import correlations
+from certify.norms.cholesky import Grams, gram, prove_upper, proved_at_most
+from certify.norms.correlations import Correlations, correlate
 from certify.norms.scaling import UNDERFLOW
 from certify.norms.vectors import norm_upper, product_lower
 from certify.rounding import U64, add_up, gamma_up, mul_up, sub_down
 
+MOST_HELD = 2**25  # numbers of one set of correlations, of which there are three
 BLOCK_NUMBERS = 2**23  # complex numbers held at once per block of frequencies
 
 
@@ -53,6 +57,19 @@ class Grid:
         return "x".join(map(str, self.sides)) + (" twisted" if self.halved else "")
 
 
+class Part(NamedTuple):
+    """Some groups and the numbers of some frequencies of a grid; matrices are ordered by frequency, then group."""
+
+    groups: slice
+    places: Tensor
+
+    def one(self, index: int) -> Part:
+        """Return the part that holds the matrix ``index`` of this one only."""
+        place, group = divmod(index, self.groups.stop - self.groups.start)
+        first = self.groups.start + group
+        return Part(slice(first, first + 1), self.places[place : place + 1])
+
+
 @dataclass(frozen=True, eq=False)
 class Symbol:
     """The symbol of ``kernel`` ``[G, co, ci, *taps]`` (scaled, stride 1), its taps ``spacing`` pixels apart."""
@@ -69,29 +86,57 @@ class Symbol:
         factor = add_up(mul_up(1.5, gamma_up(taps + 1)), 8.0 * len(self.spacing) * U64)
         return add_up(mul_up(factor, frobenius), mul_up(float(self.kernel.numel()), UNDERFLOW))
 
-    def blocks(self, grid: Grid) -> Iterator[Tensor]:
-        """Yield the matrices of all groups and frequencies, tall, in blocks ``[B, m, n]`` with n <= m."""
+    @cached_property
+    def correlations(self) -> Correlations:
+        """The correlations of the kernel, which serve every grid."""
+        return correlate(self.kernel)
+
+    def parts(self, grid: Grid) -> Iterator[Part]:
+        """Yield the groups and frequencies of a grid in parts that fit into memory."""
         groups, co, ci = self.kernel.shape[:3]
         held = co * ci + 3 * min(co, ci) ** 2
         most = max(1, BLOCK_NUMBERS // held)
         group_step = min(groups, most)
         step = max(1, most // group_step)
         for first_group in range(0, groups, group_step):
-            flat = self.kernel[first_group : first_group + group_step].flatten(3)
+            chosen = slice(first_group, min(first_group + group_step, groups))
             for first in range(0, grid.size, step):
-                places = torch.arange(first, min(first + step, grid.size))
-                matrices = self._evaluate(flat, grid, places).reshape(-1, co, ci)
-                yield matrices.mT.contiguous() if co < ci else matrices
+                yield Part(chosen, torch.arange(first, min(first + step, grid.size)))
 
-    def _evaluate(self, flat: Tensor, grid: Grid, places: Tensor) -> Tensor:
-        phases = torch.ones(len(places), 1, dtype=torch.complex128)
+    def matrices(self, grid: Grid, part: Part) -> Tensor:
+        """Return the symbol matrices of a part, tall: ``[F * G, m, n]`` with n <= m."""
+        co, ci = self.kernel.shape[1:3]
+        places = torch.arange(self.kernel[0, 0, 0].numel())
+        phases = self._phases(grid, part.places, torch.stack(torch.unravel_index(places, self.kernel.shape[3:]), 1))
+        flat = self.kernel[part.groups].flatten(3)
+        parts = [torch.einsum("goct,ft->fgoc", flat, half) for half in (phases.real, -phases.imag)]
+        found = torch.complex(*parts).reshape(-1, co, ci)
+        return found.mT.contiguous() if co < ci else found
+
+    def grams(self, grid: Grid, part: Part) -> Grams:
+        """Return the Gram matrices of a part: from the correlations where that is cheaper, else by multiplication."""
+        if not self._correlates(grid):
+            return gram(self.matrices(grid, part))
+        found = self.correlations
+        return found.grams(part.groups, self._phases(grid, part.places, found.shifts))
+
+    def _correlates(self, grid: Grid) -> bool:
+        if "correlations" in self.__dict__:
+            return True
+        groups, co, ci = self.kernel.shape[:3]
+        shifts = math.prod(2 * taps - 1 for taps in self.kernel.shape[3:]) // 2 + 1
+        if min(co, ci) == 1 or groups * shifts * min(co, ci) ** 2 > MOST_HELD:
+            return False
+        return correlations.operations(self.kernel) < 8.0 * groups * grid.size * max(co, ci) * min(co, ci) ** 2
+
+    def _phases(self, grid: Grid, places: Tensor, shifts: Tensor) -> Tensor:
+        """Return e^(i d.w) for the frequencies numbered ``places`` and the shifts ``[S, dims]``: ``[F, S]``."""
+        phases = torch.ones(len(places), len(shifts), dtype=torch.complex128)
         frequencies = torch.unravel_index(places, grid.counts)
-        for side, spacing, taps, f in zip(grid.sides, self.spacing, self.kernel.shape[3:], frequencies, strict=True):
-            turns = (2 * f + grid.halved)[:, None] * (spacing * torch.arange(taps)) % (2 * side)
-            roots = unit_roots(2 * side)[turns].conj()
-            phases = (phases[:, :, None] * roots[:, None, :]).flatten(1)
-        parts = [torch.einsum("goct,ft->fgoc", flat, part) for part in (phases.real, phases.imag)]
-        return torch.complex(*parts)
+        for dim, (side, spacing, f) in enumerate(zip(grid.sides, self.spacing, frequencies, strict=True)):
+            turns = (2 * f + grid.halved)[:, None] * (spacing * shifts[:, dim]) % (2 * side)
+            phases = phases * unit_roots(2 * side)[turns]
+        return phases
 
 
 @lru_cache(maxsize=64)
@@ -110,19 +155,24 @@ def unit_roots(order: int) -> Tensor:
 def grid_upper(symbol: Symbol, grid: Grid) -> float:
     """Return a proved bound of the largest ||D(w)|| on a grid, over all groups."""
     upper = 0.0
-    for block in symbol.blocks(grid):
-        upper = prove_upper(gram(block), upper).upper
+    for part in symbol.parts(grid):
+        upper = prove_upper(symbol.grams(grid, part), upper).upper
     return add_up(upper, symbol.error)
+
+
+def is_below(symbol: Symbol, grid: Grid, limit: float) -> bool:
+    """Return whether all ||D(w)|| on a grid are proved to be at most a limit; the first failure ends the search."""
+    return all(bool(proved_at_most(symbol.grams(grid, part), limit).all()) for part in symbol.parts(grid))
 
 
 def grid_limits(symbol: Symbol, grid: Grid) -> tuple[float, float]:
     """Return proved limits of the largest ||D(w)|| on a grid, over all groups."""
     lower, upper = 0.0, 0.0
-    for block in symbol.blocks(grid):
-        proof = prove_upper(gram(block), upper)
+    for part in symbol.parts(grid):
+        proof = prove_upper(symbol.grams(grid, part), upper)
         upper = proof.upper
         if proof.index >= 0:
-            A, v = block[proof.index], proof.vector
+            A, v = symbol.matrices(grid, part.one(proof.index))[0], proof.vector
             lower = max(lower, product_lower(A @ v, A.abs() @ v.abs(), v, 4 * A.shape[1]))
     return max(0.0, sub_down(lower, symbol.error)), add_up(upper, symbol.error)
 

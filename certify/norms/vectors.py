@@ -21,6 +21,7 @@ from certify.rounding import add_up, div_down, gamma_up, mul_up, sqrt_down, sqrt
 
 STEPS = 200
 CHECK_EVERY = 10
+SMALLEST_LENGTH = 1e-30  # a divisor where there is nothing to divide, in single precision too
 
 
 def norm_upper(values: Tensor) -> float:
@@ -94,27 +95,27 @@ def lanczos(
         Estimates: the Ritz values ``[B]`` and vectors ``[B, n]``.
     """
     steps = min(steps, start.shape[1])
-    basis = start.new_zeros(steps, *start.shape)
-    alphas = torch.zeros(start.shape[0], steps, dtype=basis.real.dtype)
+    basis = start.new_zeros(start.shape[0], steps, start.shape[1])
+    alphas = torch.zeros(start.shape[0], steps, dtype=torch.float64)
     betas = torch.zeros_like(alphas)
     vector = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     count = 0
     for k in range(steps):
-        basis[k] = vector
+        basis[:, k] = vector
         image = apply(vector)
         alphas[:, k] = (vector.conj() * image).sum(1).real
-        known = basis[: k + 1]
+        known = basis[:, : k + 1]
         for _ in range(2):
-            image = image - torch.einsum("kb,kbn->bn", torch.einsum("kbn,bn->kb", known.conj(), image), known)
+            image = image - (known.mT @ (known.conj() @ image[:, :, None]))[:, :, 0]
         length = torch.linalg.vector_norm(image, dim=1)
         alive = length > 1e-14 * alphas[:, : k + 1].amax(1)
         betas[:, k] = torch.where(alive, length, 0.0)
-        vector = torch.where(alive[:, None], image / length.clamp_min(1e-300)[:, None], 0.0)
+        vector = torch.where(alive[:, None], image / length.clamp_min(SMALLEST_LENGTH)[:, None], 0.0)
         count = k + 1
         if count % CHECK_EVERY == 0 and _converged(alphas[:, :count], betas[:, :count], tolerance):
             break
     values, inner = _ritz(alphas[:, :count], betas[:, :count])
-    return values, torch.einsum("bk,kbn->bn", inner.to(basis.dtype), basis[:count])
+    return values, (basis[:, :count].mT @ inner.to(basis.dtype)[:, :, None])[:, :, 0]
 
 
 def _ritz(alphas: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from certify.norms import cholesky, conv_gram, conv_sums, row_sums, symbol, torus, vectors
+from certify.norms import cholesky, conv_gram, conv_sums, correlations, row_sums, symbol, torus, vectors
 from certify.norms.cholesky import Grams, gram, proved_at_most
 from certify.norms.geometry import describe
 from tests.norms.exact_norms import ExactNorm
@@ -253,6 +253,20 @@ def test_convolution_gram_error_is_carried_and_needed(monkeypatch):
     assert sum(accepted(conv_gram.convolution_gram(conv), truth) for conv, truth in pairs) == 0
     monkeypatch.setattr(conv_gram, "gamma_up", lambda n: 0.0)
     assert sum(accepted(conv_gram.convolution_gram(conv), truth) for conv, truth in pairs) > 0
+
+
+def correlated(seed, outs=400):
+    """The symbol's Gram matrix, by correlations, of a 1x1 convolution from two channels."""
+    kernel = absorbing_columns(seed, outs)[..., None]
+    found = correlations.correlate(kernel)
+    return found.grams(slice(0, 1), torch.ones(1, 0, dtype=torch.complex128)), ExactNorm(kernel[0, :, :, 0])
+
+
+def test_correlation_error_is_carried_and_needed(monkeypatch):
+    assert sum(accepted(*correlated(seed)) for seed in range(20)) == 0
+    monkeypatch.setattr(correlations, "gamma_up", lambda n: 0.0)
+    monkeypatch.setattr(correlations, "SPREAD", 0.0)
+    assert sum(accepted(*correlated(seed)) for seed in range(20)) > 0
 
 
 def test_roots_of_unity_are_correctly_rounded():
