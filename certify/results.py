@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
@@ -24,6 +25,7 @@ from certify.errors import InputError, SoundnessError
 
 SCHEMA = "certify/report/1"
 MAX_JSON_DEPTH = 64
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # escaped, or as it is
 
 Norm: TypeAlias = Literal["l2", "linf"]
 Verdict: TypeAlias = Literal["passed", "failed", "undecided"]
@@ -404,8 +406,17 @@ def _depth_within(text: str, limit: int) -> bool:
     return True
 
 
+def _refuse_surrogates(text: str, value: Any) -> None:  # noqa: ANN401 - plain JSON
+    """Refuse half of a surrogate pair: Python's JSON takes it, and nothing can write or compare it as UTF-8."""
+    written = json.dumps(value, ensure_ascii=False) if SURROGATE.search(text) else ""
+    if any("\ud800" <= character <= "\udfff" for character in written):
+        raise ValueError("half of a surrogate pair, which is not valid Unicode")
+
+
 def load_json(data: bytes | str, *, name: str, max_depth: int = MAX_JSON_DEPTH) -> Any:  # noqa: ANN401 - plain JSON
     """Return the plain value of strict JSON: UTF-8, no duplicate keys, no NaN, no infinity, bounded nesting.
+
+    Half of a surrogate pair is refused too, and two escapes that make one character are not.
 
     Args:
         data: The text, or its bytes.
@@ -423,12 +434,14 @@ def load_json(data: bytes | str, *, name: str, max_depth: int = MAX_JSON_DEPTH) 
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         if not _depth_within(text, max_depth):
             raise ValueError(f"nested deeper than {max_depth}")
-        return json.loads(
+        value = json.loads(
             text,
             object_pairs_hook=_refuse_duplicates,
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
         )
+        _refuse_surrogates(text, value)
+        return value
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: expected strict JSON, got {error}") from error
 

@@ -351,6 +351,7 @@ def start_smoothing(
         settings=settings,
         classes=len(model.classes),
         noise_law=law_name(settings, eight_bit=data.eight_bit),
+        network_sha256=model.graph.sha256,
         device_kind=chosen.partition(":")[0],
         program=PROGRAM,
     )

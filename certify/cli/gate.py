@@ -51,7 +51,7 @@ def command(
 
         places = Places(configuration, device=device, batch=batch, workers=workers, store=store)
         found = [_run(kind, configuration, places, out, no_progress) for kind in needed_kinds(configuration)]
-    judged = judge(found, configuration.gates)
+    judged = judge(found, configuration.gates, default_kind(configuration))
     for report in judged:
         out.show(report)
     code = gate_exit_code([row for report in judged for row in report.gates])
@@ -78,18 +78,21 @@ def needed_kinds(configuration: Configuration) -> list[str]:
     return sorted({gate_kind(gate, default_kind(configuration)) for gate in configuration.gates})
 
 
-def judge(reports: list[Report], gates: tuple[Gate, ...]) -> list[Report]:
+def judge(reports: list[Report], gates: tuple[Gate, ...], default: str) -> list[Report]:
     """Return the reports with the verdicts of the gates that speak of them.
+
+    A gate that names no kind speaks of the only report, or among several of the one of the ``default`` kind.
 
     Raises:
         InputError: If a gate speaks of a kind that no report has, or of several.
     """
     rows: dict[int, list[GateRow]] = {index: [] for index in range(len(reports))}
     for gate in gates:
-        fitting = [i for i, report in enumerate(reports) if gate.kind in (None, kind_of(report))]
+        kind = gate.kind if len(reports) == 1 else gate_kind(gate, default)
+        fitting = [i for i, report in enumerate(reports) if kind in (None, kind_of(report))]
         if len(fitting) != 1:
             raise InputError(
-                f"gate {gate.name!r}: expected exactly one report of kind {gate.kind or 'any'}, got {len(fitting)};"
+                f"gate {gate.name!r}: expected exactly one report of kind {kind or 'any'}, got {len(fitting)};"
                 " set its `kind`, and give one report of each kind"
             )
         rows[fitting[0]] += evaluate_gates(reports[fitting[0]], (gate,))

@@ -6,6 +6,7 @@ checked whole when it is made, so nothing after this file meets an unknown kind,
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from certify.errors import InputError
+from certify.examples import hash_array
 from certify.graph.vocabulary import check_operation
 from certify.results import dump_json, load_json
 
@@ -126,6 +128,21 @@ class Graph:
     def parameter_count(self) -> int:
         """The number of stored numbers in all tensors."""
         return sum(tensor.numel() for tensor in self.tensors.values())
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of what the network computes: structure and every tensor. A file of weights alone has no structure.
+
+        Example:
+            >>> import torch
+            >>> def activation(kind: str) -> Graph:
+            ...     operations = (Operation(name="x", kind="input"), Operation(name="y", kind=kind, inputs=("x",)))
+            ...     return Graph(operations, "y", (3,), {})
+            >>> activation("relu").sha256 == activation("relu").sha256 != activation("tanh").sha256
+            True
+        """
+        tensors = {name: hash_array(tensor.detach().cpu().numpy()) for name, tensor in self.tensors.items()}
+        return hashlib.sha256(dump_json([self.to_json(), tensors]).encode()).hexdigest()
 
     def weight(self, operation: Operation, role: str) -> Tensor | None:
         """Return the tensor an operation has in a role, or None when it has none."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import UNSET
 
-from certify.errors import InputError
+from certify.errors import InputError, SoundnessError
 from certify.policy import evaluate_gates, parse_gates
 from certify.report import rederive_lipschitz, rederive_smoothing
 from certify.report.findings import Finding, compare, require
@@ -60,10 +60,10 @@ def verify_report(report: Report) -> tuple[Finding, ...]:
 
 
 def _attempt(where: str, check: Callable[[Report], Iterator[Finding]], report: Report) -> Iterator[Finding]:
-    """Yield what a check finds; a value outside the range of the statistics is a finding too."""
+    """Yield what a check finds; a value the statistics refuse, or cannot bound with proof, is a finding too."""
     try:
         yield from check(report)
-    except (InputError, ValueError, ArithmeticError) as error:
+    except (InputError, SoundnessError, ValueError, ArithmeticError) as error:
         yield Finding(where, "values that can be computed again", str(error))
 
 

@@ -19,8 +19,10 @@ from certify.results import SmoothingSettings, dump_json
 class RunHeader:
     """What a run is: model, data, settings, and the programs that compute it.
 
-    ``noise_law`` is the name of the law in use; ``program`` says in words how the network is run when that can change
-    the last bits of its logits (folded, compiled).
+    ``model_sha256`` is the hash of the file of weights, ``network_sha256`` that of the network they were put into: one
+    file serves several architectures, and none of their counts. ``noise_law`` is the name of the law in use;
+    ``program`` says in words how the network is run when that can change the last bits of its logits (folded,
+    compiled).
     """
 
     model_sha256: str
@@ -28,6 +30,7 @@ class RunHeader:
     settings: SmoothingSettings
     classes: int
     noise_law: str
+    network_sha256: str = ""
     device_kind: str = "cpu"
     program: str = "eager"
     tool: str = __version__

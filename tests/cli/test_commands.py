@@ -145,6 +145,16 @@ def test_gate_runs_what_is_missing_and_passes(project, capsys):
     assert out.count("PASSED") == 2
 
 
+def test_a_gate_without_a_kind_beside_one_of_another_kind_speaks_of_what_the_file_configures(project, capsys):
+    Path("certify.toml").write_text(CERTIFY_TOML.replace('kind = "smoothing"\n', ""))
+    code, out, _ = run(capsys, "gate", "-q")
+    assert code == 0
+    lipschitz, smoothing = (part.split("Gates")[1] for part in out.split("smoothing certificates"))
+    assert "bounds" in lipschitz
+    assert "clean" in smoothing
+    assert "bounds" not in smoothing
+
+
 @pytest.mark.parametrize(("minimum", "count", "code"), [("0.5", 24, 0), ("0.99999", 24, 4), ("0.5", 2, 4)])
 def test_gate_verdicts_are_three_way(project, capsys, minimum, count, code):
     Path("certify.toml").write_text(

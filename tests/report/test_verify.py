@@ -13,11 +13,12 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from certify.errors import InputError
+from certify.errors import InputError, SoundnessError
 from certify.report import FORMATS, rederive_smoothing, verify_report
 from certify.report.findings import compare
 from certify.report.rederive_lipschitz import expected_radius
 from certify.results import report_from_json, report_to_json, seal
+from certify.stats import failure_upper
 from tests.report.sample_reports import (
     BOUND,
     SAMPLES,
@@ -345,6 +346,28 @@ def test_settings_without_a_meaning_are_findings_and_no_crash(changes):
     report = smoothing_abstaining()
     broken = replace(report, settings=replace(report.settings, **changes), digest="")
     assert any(finding.where in ("examples", "tables.plan") for finding in findings_unsealed(broken))
+
+
+def test_an_alpha_at_which_no_bound_proves_itself_is_a_finding_and_no_crash():
+    settings = replace(SETTINGS, procedure="fixed", n=5, float_noise=True)
+    report = smoothing_report([0.6], settings=settings, integer_noise=False)
+    with pytest.raises(SoundnessError):
+        failure_upper(3, 5, 0.9e-200)
+    assert "examples" in places(replace(report, settings=replace(settings, alpha=1e-200)))
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\uDFFF", "\\udc00\\ud800"])
+@pytest.mark.parametrize("text", ['"procedure": "planned"', '"noise": "gaussian"', '"schema":', '"norm": "l2"'])
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(half, text):
+    whole = report_to_json(smoothing_abstaining())
+    assert text in whole
+    with pytest.raises(InputError, match="surrogate"):
+        report_from_json(whole.replace(text, f"{text[:-2]}{half}{text[-2:]}", 1), name="edited")
+
+
+def test_two_escapes_that_make_one_character_are_read():
+    whole = report_to_json(smoothing_abstaining()).replace("certify safetensors", "\\ud83d\\ude00", 1)
+    assert report_from_json(whole, name="edited").model.source == "\U0001f600"
 
 
 def findings_unsealed(report):

@@ -100,6 +100,7 @@ def test_every_setting_is_another_file(tmp_path):
         RunHeader("model", "other", SETTINGS, 3, "gaussian-255"),
         RunHeader("model", "data", SETTINGS, 4, "gaussian-255"),
         RunHeader("model", "data", SETTINGS, 3, "gaussian"),
+        RunHeader("model", "data", SETTINGS, 3, "gaussian-255", network_sha256="other"),
         RunHeader("model", "data", SETTINGS, 3, "gaussian-255", device_kind="cuda"),
         RunHeader("model", "data", SETTINGS, 3, "gaussian-255", program="folded"),
         RunHeader("model", "data", SETTINGS, 3, "gaussian-255", torch="0"),
