@@ -58,6 +58,23 @@ class Unbounded(Struct, frozen=True):
         return f"unbounded: {self.reason}{where}"
 
 
+class RandomStartUpper(Struct, frozen=True):
+    """An upper bound that fails with a known probability over a random start: no end of any `Bracket`.
+
+    It has a type, a column and a failure probability of its own, and never enters a deterministic verdict.
+
+    Raises:
+        SoundnessError: If the bound is negative or NaN, or the probability outside (0, 1).
+    """
+
+    upper: float
+    failure_probability: float
+
+    def __post_init__(self) -> None:
+        if not (self.upper >= 0.0 and 0.0 < self.failure_probability < 1.0):
+            raise SoundnessError(f"expected upper >= 0 with a probability in (0, 1), got {self}")
+
+
 class InputSpace(Struct, frozen=True, forbid_unknown_fields=True):
     """The space the data, the radii and sigma live in: shape without the batch, value range, and its name in words."""
 
