@@ -23,7 +23,7 @@ from certify._version import __version__
 from certify.bounds import Analysis, analyse, certify_examples, jacobian_floor, weight_rows
 from certify.errors import InputError
 from certify.examples import Dataset
-from certify.loading import Model, WeightsOnly, load, read_data
+from certify.loading import Model, WeightsOnly, check_dataset, load, read_data
 from certify.report import lipschitz_statement, smoothing_statement, summarise_lipschitz, summarise_smoothing
 from certify.results import (
     DataRecord,
@@ -176,8 +176,14 @@ class LipschitzRun:
 def start_lipschitz(
     model: Model, data: Dataset | None = None, settings: LipschitzSettings | None = None, *, data_path: str = ""
 ) -> LipschitzRun:
-    """Prove the bounds of a network and return the run that certifies examples with them."""
+    """Prove the bounds of a network and return the run that certifies examples with them.
+
+    Raises:
+        InputError: If the data do not fit the model.
+    """
     settings = settings or LipschitzSettings()
+    if data is not None:
+        check_dataset(data, input=model.input, classes=model.classes)
     clock = _Clock()
     return LipschitzRun(model, data, settings, analyse(model.graph, settings), data_path, clock)
 
@@ -343,6 +349,7 @@ def start_smoothing(
     """
     self_test()
     check_settings(settings)
+    check_dataset(data, input=model.input, classes=model.classes)
     clock = _Clock()
     chosen = choose_device(device)
     header = RunHeader(

@@ -1,4 +1,4 @@
-"""What a run re-uses: the counts of its own network, and of no other that has the same weights."""
+"""What a run takes: data that fit its model, and the stored counts of its own network and no other."""
 
 from pathlib import Path
 
@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from certify.loading import Model, load
+from certify.errors import InputError
+from certify.examples import Dataset, Example
+from certify.loading import Model, load, save
+from certify.report import verify_report
 from certify.results import SmoothingReport, SmoothingSettings
-from certify.runs import smooth
+from certify.runs import lipschitz, smooth
 
 FACTORY = """
 from torch import nn
@@ -76,3 +79,46 @@ def test_a_network_is_known_by_every_weight(folder):
     tensors = {**other.tensors, name: moved}
     assert other.sha256 == model.graph.sha256
     assert type(other)(other.operations, other.output, other.input_shape, tensors).sha256 != other.sha256
+
+
+PAIR = (np.array([0.2, 0.7]), np.array([0.9, 0.1]))
+BY_HAND = {
+    "no example": ((), {}, "at least one example"),
+    "one id twice": (PAIR, {"ids": "aa"}, "ids that differ"),
+    "indices that do not rise": (PAIR, {"indices": (3, 3)}, "rising indices"),
+    "a label outside the classes": (PAIR, {"labels": (0, 2)}, "label from 0 to 1"),
+    "another shape": ((PAIR[0], PAIR[1][:, None]), {}, r"shape \[2\], got float64 of shape \[2, 1\]"),
+    "integers": ((PAIR[0], np.array([0, 1])), {}, "got int64"),
+    "half precision": (tuple(x.astype(np.float16) for x in PAIR), {}, "got float16"),
+    "values outside the range": ((PAIR[0], PAIR[1] - 1), {}, r"values in \[0.0, 0.95\]"),
+    "values that are not finite": ((PAIR[0], PAIR[1] * np.nan), {}, "finite"),
+    "pixels in another space": (tuple((x * 255).astype(np.uint8) for x in PAIR), {}, "8-bit data stand for pixel/255"),
+}
+
+
+def by_hand(arrays, ids="ab", indices=(0, 1), labels=(0, 1)) -> Dataset:
+    rows = zip(indices, ids, labels, arrays, strict=False)
+    return Dataset(tuple(Example(*row) for row in rows), total=len(arrays), selection="by hand")
+
+
+@pytest.fixture
+def linear(folder) -> Model:
+    """A linear network that declares the range [0, 0.95] for its inputs."""
+    save(torch.nn.Linear(2, 2), "linear.safetensors", input_shape=(2,), range=(0, 0.95))
+    return load("linear.safetensors")
+
+
+@pytest.mark.parametrize(("arrays", "changes", "words"), BY_HAND.values(), ids=BY_HAND)
+def test_data_put_together_by_hand_are_checked_like_those_of_a_file(linear, arrays, changes, words):
+    data = by_hand(arrays, **changes)
+    with pytest.raises(InputError, match=words):
+        lipschitz(linear, data)
+    with pytest.raises(InputError, match=words):
+        smooth(linear, data, SmoothingSettings(sigma=0.25, n=300))
+    assert not Path(".certify_cache").exists()
+
+
+def test_data_put_together_by_hand_give_consistent_reports(linear):
+    data = by_hand(PAIR, indices=(2, 7))
+    assert verify_report(lipschitz(linear, data)) == ()
+    assert verify_report(smooth(linear, data, SmoothingSettings(sigma=0.25, n=300), workers=1)) == ()

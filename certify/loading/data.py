@@ -28,6 +28,8 @@ from certify.loading.source import Request, Row, Source
 from certify.loading.table import read_table
 from certify.results import InputSpace
 
+DTYPES = (np.uint8, np.float32, np.float64)
+
 Reader: TypeAlias = Callable[[Path, Request], Source]
 
 READERS: Mapping[str, Reader] = MappingProxyType(
@@ -112,12 +114,44 @@ def _selection(source: Source, start: int, stop: int) -> str:
 
 
 def _example(position: int, row: Row, request: Request, name: str) -> Example:
-    where = f"{name}: {row.id}"
-    if not 0 <= row.label < len(request.classes):
-        raise InputError(f"{where}: expected a label from 0 to {len(request.classes) - 1}, got {row.label}")
     example = Example(position, row.id, row.label, np.ascontiguousarray(row.stored))
-    _check_values(example, request.input, where)
+    _check_example(example, request.input, request.classes, f"{name}: {row.id}")
     return example
+
+
+def check_dataset(dataset: Dataset, *, input: InputSpace, classes: tuple[str, ...]) -> None:  # noqa: A002 - as above
+    """Refuse examples that no reader makes: a data set can also be put together by hand.
+
+    Raises:
+        InputError: If there is no example, two have one id, they are not in the order of their indices, or one has
+            another shape or dtype than the model's input, a label outside the classes, a value that is not finite or
+            outside the declared range.
+
+    Example:
+        >>> data = Dataset((Example(0, "a", 1, np.array([0.5, 3.0])),), total=1, selection="all 1")
+        >>> check_dataset(data, input=InputSpace((2,)), classes=("no", "yes"))
+        >>> check_dataset(data, input=InputSpace((2,), range=(0.0, 1.0)), classes=("no", "yes"))
+        Traceback (most recent call last):
+        certify.errors.InputError: a: expected values in [0.0, 1.0], got 0.5 to 3.0; scale the data
+    """
+    if not len(dataset):
+        raise InputError("expected at least one example, got none")
+    ids, previous = set(), -1
+    for example in dataset:
+        if example.id in ids or not example.index > previous:
+            raise InputError(f"{example.id}: expected ids that differ and rising indices, got index {example.index}")
+        _check_example(example, input, classes, example.id)
+        ids.add(example.id)
+        previous = example.index
+
+
+def _check_example(example: Example, space: InputSpace, classes: tuple[str, ...], where: str) -> None:
+    if not 0 <= example.label < len(classes):
+        raise InputError(f"{where}: expected a label from 0 to {len(classes) - 1}, got {example.label}")
+    if example.stored.dtype not in DTYPES or example.stored.shape != space.shape:
+        found = f"{example.stored.dtype} of shape {list(example.stored.shape)}"
+        raise InputError(f"{where}: expected uint8, float32 or float64 of shape {list(space.shape)}, got {found}")
+    _check_values(example, space, where)
 
 
 def _check_values(example: Example, space: InputSpace, where: str) -> None:
