@@ -22,7 +22,10 @@ class Format(StrEnum):
 
     terminal = "terminal"
     json = "json"
+    csv = "csv"
     tsv = "tsv"
+    markdown = "markdown"
+    junit = "junit"
 
 
 class NormName(StrEnum):

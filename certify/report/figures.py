@@ -9,6 +9,7 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 SIGNIFICANT = 5
+EXACT = 18  # decimals of 18 digits lie closer than half the space of two floats: either direction reads back the same
 PLAIN_FROM, PLAIN_BELOW = Decimal("1e-4"), Decimal("1e7")
 PIXEL_STEPS = {k / 255: f"{k}/255" for k in range(1, 33)}
 
@@ -43,8 +44,30 @@ def estimate_figure(value: float) -> str:
     return _figure(value, ROUND_HALF_EVEN)
 
 
-def _figure(value: float, rounding: str) -> str:
-    rounded = Context(prec=SIGNIFICANT, rounding=rounding).create_decimal_from_float(value)
+def lower_digits(value: float) -> str:
+    """Return a radius or a proved lower bound for a machine: at most the exact value, and read back as the same float.
+
+    The shortest text of a float may lie above it (0.3 is 0.299999999999999988...); eighteen digits rounded down do not.
+
+    Example:
+        >>> lower_digits(0.3), lower_digits(0.25), float(lower_digits(0.3)) == 0.3
+        ('0.299999999999999988', '0.25', True)
+    """
+    return _figure(value, ROUND_FLOOR, EXACT)
+
+
+def upper_digits(value: float) -> str:
+    """Return a proved upper bound for a machine: at least the exact value, and read back as the same float.
+
+    Example:
+        >>> upper_digits(0.1), float(upper_digits(0.1)) == 0.1
+        ('0.100000000000000006', True)
+    """
+    return _figure(value, ROUND_CEILING, EXACT)
+
+
+def _figure(value: float, rounding: str, digits: int = SIGNIFICANT) -> str:
+    rounded = Context(prec=digits, rounding=rounding).create_decimal_from_float(value)
     if not rounded.is_finite():
         return str(value)
     if rounded == 0 or PLAIN_FROM <= abs(rounded) < PLAIN_BELOW:

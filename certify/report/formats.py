@@ -7,10 +7,10 @@ allowed) matter to a terminal only. Every renderer neutralises the names it show
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType
 from typing import Protocol
 
-from certify.report.tsv import render_tsv
 from certify.results import Report, report_to_json
 
 
@@ -22,22 +22,28 @@ class Renderer(Protocol):
         ...
 
 
-def render_terminal(report: Report, *, width: int | None = None, color: bool = False) -> str:
-    """Return the view on a terminal; rich is imported here, since no other format needs it."""
-    from certify.report import terminal
-
-    return terminal.render_terminal(report, width=width, color=color)
-
-
 def render_json(report: Report, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
     """Return the report itself, as ``report.json`` holds it."""
     return report_to_json(report)
 
 
+def _load_later(module: str, name: str) -> Renderer:
+    """Return a renderer whose file is loaded when it is first used: no format pays for what another needs."""
+
+    def render(report: Report, *, width: int | None = None, color: bool = False) -> str:
+        renderer: Renderer = getattr(import_module(f"certify.report.{module}"), name)
+        return renderer(report, width=width, color=color)
+
+    return render
+
+
 FORMATS: Mapping[str, Renderer] = MappingProxyType(
     {
-        "terminal": render_terminal,
+        "terminal": _load_later("terminal", "render_terminal"),
         "json": render_json,
-        "tsv": render_tsv,
+        "csv": _load_later("csv_view", "render_csv"),
+        "tsv": _load_later("tsv", "render_tsv"),
+        "markdown": _load_later("markdown", "render_markdown"),
+        "junit": _load_later("junit", "render_junit"),
     }
 )

@@ -6,6 +6,9 @@ import sys
 import pytest
 
 import certify.report
+from certify.report import FORMATS
+from certify.results import report_to_json
+from tests.report.sample_reports import lipschitz_clean
 
 
 def loaded_by(code: str) -> set[str]:
@@ -27,6 +30,17 @@ def test_verification_gates_and_every_view_work_without_torch():
 
 def test_plain_views_load_neither_statistics_nor_the_terminal():
     loaded = loaded_by("from certify.report import FORMATS")
+    assert not loaded & {"torch", "scipy", "numpy", "rich", "xml.etree.ElementTree", "certify.report.markdown"}
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "terminal"])
+def test_rendering_a_plain_view_loads_neither_statistics_nor_the_terminal(name, tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text(report_to_json(lipschitz_clean()))
+    loaded = loaded_by(
+        "from certify.report import FORMATS, read_report\n"
+        f"if not FORMATS[{name!r}](read_report({str(path)!r})): raise SystemExit('no text')"
+    )
     assert not loaded & {"torch", "scipy", "numpy", "rich"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from msgspec import UNSET
 from rich.console import Group
@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from certify.report.figures import lower_figure, radius_label
-from certify.report.neutralise import strip_controls
 from certify.report.terminal.header import label_rows
+from certify.report.wording import LIMITS_NOTE, count_abstentions, name_label, until_zero
 from certify.results import (
     CertifiedAccuracy,
     LipschitzExample,
@@ -42,17 +42,9 @@ def _curve(summary: Summary) -> Table:
     table.add_column("", no_wrap=True, style="cyan")
     for side in ("lower", "upper"):
         table.add_column(side, justify="right", no_wrap=True)
-    for row in _until_zero(rows):
+    for row in until_zero(rows):
         table.add_row(*_curve_cells(row, summary.examples))
     return table
-
-
-def _until_zero(rows: Iterable[CertifiedAccuracy]) -> Iterator[CertifiedAccuracy]:
-    """Yield rows up to the first with accuracy 0, that one included: at larger radii it stays 0."""
-    for row in rows:
-        yield row
-        if not row.accuracy > 0.0:
-            return
 
 
 def _curve_cells(row: CertifiedAccuracy, examples: int) -> tuple[str, ...]:
@@ -82,11 +74,7 @@ def _notes(summary: Summary) -> Text:
     clean = f"{summary.clean_accuracy:.{SHARE_DIGITS}f}"
     return Text.assemble(
         f"clean accuracy {clean}, abstained {summary.abstained}, mean radius {mean}\n",
-        (
-            "limits: lower of the share that is truly certified in the population, upper of the share that this "
-            f"procedure certifies; each one-sided at {confidence:g}, for examples drawn independently",
-            "dim",
-        ),
+        (LIMITS_NOTE.format(confidence=confidence), "dim"),
     )
 
 
@@ -96,7 +84,7 @@ def draw_extremes(report: Report) -> Table | None:
         return None
     examples: Sequence[LipschitzExample | SmoothingExample] = report.examples
     certified = [example for example in examples if example.correct and example.radius > 0.0]
-    rows = [(f"{count} x", reason) for reason, count in _reasons(examples)]
+    rows = [(f"{count} x", reason) for reason, count in count_abstentions(examples)]
     if certified:
         largest = max(certified, key=lambda example: example.radius)
         smallest = min(certified, key=lambda example: example.radius)
@@ -106,22 +94,7 @@ def draw_extremes(report: Report) -> Table | None:
 
 
 def _name(example: LipschitzExample | SmoothingExample, report: Report) -> str:
-    label = report.model.classes[example.label] if example.label < len(report.model.classes) else str(example.label)
-    return f"radius {lower_figure(example.radius)}  {example.id}  {label}"
-
-
-def _reasons(examples: Sequence[LipschitzExample | SmoothingExample]) -> list[tuple[str, int]]:
-    """Return the reasons of the abstentions with their counts, most frequent first.
-
-    Reasons that differ only after their first colon (the numbers of one example) are one.
-    """
-    groups: dict[str, list[str]] = {}
-    for example in examples:
-        if example.predicted is None:
-            reason = strip_controls(example.reason) if isinstance(example.reason, str) else "no reason given"
-            groups.setdefault(reason.partition(":")[0], []).append(reason)
-    named = [(full[0] if len(set(full)) == 1 else short, len(full)) for short, full in groups.items()]
-    return sorted(named, key=lambda pair: -pair[1])
+    return f"radius {lower_figure(example.radius)}  {example.id}  {name_label(report, example.label)}"
 
 
 def draw_draws(report: Report) -> Table | None:

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from certify.report.neutralise import strip_controls
-from certify.results import InputSpace, LipschitzReport, LipschitzSettings, Report, SmoothingSettings
+from certify.report.wording import describe_failure, describe_kind, describe_settings, describe_space
+from certify.results import Report
 
 HASH_DIGITS = 16
 
@@ -25,11 +26,7 @@ def label_rows(rows: list[tuple[str, str]]) -> Table:
 
 def draw_title(report: Report) -> Text:
     """Return the title line: the tool, the kind of certificates, and whether they can fail by chance."""
-    if isinstance(report, LipschitzReport):
-        kind = f"Lipschitz certificates, {report.settings.norm}, deterministic"
-    else:
-        kind = f"smoothing certificates, l2, probabilistic (alpha {report.settings.alpha:g} per example)"
-    return Text.assemble((f"certify {strip_controls(report.tool.version)}", "bold"), "  ", kind)
+    return Text.assemble((f"certify {strip_controls(report.tool.version)}", "bold"), "  ", describe_kind(report))
 
 
 def draw_identity(report: Report) -> Table:
@@ -39,18 +36,6 @@ def draw_identity(report: Report) -> Table:
     return label_rows(
         [("model", f"sha256 {model.sha256[:HASH_DIGITS]}  {what}"), ("input", describe_space(model.input))]
     )
-
-
-def describe_space(space: InputSpace) -> str:
-    """Return an input space in words: shape, name and range.
-
-    Example:
-        >>> describe_space(InputSpace((3, 8, 8), (0.0, 1.0), "pixels"))
-        '3x8x8, pixels, in [0, 1]'
-    """
-    shape = "x".join(map(str, space.shape)) or "shape unknown"
-    bounds = "range unchecked" if space.range is None else f"in [{space.range[0]:g}, {space.range[1]:g}]"
-    return f"{shape}, {space.space}, {bounds}"
 
 
 def draw_data(report: Report) -> Table | None:
@@ -63,28 +48,7 @@ def draw_data(report: Report) -> Table | None:
 
 def draw_settings(report: Report) -> Table:
     """Return the options that can change a result, in one line."""
-    settings = report.settings
-    words = _lipschitz(settings) if isinstance(settings, LipschitzSettings) else _smoothing(settings)
-    return label_rows([("settings", ", ".join(words))])
-
-
-def _lipschitz(settings: LipschitzSettings) -> list[str]:
-    return [f"norm {settings.norm}", f"method {settings.method}", f"arithmetic {settings.arithmetic}"]
-
-
-def _smoothing(settings: SmoothingSettings) -> list[str]:
-    planned = settings.procedure == "planned"
-    return [
-        f"sigma {settings.sigma:g}",
-        f"{settings.noise} noise",
-        f"{settings.procedure} n {'up to ' if planned else ''}{settings.n:,}",
-        f"n0 {settings.n0}",
-        f"alpha {settings.alpha:g}",
-        *([f"price {settings.price:g}"] if planned else []),
-        f"bound {settings.bound}",
-        settings.dtype,
-        f"seed {settings.seed}",
-    ]
+    return label_rows([("settings", describe_settings(report.settings))])
 
 
 def draw_statement(report: Report) -> Group:
@@ -97,12 +61,8 @@ def draw_statement(report: Report) -> Group:
                 ("object", statement.object),
                 ("arithmetic", statement.arithmetic),
                 ("domain", statement.domain),
-                ("fails", _failure(statement.failure_probability)),
+                ("fails", describe_failure(statement.failure_probability)),
                 ("joint", statement.joint),
             ]
         ),
     )
-
-
-def _failure(probability: float) -> str:
-    return f"with probability at most {probability!r} per certificate" if probability else "never: deterministic"

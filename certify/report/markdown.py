@@ -1,0 +1,256 @@
+"""A report for a pull-request comment and for the summary of a CI step: verdicts first, in at most 60,000 bytes.
+
+A comment on GitHub takes 65,536 characters and a step summary 1 MiB; one text fits both. Each text has a byte limit and
+each table a budget; what does not fit is left out with its number, and the limits below add up to less than the whole.
+Upper bounds are rounded up, lower bounds and radii down, observed shares to nearest. A report has one kind, so
+deterministic and probabilistic certificates never share a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from msgspec import UNSET
+
+from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
+from certify.report.neutralise import markdown_text
+from certify.report.wording import (
+    LIMITS_NOTE,
+    count_abstentions,
+    describe_failure,
+    describe_falsifier,
+    describe_kind,
+    describe_settings,
+    describe_space,
+    name_label,
+    until_zero,
+)
+from certify.results import (
+    CertifiedAccuracy,
+    GateRow,
+    LayerRow,
+    LipschitzExample,
+    LipschitzReport,
+    NetworkBound,
+    Report,
+    SmoothingExample,
+    SmoothingReport,
+    Verdict,
+)
+from certify.rounding import ceiling_text, floor_text
+
+LARGEST = 60_000
+NAME, SENTENCE, PARAGRAPH = 160, 600, 2000  # bytes of one text
+GATES, CURVE, REASONS, LAYERS, EXAMPLES = 12_000, 4_000, 5_000, 12_000, 10_000  # bytes of one table
+SHARE_DIGITS = 3
+MARKS: Mapping[Verdict, str] = MappingProxyType({"failed": "❌", "undecided": "⚠️", "passed": "✅"})
+
+
+def render_markdown(report: Report, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
+    """Return the report as GitHub-flavoured Markdown; what the report does not hold is left out."""
+    sections = (_gates, _statement, _accuracy, _abstentions, _network, _layers, _examples, _record)
+    texts = ("\n".join(section(report)) for section in (_title, *sections))
+    return "\n\n".join(filter(None, texts)) + "\n"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, total: int, most: int) -> Iterator[str]:
+    """Yield the lines of a table until its budget is used up, then how many rows are not shown."""
+    yield _line(titles)
+    yield _line(["---"] * len(titles))
+    left = most
+    for shown, row in enumerate(rows):
+        line = _line(row)
+        left -= len(line.encode()) + 1
+        if left < 0:
+            yield from ("", f"… and {total - shown} more of {total}, not shown here; the JSON report has all.")
+            return
+        yield line
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _title(report: Report) -> Iterator[str]:
+    verdicts = [gate.verdict for gate in report.gates]
+    found = [verdict for verdict in MARKS if verdict in verdicts]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in found)
+    yield f"## {MARKS[found[0]]} certify: {counts}" if found else "## certify: no gates"
+    yield ""
+    yield f"{describe_kind(report)}."
+
+
+def _gates(report: Report) -> Iterator[str]:
+    """Yield the verdicts, those that ask for action first."""
+    order = list(MARKS)
+    rows = sorted(report.gates, key=lambda gate: order.index(gate.verdict))
+    titles = ("verdict", "gate", "asked", "observed", "lower limit", "upper limit", "reason")
+    if rows:
+        yield from _table(titles, map(_gate_cells, rows), total=len(rows), most=GATES)
+
+
+def _gate_cells(gate: GateRow) -> tuple[str, ...]:
+    return (
+        f"{MARKS[gate.verdict]} {gate.verdict}",
+        markdown_text(gate.name, NAME),
+        markdown_text(_asked(gate), NAME),
+        "none" if gate.value is None else estimate_figure(gate.value),
+        "none" if gate.lower is None else lower_figure(gate.lower),
+        "none" if gate.upper is None else upper_figure(gate.upper),
+        markdown_text(gate.reason, SENTENCE),
+    )
+
+
+def _asked(gate: GateRow) -> str:
+    metric = gate.metric.replace("_", " ")
+    where = "" if gate.radius is UNSET else f" at radius {radius_label(gate.radius)}"
+    claim = "plain share" if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
+    return f"{metric}{where} at least {gate.threshold!r} ({claim})"
+
+
+def _statement(report: Report) -> Iterator[str]:
+    statement = report.statement
+    yield "### Statement"
+    yield ""
+    yield f"> {markdown_text(statement.text, PARAGRAPH)}"
+    yield ""
+    facts = [
+        ("object", statement.object),
+        ("arithmetic", statement.arithmetic),
+        ("domain", statement.domain),
+        ("fails", describe_failure(statement.failure_probability)),
+        ("joint", statement.joint),
+    ]
+    yield from _list(facts)
+
+
+def _accuracy(report: Report) -> Iterator[str]:
+    if report.summary is UNSET:
+        return
+    summary, total = report.summary, len(report.examples)
+    yield f"### Certified accuracy ({_chance(report)})"
+    yield ""
+    shown = list(until_zero(summary.certified_accuracy))
+    rows = (_curve_cells(row, total) for row in shown)
+    titles = ("radius", "examples", "observed", "lower limit", "upper limit")
+    yield from _table(titles, rows, total=len(shown), most=CURVE)
+    yield ""
+    mean = "none" if summary.mean_radius is None else lower_figure(summary.mean_radius)
+    clean = f"{summary.clean_accuracy:.{SHARE_DIGITS}f}"
+    yield f"Clean accuracy {clean}, abstained {markdown_text(str(summary.abstained), NAME)}, mean radius {mean}."
+    if shown:
+        yield f"{LIMITS_NOTE.format(confidence=shown[0].confidence).capitalize()}."
+
+
+def _chance(report: Report) -> str:
+    return f"probabilistic, alpha {report.settings.alpha!r}" if isinstance(report, SmoothingReport) else "deterministic"
+
+
+def _curve_cells(row: CertifiedAccuracy, total: int) -> tuple[str, ...]:
+    return (
+        markdown_text(radius_label(row.radius), NAME),
+        f"{row.accuracy * total:.0f}/{total}",
+        f"{row.accuracy:.{SHARE_DIGITS}f}",
+        floor_text(row.lower, SHARE_DIGITS),
+        ceiling_text(row.upper, SHARE_DIGITS),
+    )
+
+
+def _abstentions(report: Report) -> Iterator[str]:
+    reasons = count_abstentions(report.examples)
+    if not reasons:
+        return
+    yield "### Abstentions by reason"
+    yield ""
+    rows = ((str(count), markdown_text(reason, SENTENCE)) for reason, count in reasons)
+    yield from _table(("examples", "reason"), rows, total=len(reasons), most=REASONS)
+
+
+def _network(report: Report) -> Iterator[str]:
+    if not isinstance(report, LipschitzReport):
+        return
+    yield f"### Lipschitz constant of the logits ({report.network.norm})"
+    yield ""
+    yield from _bracket(report.network)
+    for name, floor in (("data", report.network.data_floor), ("slopes", report.network.slope_floor)):
+        if floor is not UNSET:
+            yield from ("", f"Estimate: {estimate_figure(floor)}, the steepest seen on {name}, from below.")
+
+
+def _bracket(network: NetworkBound) -> Iterator[str]:
+    if network.upper is None:
+        reason = network.reason if isinstance(network.reason, str) else network.method
+        yield f"No bound: {markdown_text(reason, SENTENCE)}"
+        return
+    side = "upper, proved" if network.proved else "estimate, not proved"
+    lower = "none" if network.lower is None else lower_figure(network.lower)
+    row = (lower, upper_figure(network.upper), markdown_text(network.method, SENTENCE))
+    yield from _table(("lower, proved", side, "method"), [row], total=1, most=LARGEST)
+
+
+def _layers(report: Report) -> Iterator[str]:
+    if isinstance(report, LipschitzReport) and report.layers:
+        norm, total = report.network.norm, len(report.layers)
+        titles = ("name", "kind", "shape", f"lower {norm}", f"upper {norm}", "method")
+        table = _table(titles, map(_layer_cells, report.layers), total=total, most=LAYERS)
+        yield from _folded(f"Layers ({total})", table)
+
+
+def _layer_cells(layer: LayerRow) -> tuple[str, ...]:
+    return (
+        markdown_text(layer.name, NAME),
+        markdown_text(layer.kind, NAME),
+        markdown_text("x".join(map(str, layer.shape)), NAME),
+        "none" if layer.lower is None else lower_figure(layer.lower),
+        "unbounded" if layer.upper is None else upper_figure(layer.upper),
+        markdown_text(layer.method, SENTENCE),
+    )
+
+
+def _examples(report: Report) -> Iterator[str]:
+    if report.examples:
+        total = len(report.examples)
+        rows = (_example_cells(example, report) for example in report.examples)
+        titles = ("index", "id", "label", "predicted", f"radius ({_chance(report)})")
+        yield from _folded(f"Examples ({total})", _table(titles, rows, total=total, most=EXAMPLES))
+
+
+def _example_cells(example: LipschitzExample | SmoothingExample, report: Report) -> tuple[str, ...]:
+    answer = "abstained" if example.predicted is None else name_label(report, example.predicted)
+    return (
+        str(example.index),
+        markdown_text(example.id, NAME),
+        markdown_text(name_label(report, example.label), NAME),
+        markdown_text(answer, NAME),
+        lower_figure(example.radius),
+    )
+
+
+def _folded(title: str, lines: Iterable[str]) -> Iterator[str]:
+    yield from (f"<details><summary>{title}</summary>", "", *lines, "", "</details>")
+
+
+def _record(report: Report) -> Iterator[str]:
+    """Yield what the numbers rest on, and how to check them."""
+    model, seeds = report.model, report.execution.earlier_seeds
+    facts = [
+        ("model", f"sha256 {model.sha256}, {model.source}, {model.parameters:,} parameters"),
+        ("input", describe_space(model.input)),
+        ("settings", describe_settings(report.settings)),
+        ("falsifier", describe_falsifier(report.falsifier)),
+        ("digest", f"{report.digest or 'none'}, certify {report.tool.version}"),
+    ]
+    if report.data is not UNSET:
+        data = report.data
+        facts.insert(1, ("data", f"sha256 {data.sha256}, {data.count:,} examples: {data.selection}"))
+    if seeds:
+        facts.append(("warning", f"earlier seeds {', '.join(map(str, seeds))}: choosing among runs voids alpha"))
+    yield "### Record"
+    yield ""
+    yield from _list(facts)
+    yield "- check: `certify verify` derives every number again from the JSON report"
+
+
+def _list(facts: Iterable[tuple[str, str]]) -> Iterator[str]:
+    return (f"- {label}: {markdown_text(text, SENTENCE)}" for label, text in facts)

@@ -1,0 +1,115 @@
+"""What several views say in the same words: kinds, spaces, settings, abstentions; plain text, not yet neutralised.
+
+A view clips, escapes and colours for its own place (`certify.report.neutralise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from certify.report.neutralise import strip_controls
+from certify.results import (
+    CertifiedAccuracy,
+    Falsifier,
+    InputSpace,
+    LipschitzExample,
+    LipschitzReport,
+    LipschitzSettings,
+    Report,
+    SmoothingExample,
+    SmoothingSettings,
+)
+
+LIMITS_NOTE = (
+    "limits: lower of the share that is truly certified in the population, upper of the share that this "
+    "procedure certifies; each one-sided at {confidence:g}, for examples drawn independently"
+)
+
+
+def describe_kind(report: Report) -> str:
+    """Return the kind of certificates, their norm, and whether they can fail by chance."""
+    if isinstance(report, LipschitzReport):
+        return f"Lipschitz certificates, {report.settings.norm}, deterministic"
+    return f"smoothing certificates, l2, probabilistic (alpha {report.settings.alpha!r} per example)"
+
+
+def describe_space(space: InputSpace) -> str:
+    """Return an input space in words: shape, name and range.
+
+    Example:
+        >>> describe_space(InputSpace((3, 8, 8), (0.0, 1.0), "pixels"))
+        '3x8x8, pixels, in [0, 1]'
+    """
+    shape = "x".join(map(str, space.shape)) or "shape unknown"
+    bounds = "range unchecked" if space.range is None else f"in [{space.range[0]:g}, {space.range[1]:g}]"
+    return f"{shape}, {space.space}, {bounds}"
+
+
+def describe_settings(settings: LipschitzSettings | SmoothingSettings) -> str:
+    """Return the options that can change a result, in one line."""
+    return ", ".join(_lipschitz(settings) if isinstance(settings, LipschitzSettings) else _smoothing(settings))
+
+
+def _lipschitz(settings: LipschitzSettings) -> list[str]:
+    return [f"norm {settings.norm}", f"method {settings.method}", f"arithmetic {settings.arithmetic}"]
+
+
+def _smoothing(settings: SmoothingSettings) -> list[str]:
+    planned = settings.procedure == "planned"
+    return [
+        f"sigma {settings.sigma:g}",
+        f"{settings.noise} noise",
+        f"{settings.procedure} n {'up to ' if planned else ''}{settings.n:,}",
+        f"n0 {settings.n0}",
+        f"alpha {settings.alpha!r}",
+        *([f"price {settings.price:g}"] if planned else []),
+        f"bound {settings.bound}",
+        settings.dtype,
+        f"seed {settings.seed}",
+    ]
+
+
+def describe_failure(probability: float) -> str:
+    """Return how often a certificate may be false."""
+    return f"with probability at most {probability!r} per certificate" if probability else "never: deterministic"
+
+
+def describe_falsifier(falsifier: Falsifier) -> str:
+    """Return what was tried against the certificates; that nothing was tried is said.
+
+    Example:
+        >>> describe_falsifier(Falsifier(level="off", tried="", found=0))
+        'not run'
+    """
+    if falsifier.level == "off":
+        return "not run"
+    found = f"broke {falsifier.found} certificates" if falsifier.found else "found nothing (no proof)"
+    return f"{falsifier.level}: {falsifier.tried}; {found}"
+
+
+def name_label(report: Report, label: int) -> str:
+    """Return the name of a class, or its number where the model names none."""
+    classes = report.model.classes
+    return classes[label] if 0 <= label < len(classes) else str(label)
+
+
+def until_zero(rows: Iterable[CertifiedAccuracy]) -> Iterator[CertifiedAccuracy]:
+    """Yield rows up to the first with accuracy 0, that one included: at larger radii it stays 0."""
+    for row in rows:
+        yield row
+        if not row.accuracy > 0.0:
+            return
+
+
+def count_abstentions(examples: Sequence[LipschitzExample | SmoothingExample]) -> list[tuple[str, int]]:
+    """Return the reasons of the abstentions with their counts, most frequent first.
+
+    Reasons that differ only after their first colon (the numbers of one example) are one.
+    """
+    groups: dict[str, list[str]] = {}
+    for example in examples:
+        if example.predicted is None:
+            reason = strip_controls(example.reason) if isinstance(example.reason, str) else "no reason given"
+            groups.setdefault(reason.partition(":")[0], []).append(reason)
+    named = [(full[0] if len(set(full)) == 1 else short, len(full)) for short, full in groups.items()]
+    return sorted(named, key=lambda pair: -pair[1])

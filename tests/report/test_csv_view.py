@@ -1,0 +1,116 @@
+import csv
+import json
+from decimal import Decimal
+from io import StringIO
+from typing import get_args, get_type_hints
+
+import pytest
+from msgspec import UNSET, structs
+from msgspec.structs import replace
+
+from certify.report import FORMATS
+from certify.report.columns import name_columns
+from certify.report.csv_view import SIDES
+from certify.results import LipschitzExample, LipschitzReport, SmoothingExample
+from tests.report.hostile_reports import HOSTILE_REPORTS
+from tests.report.sample_reports import SAMPLES, lipschitz_example, lipschitz_mixed, lipschitz_report
+
+every_sample = pytest.mark.parametrize("build", SAMPLES.values(), ids=SAMPLES)
+AWKWARD = (0.3, 0.1, 1 / 3, 0.24999999999999997, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 1e7, 0.0)
+LOWER, UPPER = ("radius", "margin_lower"), ("gain_upper", "error_upper", "local_upper")
+
+
+def read(report):
+    return list(csv.DictReader(StringIO(FORMATS["csv"](report), newline=""), strict=True))
+
+
+def field_of(example, column):
+    value = example
+    for step in column.split("."):
+        value = getattr(value, step)
+    return None if value is UNSET else value
+
+
+@every_sample
+def test_every_field_reads_back_as_the_value_of_the_report(build):
+    report = build()
+    rows = read(report)
+    assert len(rows) == len(report.examples)
+    for row, example in zip(rows, report.examples, strict=True):
+        for column, cell in row.items():
+            value = field_of(example, column)
+            if value is None:
+                assert cell == ""
+            elif isinstance(value, str):
+                assert cell == value
+            else:
+                assert json.loads(cell) == (list(value) if isinstance(value, tuple) else value)
+
+
+@every_sample
+def test_no_number_lies_on_the_wrong_side(build):
+    for row in read(build()):
+        for column in {*LOWER} & row.keys():
+            if row[column]:
+                assert Decimal(row[column]) <= Decimal(float(row[column]))
+        for column in {*UPPER} & row.keys():
+            if row[column]:
+                assert Decimal(row[column]) >= Decimal(float(row[column]))
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+def test_sides_are_kept_in_the_last_digit_and_the_float_reads_back(value):
+    row = structs.replace(
+        lipschitz_example(0, 1.0), radius=value, margin_lower=-value, gain_upper=value, error_upper=value
+    )
+    (found,) = read(lipschitz_report([replace(row, local_upper=value, seconds=value)]))
+    exact = Decimal(value)
+    assert Decimal(found["radius"]) <= exact
+    assert Decimal(found["margin_lower"]) <= -exact
+    assert all(Decimal(found[column]) >= exact for column in UPPER)
+    assert {float(found[column]) for column in ("radius", *UPPER, "seconds")} == {value}
+    assert float(found["margin_lower"]) == -value
+
+
+def test_a_radius_just_below_a_quarter_never_shows_as_a_quarter():
+    assert read(lipschitz_mixed())[0]["radius"].startswith("0.24999999")
+
+
+@every_sample
+def test_the_columns_follow_from_the_kind_alone(build):
+    report = build()
+    kind = LipschitzExample if isinstance(report, LipschitzReport) else SmoothingExample
+    header = next(csv.reader(FORMATS["csv"](report).splitlines()))
+    assert header == list(name_columns(kind))
+    assert {name.partition(".")[0] for name in header} == set(kind.__struct_fields__)
+
+
+def test_every_number_has_a_side():
+    hints = {**get_type_hints(LipschitzExample), **get_type_hints(SmoothingExample)}
+    numbers = {name for name, hint in hints.items() if hint is float or float in get_args(hint)}
+    assert numbers == set(SIDES) == {*LOWER, *UPPER, "seconds"}
+
+
+@every_sample
+def test_lines_end_and_cells_are_quoted_as_rfc_4180_asks(build):
+    text = FORMATS["csv"](build())
+    assert text.endswith("\r\n")
+    assert text.count("\n") == text.count("\r") == text.count("\r\n")
+    assert list(csv.reader(StringIO(text, newline=""), strict=True)) == [
+        next(csv.reader([line], strict=True)) for line in text.split("\r\n")[:-1]
+    ]
+
+
+@pytest.mark.parametrize("build", HOSTILE_REPORTS.values(), ids=HOSTILE_REPORTS)
+def test_a_hostile_name_stays_in_its_cell(build):
+    report = build()
+    rows = list(csv.reader(StringIO(FORMATS["csv"](report), newline=""), strict=True))
+    assert len(rows) == 1 + len(report.examples)
+    assert {len(row) for row in rows} == {len(rows[0])}
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "\x1b=1", '="a,b"'])
+def test_no_text_of_an_example_starts_a_formula(text):
+    (row,) = read(lipschitz_report([replace(lipschitz_example(0, -1.0), id=text, reason=text, method=text)]))
+    assert all(row[column].startswith("'") for column in ("id", "reason", "method"))
+    assert row["margin_lower"] == "-1"
