@@ -81,6 +81,7 @@ SEEDS = range(2)
 # which proofs are left: all; none by a matrix; none by a matrix or a grid of known size; none but the unfolded kernel
 ROUTES = {
     "all": {},
+    "band": {(convolution, "LEAST_BANDED_SIDE"): 0, (convolution, "_is_small"): lambda conv: False},
     "symbols": {(convolution, "MOST_DENSE_SIDE"): 0},
     "size-free": {
         (convolution, "MOST_DENSE_SIDE"): 0,

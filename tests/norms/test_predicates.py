@@ -12,7 +12,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from certify.norms import cholesky, conv_gram, conv_sums, correlations, row_sums, symbol, torus, vectors
+from certify.norms import banded, cholesky, conv_gram, conv_sums, correlations, row_sums, symbol, torus, vectors
 from certify.norms.cholesky import Grams, gram, proved_at_most
 from certify.norms.geometry import describe
 from tests.norms.exact_norms import ExactNorm
@@ -54,6 +54,59 @@ def absorbing_gram(seed, n=160):
     H[n // 2, n // 2] = H[n // 2, -1] = H[-1, -1] = 0.5
     H[-1] = H[:, -1]
     return Grams(H[None], 0.0), ExactNorm.of_gram(H)
+
+
+class WholeBand:
+    """A given Gram matrix as a band as wide as itself, in block columns of a few columns."""
+
+    def __init__(self, grams, step):
+        self.matrix, self.error = grams.matrices, grams.error
+        self.groups, self.side, self.width = 1, self.matrix.shape[1], self.matrix.shape[1]
+        starts = range(0, self.side, step)
+        self.columns = tuple(conv_gram.Columns(j, min(j + step, self.side), self.side, ()) for j in starts)
+
+    def lower(self, columns):
+        return self.matrix[:, columns.first :, columns.first : columns.stop].clone()
+
+
+def accepted_in_band(grams, exact, step=5):
+    return sum(banded.is_proved_at_most(WholeBand(grams, step), s) for s in floats_below(exact))
+
+
+def without_banded_term(monkeypatch, name):
+    terms = banded.shift_terms
+    monkeypatch.setattr(banded, "shift_terms", lambda band, s2: terms(band, s2)._replace(**{name: 0.0}))
+
+
+def test_banded_factorisation_error_is_carried_and_needed(monkeypatch):
+    grams, exact = absorbing_gram(0, n=80)
+    assert accepted_in_band(grams, exact, step=1) == 0
+    without_banded_term(monkeypatch, "factorisation")
+    assert accepted_in_band(grams, exact, step=1) > 0
+
+
+def test_gram_error_of_a_band_is_carried_and_needed(monkeypatch):
+    found = [absorbing_columns(seed) for seed in range(20)]
+    assert sum(accepted_in_band(gram(A), ExactNorm(A[0])) for A in found) == 0
+    without_banded_term(monkeypatch, "gram")
+    assert sum(accepted_in_band(gram(A), ExactNorm(A[0])) for A in found) > 0
+
+
+def test_square_in_a_band_is_rounded_down(monkeypatch):
+    assert sum(accepted_in_band(*slightly_coupled(seed)) for seed in range(100)) == 0
+    product = banded.mul_down
+    monkeypatch.setattr(banded, "mul_down", lambda a, b: a * b if a == b else product(a, b))
+    without_banded_term(monkeypatch, "factorisation")  # which leaves room for this one
+    assert sum(accepted_in_band(*slightly_coupled(seed)) for seed in range(100)) > 0
+
+
+@pytest.mark.parametrize("entry", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [(0, 0), (7, 7), (7, 1)])
+def test_numbers_that_are_not_finite_prove_nothing_in_a_band(entry, place):
+    H = torch.eye(8, dtype=F64)
+    assert banded.is_proved_at_most(WholeBand(Grams(H[None], 0.0), 5), 2.0)
+    H[place] = entry
+    assert not banded.is_proved_at_most(WholeBand(Grams(H[None], 0.0), 5), 2.0)
 
 
 def underflowing_columns(seed, rows=100):
