@@ -24,7 +24,7 @@ from certify.norms.symbol import Grid, Symbol
 from tests.norms.exact_norms import impulses
 
 F64 = torch.float64
-PRINTED_IN_FLOAT32 = 4e-7
+PRINTED_IN_FLOAT32 = 4e-7  # the accuracy of the printed values; less for hundreds of channels
 
 
 def seeded(*shape, dtype=torch.float32):
@@ -119,7 +119,7 @@ def circular_values(shape, n, truth, row):
     geometry = {"padding": shape[-1] // 2, "padding_mode": "circular"}
     for steps, value in row.items():
         found = float(gram_bound_conv(kernel.to(F64), (n, n), steps=steps, **geometry))
-        assert found == pytest.approx(value, rel=PRINTED_IN_FLOAT32)
+        assert found == pytest.approx(value, rel=PRINTED_IN_FLOAT32 * max(1, shape[0] / 64))
         assert truth * (1 - 1e-11) <= found
         assert truth * (1 - 1e-11) <= gram_upper_conv(kernel, (n, n), steps=steps, **geometry) <= found * (1 + 1e-9)
         in_float32 = float(gram_bound_conv(kernel, (n, n), steps=steps, **geometry))
