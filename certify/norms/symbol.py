@@ -14,6 +14,7 @@ Strides are removed before: `polyphase` turns a convolution of stride s into one
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,6 +53,25 @@ class Grid:
     def size(self) -> int:
         """The number of frequencies kept."""
         return math.prod(self.counts)
+
+    def turns(self, places: Tensor) -> tuple[float, ...]:
+        """Return the first of the frequencies numbered ``places``, as fractions of a turn per axis."""
+        frequency = torch.unravel_index(places[:1], self.counts)
+        return tuple((int(f) + self.halved / 2.0) / side for f, side in zip(frequency, self.sides, strict=True))
+
+    def neighbours(self, turns: tuple[float, ...]) -> Tensor:
+        """Return the numbers of the frequencies that are kept around one given in turns, up to conjugation."""
+        nearest = [round(turn * side - self.halved / 2.0) for turn, side in zip(turns, self.sides, strict=True)]
+        found = set()
+        for offset in itertools.product((-1, 0, 1), repeat=len(nearest)):
+            places = [(f + more) % side for f, more, side in zip(nearest, offset, self.sides, strict=True)]
+            if places[-1] >= self.counts[-1]:
+                places = [(-f - self.halved) % side for f, side in zip(places, self.sides, strict=True)]
+            number = 0
+            for place, count in zip(places, self.counts, strict=True):
+                number = number * count + place
+            found.add(number)
+        return torch.tensor(sorted(found))
 
     def __str__(self) -> str:
         return "x".join(map(str, self.sides)) + (" twisted" if self.halved else "")
@@ -152,29 +172,33 @@ def unit_roots(order: int) -> Tensor:
         return torch.tensor([complex(mpmath.cospi(t), mpmath.sinpi(t)) for t in turns], dtype=torch.complex128)
 
 
-def grid_upper(symbol: Symbol, grid: Grid) -> float:
-    """Return a proved bound of the largest ||D(w)|| on a grid, over all groups."""
-    upper = 0.0
-    for part in symbol.parts(grid):
-        upper = prove_upper(symbol.grams(grid, part), upper).upper
-    return add_up(upper, symbol.error)
+class GridLimits(NamedTuple):
+    """Proved limits of the largest ||D(w)|| on a grid, and the frequency (in turns) where it seems to be."""
+
+    lower: float
+    upper: float
+    peak: tuple[float, ...]
 
 
-def is_below(symbol: Symbol, grid: Grid, limit: float) -> bool:
-    """Return whether all ||D(w)|| on a grid are proved to be at most a limit; the first failure ends the search."""
-    return all(bool(proved_at_most(symbol.grams(grid, part), limit).all()) for part in symbol.parts(grid))
-
-
-def grid_limits(symbol: Symbol, grid: Grid) -> tuple[float, float]:
-    """Return proved limits of the largest ||D(w)|| on a grid, over all groups."""
-    lower, upper = 0.0, 0.0
+def grid_limits(symbol: Symbol, grid: Grid, give_up: float = math.inf) -> GridLimits:
+    """Return proved limits of the largest ||D(w)|| on a grid, over all groups; infinity once above ``give_up``."""
+    lower, upper, peak = 0.0, 0.0, grid.turns(torch.zeros(1, dtype=torch.int64))
     for part in symbol.parts(grid):
         proof = prove_upper(symbol.grams(grid, part), upper)
         upper = proof.upper
+        if not upper <= give_up:
+            return GridLimits(lower, math.inf, peak)
         if proof.index >= 0:
-            A, v = symbol.matrices(grid, part.one(proof.index))[0], proof.vector
+            one = part.one(proof.index)
+            A, v, peak = symbol.matrices(grid, one)[0], proof.vector, grid.turns(one.places)
             lower = max(lower, product_lower(A @ v, A.abs() @ v.abs(), v, 4 * A.shape[1]))
-    return max(0.0, sub_down(lower, symbol.error)), add_up(upper, symbol.error)
+    return GridLimits(max(0.0, sub_down(lower, symbol.error)), add_up(upper, symbol.error), peak)
+
+
+def is_below_near(symbol: Symbol, grid: Grid, limit: float, turns: tuple[float, ...]) -> bool:
+    """Return whether ||D(w)|| is proved to be at most a limit at the frequencies of a grid around a given one."""
+    part = Part(slice(0, symbol.kernel.shape[0]), grid.neighbours(turns))
+    return bool(proved_at_most(symbol.grams(grid, part), limit).all())
 
 
 def operations(symbol: Symbol, grid: Grid) -> float:

@@ -33,7 +33,7 @@ import math
 from typing import NamedTuple
 
 from certify.norms.geometry import Axis, Convolution
-from certify.norms.symbol import Grid, Symbol, grid_limits, grid_upper, is_below, operations, polyphase, unit_roots
+from certify.norms.symbol import Grid, Symbol, grid_limits, is_below_near, operations, polyphase, unit_roots
 from certify.rounding import div_up, down, mul_up, sqrt_up
 
 # About twenty seconds of one core, five for a grid of (S), three for grids that only might improve on the first.
@@ -66,13 +66,14 @@ def torus_upper(conv: Convolution) -> Bound | None:
     grids = [_grid(symbol, [side + more for side in least], halved) for more, halved in _VARIANTS]
     if operations(symbol, grids[0]) > MOST_OPERATIONS:
         return None
-    best = Bound(grid_upper(symbol, grids[0]), _name(conv, f"torus {grids[0]}"))
+    first = grid_limits(symbol, grids[0])
+    best = Bound(first.upper, _name(conv, f"torus {grids[0]}"))
     spent = 0.0
     for grid in grids[1:]:
         spent += operations(symbol, grid)
-        worth = spent <= MOST_EXTRA_OPERATIONS and grid.size > 1
-        if worth and is_below(symbol, grid, best.upper * (1.0 - LEAST_GAIN)):
-            best = min(best, Bound(grid_upper(symbol, grid), _name(conv, f"torus {grid}")))
+        limit = best.upper * (1.0 - LEAST_GAIN)
+        if spent <= MOST_EXTRA_OPERATIONS and grid.size > 1 and is_below_near(symbol, grid, limit, first.peak):
+            best = min(best, Bound(grid_limits(symbol, grid, limit).upper, _name(conv, f"torus {grid}")))
     return best
 
 
@@ -110,7 +111,7 @@ def circular_limits(conv: Convolution) -> tuple[float, Bound] | None:
     grid = _grid(symbol, [axis.known_size // axis.stride for axis in conv.axes], halved=False)
     if operations(symbol, grid) > MOST_OPERATIONS:
         return None
-    lower, upper = grid_limits(symbol, grid)
+    lower, upper, _ = grid_limits(symbol, grid)
     complete = all(axis.known_outputs * axis.stride == axis.known_size for axis in conv.axes)
     name = "circular symbol, exact grid" if complete else f"circular symbol, torus {grid}"
     return lower if complete else 0.0, Bound(upper, _name(conv, name))
@@ -135,7 +136,9 @@ def unstrided_upper(conv: Convolution) -> Bound | None:
     if operations(symbol, grid) > MOST_OPERATIONS:
         return None
     repeated = math.prod(_repetition(axis) for axis in conv.axes)
-    return Bound(mul_up(grid_upper(symbol, grid), sqrt_up(float(repeated))), f"circular symbol, {repeated} x rows")
+    return Bound(
+        mul_up(grid_limits(symbol, grid).upper, sqrt_up(float(repeated))), f"circular symbol, {repeated} x rows"
+    )
 
 
 def _repetition(axis: Axis) -> int:
@@ -151,7 +154,7 @@ def size_free_limits(conv: Convolution) -> tuple[float, Bound] | None:
         grid = Grid(tuple(max(1, density * (k - 1)) for k in taps))
         limit = MOST_SIZE_FREE_OPERATIONS if density > min(DENSITIES) else MOST_OPERATIONS
         if operations(symbol, grid) <= limit:
-            lower, upper = grid_limits(symbol, grid)
+            lower, upper, _ = grid_limits(symbol, grid)
             for side, k in zip(grid.sides, taps, strict=True):
                 upper = div_up(upper, cosine_lower(k, side))
             return lower, Bound(upper, _name(conv, f"size-free grid {grid} (S)"))

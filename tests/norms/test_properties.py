@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certify.norms import enclose, enclose_conv, enclose_conv_l1, enclose_conv_linf, enclose_l1, enclose_linf
+from certify.norms.cholesky import gram
+from certify.norms.correlations import correlate
 from certify.norms.geometry import describe
-from certify.norms.symbol import polyphase
+from certify.norms.symbol import Grid, Symbol, polyphase
 from tests.norms.exact_norms import impulses
 
 F64 = torch.float64
@@ -136,6 +138,28 @@ def test_zero_padded_norms_grow_with_the_image_towards_the_supremum(n):
     small, large = (enclose_conv(kernel, (side, side), padding=1) for side in (n, n + 1))
     assert small.lower <= large.upper
     assert large.lower <= enclose_conv(kernel, None, padding=1).upper
+
+
+@pytest.mark.parametrize("sides", [(5, 6), (4, 5), (1, 7), (3, 1), (3, 4, 5)])
+@pytest.mark.parametrize("halved", [False, True])
+def test_neighbours_of_a_frequency_hold_it(sides, halved):
+    grid = Grid(sides, halved)
+    for place in range(grid.size):
+        found = grid.neighbours(grid.turns(torch.tensor([place]))).tolist()
+        assert place in found
+        assert max(found) < grid.size
+
+
+@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("shape", [(3, 2, 3, 3), (2, 4, 2, 5), (2, 2, 1, 1), (2, 2, 5)])
+def test_correlations_give_the_same_gram_matrices(shape, halved):
+    kernel = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+    symbol, grid = Symbol(kernel, (1,) * (len(shape) - 2)), Grid((6, 5)[: len(shape) - 2], halved)
+    for part in symbol.parts(grid):
+        direct, correlated = gram(symbol.matrices(grid, part)), correlate(kernel)
+        there = correlated.grams(part.groups, symbol._phases(grid, part.places, correlated.shifts))
+        difference = torch.linalg.matrix_norm(direct.matrices - there.matrices, ord=2).max()
+        assert float(difference) <= direct.error + there.error + 3.0 * symbol.error * 60.0
 
 
 @pytest.mark.parametrize("strides,dilations", [((2,), (1,)), ((3,), (2,)), ((2, 3), (1, 2))])
