@@ -6,6 +6,8 @@ The products run as direct sums (PyTorch has no transformed convolution for floa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -77,21 +79,34 @@ def vector_lower(conv: Convolution, x: Tensor) -> float:
     return product_lower(product, apply(conv, kernel.abs(), x.abs()), x, kernel[0, 0].numel())
 
 
-def candidate(conv: Convolution) -> Tensor:
-    """Estimate the top right singular vector by Lanczos steps in float32, on the smaller side."""
-    kernel = conv.kernel.to(torch.float32)
-    groups, co, ci = kernel.shape[:3]
+def candidate(conv: Convolution, *, steps: int = STEPS, tolerance: float = 1e-4, polish: int = 0) -> Tensor:
+    """Estimate the top right singular vector ``[G, ci, *size]`` by Lanczos steps on the smaller side.
+
+    Args:
+        conv: The convolution.
+        steps: The most steps in float32.
+        tolerance: Of their residual, relative to the Ritz value.
+        polish: Steps in float64 from what the others found.
+    """
     rows, columns = sides(conv)
+    start = start_vector(1, conv.kernel.shape[0] * min(rows, columns), dtype=torch.float32)
+    vector = lanczos(_normal_map(conv, conv.kernel.to(torch.float32)), start, steps, tolerance=tolerance)[1].double()
+    if polish:
+        vector = lanczos(_normal_map(conv, conv.kernel), vector, polish)[1]
+    inputs, outputs = _shapes(conv)
+    return vector.reshape(inputs) if columns <= rows else adjoint(conv, conv.kernel, vector.reshape(outputs))
+
+
+def _shapes(conv: Convolution) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    groups, co, ci = conv.kernel.shape[:3]
     inputs = (groups, ci, *(axis.known_size for axis in conv.axes))
-    outputs = (groups, co, *(axis.known_outputs for axis in conv.axes))
+    return inputs, (groups, co, *(axis.known_outputs for axis in conv.axes))
 
-    def by_inputs(v: Tensor) -> Tensor:
-        return adjoint(conv, kernel, apply(conv, kernel, v.reshape(inputs))).reshape(1, -1)
 
-    def by_outputs(v: Tensor) -> Tensor:
-        return apply(conv, kernel, adjoint(conv, kernel, v.reshape(outputs))).reshape(1, -1)
-
-    small, shape = (by_inputs, inputs) if columns <= rows else (by_outputs, outputs)
-    start = start_vector(1, groups * min(rows, columns), dtype=torch.float32)
-    vector = lanczos(small, start, STEPS, tolerance=1e-4)[1].reshape(shape)
-    return (vector if columns <= rows else adjoint(conv, kernel, vector)).to(torch.float64)
+def _normal_map(conv: Convolution, kernel: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return A^T A or A A^T, whichever is smaller, as a map of vectors ``[1, n]``."""
+    rows, columns = sides(conv)
+    inputs, outputs = _shapes(conv)
+    if columns <= rows:
+        return lambda v: adjoint(conv, kernel, apply(conv, kernel, v.reshape(inputs))).reshape(1, -1)
+    return lambda v: apply(conv, kernel, adjoint(conv, kernel, v.reshape(outputs))).reshape(1, -1)

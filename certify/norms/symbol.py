@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -56,7 +56,7 @@ class Grid:
 
     def turns(self, places: Tensor) -> tuple[float, ...]:
         """Return the first of the frequencies numbered ``places``, as fractions of a turn per axis."""
-        frequency = torch.unravel_index(places[:1], self.counts)
+        frequency = unravel(places[:1], self.counts)
         return tuple((int(f) + self.halved / 2.0) / side for f, side in zip(frequency, self.sides, strict=True))
 
     def neighbours(self, turns: tuple[float, ...]) -> Tensor:
@@ -127,7 +127,7 @@ class Symbol:
         """Return the symbol matrices of a part, tall: ``[F * G, m, n]`` with n <= m."""
         co, ci = self.kernel.shape[1:3]
         places = torch.arange(self.kernel[0, 0, 0].numel())
-        phases = self._phases(grid, part.places, torch.stack(torch.unravel_index(places, self.kernel.shape[3:]), 1))
+        phases = self._phases(grid, part.places, torch.stack(unravel(places, self.kernel.shape[3:]), 1))
         flat = self.kernel[part.groups].flatten(3)
         parts = [torch.einsum("goct,ft->fgoc", flat, half) for half in (phases.real, -phases.imag)]
         found = torch.complex(*parts).reshape(-1, co, ci)
@@ -152,11 +152,25 @@ class Symbol:
     def _phases(self, grid: Grid, places: Tensor, shifts: Tensor) -> Tensor:
         """Return e^(i d.w) for the frequencies numbered ``places`` and the shifts ``[S, dims]``: ``[F, S]``."""
         phases = torch.ones(len(places), len(shifts), dtype=torch.complex128)
-        frequencies = torch.unravel_index(places, grid.counts)
+        frequencies = unravel(places, grid.counts)
         for dim, (side, spacing, f) in enumerate(zip(grid.sides, self.spacing, frequencies, strict=True)):
             turns = (2 * f + grid.halved)[:, None] * (spacing * shifts[:, dim]) % (2 * side)
             phases = phases * unit_roots(2 * side)[turns]
         return phases
+
+
+def unravel(places: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Return the index per axis of places numbered with the last axis running fastest.
+
+    Example:
+        >>> [index.tolist() for index in unravel(torch.arange(4), (2, 2))]
+        [[0, 0, 1, 1], [0, 1, 0, 1]]
+    """
+    indices = []
+    for count in reversed(counts):
+        indices.append(places % count)
+        places = places // count
+    return indices[::-1]
 
 
 @lru_cache(maxsize=64)

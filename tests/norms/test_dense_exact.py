@@ -1,4 +1,7 @@
-"""`enclose` against exact integer arithmetic: truth <= upper and lower <= truth, with no tolerance."""
+"""`enclose` against exact integer arithmetic: truth <= upper and lower <= truth, with no tolerance.
+
+The long run, over 100,000 matrices and convolutions:  pytest -m slow tests/norms -k "exact_norm_of_many"
+"""
 
 from __future__ import annotations
 
@@ -65,19 +68,23 @@ def check(A):
     return found
 
 
+EVERYDAY = 70  # of each family: more than 1,000 matrices
+MANY = 6000  # of each family: 90,000 matrices; with the 11,000 convolutions, the 100,000 of the slow run
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("seed", range(20))
-def test_bracket_holds_the_exact_norm(family, seed):
-    generator = torch.Generator().manual_seed(seed)
-    m, n = torch.randint(1, 9, (2,), generator=generator).tolist()
-    check(FAMILIES[family](generator, m, n))
+def test_bracket_holds_the_exact_norm(family):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(EVERYDAY):
+        m, n = torch.randint(1, 9, (2,), generator=generator).tolist()
+        check(FAMILIES[family](generator, m, n))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bracket_holds_the_exact_norm_of_many(family):
     generator = torch.Generator().manual_seed(2**31)
-    for _ in range(2000):
+    for _ in range(MANY):
         m, n = torch.randint(1, 13, (2,), generator=generator).tolist()
         check(FAMILIES[family](generator, m, n))
 
