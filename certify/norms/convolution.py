@@ -60,10 +60,10 @@ def enclose_conv(
     The proof depends on the geometry, and ``method`` names it:
 
     - "dense Cholesky": matrices of side up to 4096, any padding; exact up to rounding;
-    - "banded Cholesky": larger images with any padding but circular, where a factorisation inside the band of the
-      Gram matrix (`certify.norms.banded`) takes at most ``most_operations``; to 10^-8;
     - "one matrix per patch, ...": kernels no wider than their stride, zero padding; likewise;
     - "circular symbol, exact grid": circular padding that keeps the size (or divides it by the stride); likewise;
+    - "banded Cholesky": any padding but circular, where a factorisation inside the band of the Gram matrix
+      (`certify.norms.banded`) costs less than the whole one and at most ``most_operations``; to 10^-8;
     - "torus 34x34": zero padding inside a torus (`certify.norms.torus`), a few percent above on small images;
     - "size-free grid 64x64 (S)": for every input size (``input_size`` None), and where a torus would be too large;
     - "... x padding": reflect, replicate and other circular padding, the bounds of both factors multiplied;

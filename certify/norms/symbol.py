@@ -9,6 +9,10 @@ Rounding. Each root of unity is correctly rounded (error at most u), a product o
 u, and a real sum over the taps by gamma_taps, so the entries err by at most ``(1.5 gamma_taps+1 + 8 d u) sum_a |K[o,
 c, a]|`` and the matrices, in norm, by that factor times the Frobenius norm of these sums (`Symbol.error`).
 
+Gram matrices come from the correlations of the kernel where the grid is large (`certify.norms.correlations`), else from
+products of the float symbol matrices with the error above added. A bound of one grid costs one Cholesky factorisation
+per frequency; the frequencies that decide are guessed from a sample, and the proof finds those it missed.
+
 Strides are removed before: `polyphase` turns a convolution of stride s into one of stride 1 on ci s channels per axis.
 """
 

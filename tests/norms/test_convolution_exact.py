@@ -93,6 +93,7 @@ ROUTES = {
     "symbols": NO_MATRIX,
     "size-free": {
         **NO_MATRIX,
+        (torus, "DENSITIES"): (8,),
         (torus, "operations"): lambda symbol, grid: _only_size_free(grid),
     },
     "unfolded": {**NO_MATRIX, (torus, "operations"): lambda symbol, grid: math.inf},
@@ -185,7 +186,7 @@ REACHED = {
     ("1-D strided", "symbols"): "polyphase torus",
     ("2-D patches", "all"): "one matrix per patch",
     ("1-D cut patches", "all"): "dense Cholesky",
-    ("1-D same", "size-free"): "size-free grid 64 (S)",
+    ("1-D same", "size-free"): "size-free grid 16 (S)",
     ("1-D same", "unfolded"): "unfolded kernel",
     ("2-D circular", "symbols"): "circular symbol, exact grid",
     ("1-D circular smaller", "symbols"): "circular symbol, torus",

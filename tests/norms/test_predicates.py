@@ -6,6 +6,7 @@ probed at the six floats below the exact norm, on inputs where one source of err
 
 from __future__ import annotations
 
+import functools
 import math
 from fractions import Fraction
 
@@ -46,6 +47,7 @@ def absorbing_columns(seed, rows=400):
     return A[None]
 
 
+@functools.cache
 def absorbing_gram(seed, n=160):
     """An exact Gram matrix in whose factorisation a running difference from 1/2 loses many small squares."""
     generator = torch.Generator().manual_seed(seed)
