@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from certify.bounds.facts import Facts, collect_facts
 from certify.bounds.gains import combine_rules, gain_uppers, linf_from_l2
+from certify.bounds.lowers import LOWERS, WORDS
 from certify.bounds.rules import Combine
 from certify.errors import InputError
 from certify.graph import Graph, Operation
@@ -16,7 +17,7 @@ from certify.results import LayerRow, LipschitzSettings, NetworkBound, Norm, Unb
 
 METHOD = "product"
 VACUOUS_ABOVE = 1e6
-SCALINGS = frozenset({"batch_norm", "normalize", "layer_norm", "rms_norm", "group_norm", "instance_norm"})
+SCALINGS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ def _network_bound(found: float | Unbounded, norm: Norm) -> NetworkBound:
 
 
 def _rows(facts: Facts, rules: Mapping[str, Combine | Unbounded]) -> Iterator[LayerRow]:
-    """Yield a row per linear map, per scaling, and per operation without a bound; then the folds."""
+    """Yield a row per linear operation, per normalisation, and per operation without a bound; then the folds."""
     for operation in facts.graph:
         rule = rules[operation.name]
         if isinstance(rule, Unbounded):
@@ -96,6 +97,9 @@ def _rows(facts: Facts, rules: Mapping[str, Combine | Unbounded]) -> Iterator[La
         elif operation.name in facts.maps:
             bracket = facts.maps[operation.name].bracket(facts.norm)
             yield _row(facts, operation, bracket.upper, bracket.lower, bracket.method)
+        elif operation.kind in LOWERS:
+            lower = LOWERS[operation.kind](facts, operation)
+            yield _row(facts, operation, rule(1.0), lower, WORDS[operation.kind])
         elif operation.kind in SCALINGS:
             yield _row(facts, operation, rule(1.0), None, "largest scale")
     for fold in facts.folds:

@@ -51,7 +51,7 @@ from certify.norms import (
     reciprocal_upper,
     upsample_nearest_upper,
 )
-from certify.results import Unbounded
+from certify.results import Bracket, Unbounded
 from certify.rounding import add_up, div_up, mul_up, sqrt_up
 
 Combine: TypeAlias = Callable[..., float]
@@ -166,10 +166,11 @@ def _adaptive_max_pool(facts: Facts, operation: Operation) -> Combine | Unbounde
     return _scaled(operation, adaptive_max_pool_upper(_last(facts, operation, output), output, norm=facts.norm))
 
 
-def _avg_pool(facts: Facts, operation: Operation) -> Combine | Unbounded:
+def avg_pool_bracket(facts: Facts, operation: Operation) -> Bracket:
+    """Return the norm of an average pool, enclosed."""
     divisor = operation.attributes["divisor"]
     kernel = operation.integers("kernel")
-    bracket = enclose_avg_pool(
+    return enclose_avg_pool(
         _last(facts, operation, kernel),
         kernel,
         operation.integers("stride"),
@@ -179,13 +180,20 @@ def _avg_pool(facts: Facts, operation: Operation) -> Combine | Unbounded:
         divisor=None if divisor is None else int(divisor),
         norm=facts.norm,
     )
-    return _scaled(operation, bracket.upper)
+
+
+def adaptive_avg_pool_bracket(facts: Facts, operation: Operation) -> Bracket:
+    """Return the norm of an adaptive average pool, enclosed."""
+    output = operation.integers("output")
+    return enclose_adaptive_avg_pool(_last(facts, operation, output), output, norm=facts.norm)
+
+
+def _avg_pool(facts: Facts, operation: Operation) -> Combine | Unbounded:
+    return _scaled(operation, avg_pool_bracket(facts, operation).upper)
 
 
 def _adaptive_avg_pool(facts: Facts, operation: Operation) -> Combine | Unbounded:
-    output = operation.integers("output")
-    size = _last(facts, operation, output)
-    return _scaled(operation, enclose_adaptive_avg_pool(size, output, norm=facts.norm).upper)
+    return _scaled(operation, adaptive_avg_pool_bracket(facts, operation).upper)
 
 
 def group_size(facts: Facts, operation: Operation) -> int:

@@ -9,7 +9,14 @@ training-time bounds, since floats fall below the truth. What can be proved from
 
 from certify.norms.convolution import enclose_conv, enclose_conv_l1, enclose_conv_linf
 from certify.norms.dense import enclose
-from certify.norms.gains import batch_norm_scales, batch_norm_upper, normalization_upper, reciprocal_upper
+from certify.norms.gains import (
+    batch_norm_lower,
+    batch_norm_scales,
+    batch_norm_upper,
+    normalization_upper,
+    reciprocal_lower,
+    reciprocal_upper,
+)
 from certify.norms.golub_kahan import (
     RitzEstimate,
     estimate,
@@ -36,6 +43,7 @@ __all__ = [
     "GramEstimate",
     "RitzEstimate",
     "adaptive_max_pool_upper",
+    "batch_norm_lower",
     "batch_norm_scales",
     "batch_norm_upper",
     "enclose",
@@ -61,6 +69,7 @@ __all__ = [
     "normalization_upper",
     "pad_upper",
     "random_start_upper",
+    "reciprocal_lower",
     "reciprocal_upper",
     "upsample_nearest_upper",
 ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from certify.norms.scaling import exact_float64
-from certify.rounding import div_up, mul_up, sqrt_down, sub_down
+from certify.rounding import add_up, div_down, div_up, mul_up, sqrt_down, sqrt_up, sub_down
 
 
 def batch_norm_upper(weight: Tensor | None, variance: Tensor, eps: float) -> float:
@@ -31,6 +31,22 @@ def batch_norm_upper(weight: Tensor | None, variance: Tensor, eps: float) -> flo
         1.0000000000000004
     """
     return max(_scales_upper(weight, variance, eps), default=0.0)
+
+
+def batch_norm_lower(weight: Tensor | None, variance: Tensor, eps: float) -> float:
+    """Return the gain of batch norm with frozen statistics, rounded down; the other end is `batch_norm_upper`.
+
+    Raises:
+        ValueError: If the numbers are not finite, or var_c + eps is not positive.
+
+    Example:
+        >>> 0.999 < batch_norm_lower(torch.tensor([-2.0]), torch.tensor([4.0]), 0.0) <= 1.0
+        True
+    """
+    _scales_upper(weight, variance, eps)  # refuses what has no gain
+    roots = [sqrt_up(add_up(v, eps)) for v in exact_float64(variance).flatten().tolist()]
+    gamma = [1.0] * len(roots) if weight is None else exact_float64(weight).flatten().tolist()
+    return max((div_down(abs(g), root) for g, root in zip(gamma, roots, strict=True)), default=0.0)
 
 
 def batch_norm_scales(weight: Tensor | None, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -85,3 +101,17 @@ def reciprocal_upper(std: Tensor) -> float:
     if not least > 0.0:
         raise ValueError("expected a standard deviation without zeros; leave out constant channels")
     return mul_up(div_up(1.0, least))
+
+
+def reciprocal_lower(std: Tensor) -> float:
+    """Return the gain of a division by ``std``, rounded down; the other end is `reciprocal_upper`.
+
+    Raises:
+        ValueError: If an entry is zero or not finite.
+
+    Example:
+        >>> 3.999 < reciprocal_lower(torch.tensor([0.5, -0.25])) <= 4.0
+        True
+    """
+    reciprocal_upper(std)  # refuses what has no gain
+    return div_down(1.0, min(map(abs, exact_float64(std).flatten().tolist())))
