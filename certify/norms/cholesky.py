@@ -57,8 +57,8 @@ class Grams:
     error: float
 
     def pick(self, chosen: Tensor) -> Grams:
-        """Return the chosen ones only."""
-        return Grams(self.matrices[chosen], self.error)
+        """Return the chosen ones only, numbered in rising order; all of them are not copied."""
+        return self if len(chosen) == len(self.matrices) else Grams(self.matrices[chosen], self.error)
 
 
 class ShiftTerms(NamedTuple):
@@ -194,7 +194,7 @@ class Estimate:
 def _largest(grams: Grams, among: Tensor, before: Estimate | None) -> Estimate:
     """Estimate the largest eigenvalue of the chosen matrices, going on from the estimate ``before`` of the same one."""
     among = among[:: SAMPLED if before is None and len(among) > LEAST_SAMPLED else 1]
-    matrices = grams.pick(among).matrices if len(among) < grams.matrices.shape[0] else grams.matrices
+    matrices = grams.pick(among).matrices
     place = _place_of_largest(matrices.to(SINGLE[matrices.dtype])) if len(among) > 1 else 0
     index = int(among[place])
     start = before.vector if before is not None and before.index == index else None
