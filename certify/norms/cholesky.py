@@ -42,7 +42,7 @@ from certify.rounding import add_up, div_up, down, gamma_up, mul_down, mul_up, s
 LADDER = (1.05, 1.5, 3.0, 10.0, 100.0, 1e4, 1e6, 1e8)
 MOST_ROUNDS = 64
 DIRECT_SIDE = 192  # up to this side LAPACK's eigenvalues cost less than Lanczos steps
-PANELS, LEAST_PANEL = 6, 128  # of a Gram matrix, whose upper triangle need not be multiplied out
+PANELS, LEAST_PANEL = 4, 384  # of a Gram matrix, whose upper triangle need not be multiplied out
 SKETCH_STEPS, CLOSER_STEPS, CLOSER = 8, 24, 6  # of all matrices of a batch; then of its largest few
 SAMPLED, LEAST_SAMPLED = 4, 64  # a part of a large batch gives the first guess; what fails at it is looked at again
 POLISH_STEPS = 8  # in double precision, after an iteration in single precision
