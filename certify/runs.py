@@ -54,13 +54,13 @@ from certify.smoothing import (
     smoothing_events,
 )
 from certify.smoothing.loop import Events
+from certify.smoothing.votes import DTYPES
 from certify.stats import self_test
 
 FLOOR_EXAMPLES = 16
 STORE_FOLDER = ".certify_cache"
 PROGRAM = "eager, batch norm folded"
 NOT_FALSIFIED = Falsifier(level="off", tried="nothing: no attack was run against these certificates", found=0)
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 def choose_device(name: str = "auto") -> str:

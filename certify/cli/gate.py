@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from certify.cli import options
+from certify.cli import lipschitz, options, smooth
 from certify.cli.configuration import Configuration, find_configuration, lipschitz_settings, smoothing_settings
 from certify.cli.output import Output
 from certify.cli.sources import data_path, model_path, read_known_model
@@ -47,9 +47,7 @@ def command(
     if reports:
         found = [read_verified(path) for path in reports]
     else:
-        from certify.cli.smooth import Places
-
-        places = Places(configuration, device=device, batch=batch, workers=workers, store=store)
+        places = smooth.Places(configuration, device=device, batch=batch, workers=workers, store=store)
         found = [_run(kind, configuration, places, out, no_progress) for kind in needed_kinds(configuration)]
     judged = judge(found, configuration.gates, default_kind(configuration))
     for report in judged:
@@ -120,17 +118,12 @@ def read_verified(path: Path) -> Report:
     return report
 
 
-def _run(kind: str, configuration: Configuration, places: object, out: Output, no_progress: bool) -> Report:
-    from certify.cli import lipschitz, smooth
-
+def _run(
+    kind: str, configuration: Configuration, places: smooth.Places, out: Output, no_progress: bool
+) -> LipschitzReport | SmoothingReport:
     path, data = model_path(None, configuration), data_path(None, configuration)
     if kind == "lipschitz":
         settings = lipschitz_settings(configuration, {})
-        report: LipschitzReport | SmoothingReport = lipschitz.run(
-            path, data, configuration.arch, None, settings, out, no_progress
-        )
-        return report
-    if not isinstance(places, smooth.Places):
-        raise TypeError("expected the places of a run")
+        return lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress)
     model = read_known_model(path, configuration.arch)
     return smooth.run(model, data, None, smoothing_settings(configuration, {}), places, out, False, no_progress)

@@ -49,7 +49,8 @@ def test_radius_of_two_affine_classes_is_the_distance_to_the_boundary_from_below
     exact = 11.0 / 5.0  # margin 8 - (-3), distance of the rows 5
     assert exact * (1 - 1e-12) <= row.radius < exact
     assert (row.predicted, row.correct, row.clean_predicted) == (0, True, 0)
-    assert row.gain_upper == pytest.approx(5.0)
+    assert row.gain_upper is not None
+    assert 5.0 <= row.gain_upper <= 5.0 * (1 + 1e-12)
 
 
 def test_radius_in_linf_divides_by_the_l1_distance_of_the_rows() -> None:
@@ -213,7 +214,8 @@ def test_a_layer_norm_is_bounded_and_called_vacuous() -> None:
         b.add("layer_norm", shape=[4], eps=1e-5)
     network = analyse(b.graph(), EXACT).network
     assert network.upper is not None
-    assert network.upper == pytest.approx(1e-5**-1.5)
+    squared = Fraction(network.upper) ** 2 * Fraction(1e-5) ** 3  # over the square of the exact bound, eps^(-3/2)
+    assert 1 <= squared <= 1 + Fraction(1, 10**9)
     assert "vacuous" in str(network.reason)
 
 
