@@ -11,8 +11,9 @@ where v stacks the values that are still to be read, A <= B means that B - A is 
 
 *Spatial*: the values are images on a torus of the given sides, true pixels at its origin, everything else held in by
 slopes that contain 0. P is block-circulant and stored as its symbol: one Hermitian block per frequency, rows =
-channels, ``[F, n, n]`` complex128, the frequencies w = 2 pi m / N of the half spectrum in the order of `torch.fft.rfftn`
-(all of each axis but the last, 0 ... N // 2 of the last; F is their number). The other half is P(-w) = conj P(w).
+channels, ``[F, n, n]`` complex128, the frequencies w = 2 pi m / N of the half spectrum in the order of
+`torch.fft.rfftn` (all of each axis but the last, 0 ... N // 2 of the last; F is their number). The other half is
+P(-w) = conj P(w).
 
 Each step writes one register, the one of its own position in the plan, and reads earlier ones. Two programs run plans:
 `trial` in plain floating point, differentiable, to choose the free multipliers; `proof` once, with every rounding error
@@ -61,7 +62,8 @@ class Linear:
     """v' = [v_keep; G v]: the rows ``keep`` unchanged and first, then the rows of G.
 
     ``matrix`` is ``[F or 1, m, n]`` (complex when spatial); entry by entry ``|matrix - exact| <= error`` at every
-    frequency, ``error`` being ``[m, n]`` or None when it is exact. A first axis of 1 stands for the same matrix at every frequency.
+    frequency, ``error`` being ``[m, n]`` or None when it is exact. A first axis of 1 stands for the same matrix at
+    every frequency.
     """
 
     source: int
