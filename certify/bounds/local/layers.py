@@ -1,0 +1,145 @@
+r"""A network as a chain of layers: z_k = W_k h_{k-1} + b_k, h_k = phi_k(z_k), phi_k acting on each entry alone.
+
+h_{-1} is the input, flattened. The rows of a layer stand in *segments*, each with one activation; the activation
+``identity`` marks rows that only carry a value through (a residual connection, an average pool before a dense layer).
+The last layer has identity rows only: its outputs are the logits.
+
+What is exact. The network's own weights and biases W*, b* are real numbers; the stored floats obey
+
+    |W* - W| <= error |W| entrywise,        |b* - b| <= bias_error entrywise,
+
+with ``error = 0`` and ``bias_error = 0`` unless a batch norm or a normalisation was folded in or a constant added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from certify.bounds.local.activations import IDENTITY, Activation, evaluate
+from certify.bounds.local.windows import Window
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Rows ``first`` to ``last - 1`` of a layer: the value of the network they belong to, and their activation."""
+
+    first: int
+    last: int
+    activation: Activation
+    value: str
+
+    @property
+    def rows(self) -> slice:
+        """The rows, as an index."""
+        return slice(self.first, self.last)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer of a chain: m rows on n columns.
+
+    ``window`` is set when the whole layer is one convolution of the whole vector before it (its scales folded in), and
+    then the dense matrix is only made when it is asked for; otherwise ``dense`` is given.
+    """
+
+    columns: int
+    bias: Tensor
+    bias_error: Tensor
+    error: float
+    segments: tuple[Segment, ...]
+    window: Window | None = None
+    dense: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """The number m of rows."""
+        return len(self.bias)
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """The stored matrix W, float64 ``[m, n]``."""
+        if self.dense is not None:
+            return self.dense
+        if self.window is None:
+            raise ValueError("expected a layer with a dense matrix or a convolution, got neither")
+        return self.window.matrix()
+
+    @cached_property
+    def single(self) -> Tensor:
+        """The matrix W rounded to float32, ``[m, n]``."""
+        return self.matrix.to(torch.float32)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The activation kind of every segment."""
+        return tuple(segment.activation.kind for segment in self.segments)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether every row is carried through unchanged."""
+        return all(kind == IDENTITY.kind for kind in self.kinds)
+
+    @property
+    def is_relu(self) -> bool:
+        """Whether every row is a relu."""
+        return all(kind == "relu" for kind in self.kinds)
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the matrix ``[m, n]`` in float64, or rounded to float32."""
+        return self.matrix if dtype == torch.float64 else self.single
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return z = W h + b for vectors h ``[B, n]``, in the dtype of h; ``[B, m]``."""
+        linear = h @ self.weight(h.dtype).mT if self.window is None else self.window.forward(h)
+        return linear + self.bias.to(h.dtype)
+
+    def backward(self, rows: Tensor) -> Tensor:
+        """Return A W for rows A ``[..., m]``, in the dtype of A; ``[..., n]``."""
+        if self.window is None:
+            return rows @ self.weight(rows.dtype)
+        return self.window.backward(rows.reshape(-1, self.rows)).reshape(*rows.shape[:-1], self.columns)
+
+    def activate(self, z: Tensor) -> Tensor:
+        """Return h = phi(z) for z ``[..., m]``."""
+        return self.join(lambda segment: evaluate(segment.activation, z[..., segment.rows]))
+
+    def join(self, part: Callable[[Segment], Tensor]) -> Tensor:
+        """Return the parts of all segments beside each other, along the last dimension."""
+        if len(self.segments) == 1:
+            return part(self.segments[0])
+        return torch.cat([part(segment) for segment in self.segments], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A network up to one of its values, layer by layer; the last layer is linear."""
+
+    layers: tuple[Layer, ...]
+    input_shape: tuple[int, ...]
+
+    @property
+    def inputs(self) -> int:
+        """The number of input entries."""
+        return self.layers[0].columns
+
+    @property
+    def outputs(self) -> int:
+        """The number of output entries (classes, for logits)."""
+        return self.layers[-1].rows
+
+    def pre_activations(self, x: Tensor) -> list[Tensor]:
+        """Return z_k of every layer for inputs x ``[B, *input_shape]``, in the dtype of x; each ``[B, m_k]``."""
+        h, found = x.flatten(1), []
+        for layer in self.layers:
+            found.append(layer.forward(h))
+            h = layer.activate(found[-1])
+        return found
+
+    def run(self, x: Tensor) -> Tensor:
+        """Return the value the chain ends in, flattened, for inputs x ``[B, *input_shape]``."""
+        return self.pre_activations(x)[-1]
