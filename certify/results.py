@@ -28,6 +28,9 @@ MAX_JSON_DEPTH = 64
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # escaped, or as it is
 
 Norm: TypeAlias = Literal["l2", "linf"]
+Method: TypeAlias = Literal["auto", "product", "covariance"]
+Effort: TypeAlias = Literal["fast", "default", "max"]
+FalsifyLevel: TypeAlias = Literal["off", "quick", "full"]
 Verdict: TypeAlias = Literal["passed", "failed", "undecided"]
 
 
@@ -121,10 +124,16 @@ class DataRecord(_Row, frozen=True, kw_only=True):
 
 
 class LipschitzSettings(_Row, frozen=True, kw_only=True):
-    """Every option of `certify lipschitz` that can change a result."""
+    """Every option of `certify lipschitz` that can change a result.
+
+    ``method``: which proved bounds are tried ("auto": all, the least counts). ``effort``: how long multipliers and
+    radii are searched. ``local``: the radius of the ball on which each example's own Lipschitz constant is bounded.
+    """
 
     norm: Norm = "l2"
-    method: Literal["auto", "product"] = "auto"
+    method: Method = "auto"
+    effort: Effort = "default"
+    local: float | None = None
     arithmetic: Literal["exact", "float64", "float32"] = "exact"
     limit: int | None = None
     skip: int = 0
@@ -161,7 +170,12 @@ class Statement(_Row, frozen=True, kw_only=True):
 
 
 class NetworkBound(_Row, frozen=True, kw_only=True):
-    """The Lipschitz bound of the whole network; ``upper`` is null when there is none, and ``reason`` says why."""
+    """The Lipschitz bound of the whole network; ``upper`` is null when there is none, and ``reason`` says why.
+
+    ``data_floor`` and ``slope_floor`` are estimates of what is possible: the steepest slope found, and the steepest
+    that any method could exclude which knows of each activation only its range of slopes. ``limited_by`` says in one
+    sentence what keeps ``upper`` from them.
+    """
 
     norm: Norm
     upper: float | None
@@ -171,10 +185,15 @@ class NetworkBound(_Row, frozen=True, kw_only=True):
     reason: str | UnsetType = UNSET
     data_floor: float | UnsetType = UNSET
     slope_floor: float | UnsetType = UNSET
+    limited_by: str | UnsetType = UNSET
 
 
 class LayerRow(_Row, frozen=True, kw_only=True):
-    """The bracket of one operation; ``upper`` is null when it has no bound, and ``method`` then says why."""
+    """The bracket of one operation; ``upper`` is null when it has no bound, and ``method`` then says why.
+
+    ``share`` (an estimate) is the part of the network's bound that grows in this operation: the logarithm of its
+    growth, among the logarithms of all growths above 1.
+    """
 
     name: str
     kind: str
@@ -182,6 +201,7 @@ class LayerRow(_Row, frozen=True, kw_only=True):
     upper: float | None
     lower: float | None
     method: str
+    share: float | UnsetType = UNSET
 
 
 class LipschitzExample(_Row, frozen=True, kw_only=True):
@@ -190,7 +210,9 @@ class LipschitzExample(_Row, frozen=True, kw_only=True):
     ``radius`` is ``(margin_lower - error_upper) / gain_upper`` of the limiting class pair, rounded down, and 0 when
     that is not positive: ``margin_lower`` is the float64 margin rounded down, ``error_upper`` bounds its floating-point
     error (and that of the deployed program, when the arithmetic asks for it), ``gain_upper`` the Lipschitz constant of
-    the logit difference. All three are null when the network has no bound.
+    the logit difference. All three are null when there is no bound. A local certificate speaks of a ball: ``ball`` is
+    its radius, the gain holds for inputs inside it alone, and ``radius`` is at most ``ball``. ``local_upper`` bounds
+    the Lipschitz constant of all logits on the ball of the settings' ``local``; null when nothing finite is proved.
     """
 
     index: int
@@ -207,7 +229,8 @@ class LipschitzExample(_Row, frozen=True, kw_only=True):
     gain_upper: float | None
     error_upper: float | None
     seconds: float
-    local_upper: float | UnsetType = UNSET
+    ball: float | UnsetType = UNSET
+    local_upper: float | None | UnsetType = UNSET
     reason: str | UnsetType = UNSET
 
 
@@ -308,7 +331,7 @@ class GateRow(_Row, frozen=True, kw_only=True):
 class Falsifier(_Row, frozen=True, kw_only=True):
     """What was tried against the certificates before the report left, and what it found."""
 
-    level: Literal["off", "quick", "full"]
+    level: FalsifyLevel
     tried: str
     found: int
 

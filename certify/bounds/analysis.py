@@ -15,7 +15,7 @@ from certify.errors import InputError
 from certify.graph import Graph, Operation
 from certify.results import LayerRow, LipschitzSettings, NetworkBound, Norm, Unbounded
 
-METHOD = "product"
+PRODUCT = "product"
 VACUOUS_ABOVE = 1e6
 SCALINGS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
 
@@ -81,10 +81,10 @@ def sentence(found: Unbounded) -> str:
 
 def _network_bound(found: float | Unbounded, norm: Norm) -> NetworkBound:
     if isinstance(found, Unbounded):
-        return NetworkBound(norm=norm, upper=None, lower=None, method=METHOD, proved=True, reason=sentence(found))
+        return NetworkBound(norm=norm, upper=None, lower=None, method=PRODUCT, proved=True, reason=sentence(found))
     vacuous = f"vacuous: the bound is above {VACUOUS_ABOVE:.0e}"
     reason_or_none = vacuous if found > VACUOUS_ABOVE else UNSET
-    return NetworkBound(norm=norm, upper=found, lower=None, method=METHOD, proved=True, reason=reason_or_none)
+    return NetworkBound(norm=norm, upper=found, lower=None, method=PRODUCT, proved=True, reason=reason_or_none)
 
 
 def _rows(facts: Facts, rules: Mapping[str, Combine | Unbounded]) -> Iterator[LayerRow]:

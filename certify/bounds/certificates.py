@@ -12,6 +12,10 @@ grows with R, so R0, the radius without it, gives a sound e_t(R0) >= e_t(R), and
     R = min_j (m_j - sqrt 2 (e + e_t(R0))) / L_yj,        rounded down; not positive: no certificate.
 
 The inequality between exact values is strict, since every rounding step above moved down.
+
+With gains that hold on a ball around x only (`ball`, `local`) the same is true of radii up to that of the ball: R is
+then the smaller of the two. Several certificates of one example are all true; the one with the largest radius is
+reported, with the word for how it was proved.
 """
 
 from __future__ import annotations
@@ -19,13 +23,15 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from msgspec import UNSET
 
-from certify.bounds.analysis import METHOD, Analysis
+from certify.bounds.analysis import PRODUCT, Analysis
+from certify.bounds.ball import NEARBY, ball_gains, best_ball
 from certify.bounds.errors import Errors, Pass, deployed_errors, measured_errors
 from certify.bounds.magnitudes import root_upper
 from certify.bounds.margins import deciding_value, pair_gains_upper
@@ -38,27 +44,67 @@ from certify.rounding import add_up, div_down, mul_up, sqrt_up, sub_down
 
 @dataclass(frozen=True)
 class Pair:
-    """The predicted class against one other: margin from below, gain and error from above, and the radius they give."""
+    """The predicted class against one other: margin from below, gain and error from above, and the radius they give.
+
+    ``ball`` is the radius of the ball on which the gain holds; ``method`` says how it was proved.
+    """
 
     margin_lower: float
     gain_upper: float
     error_upper: float
+    ball: float = math.inf
+    method: str = PRODUCT
 
     @property
     def radius(self) -> float:
         """The certified radius of this pair alone, rounded down; 0 when nothing is proved."""
         rest = sub_down(self.margin_lower, self.error_upper)
-        if not (self.finite and rest > 0.0):
+        if not (self.finite and rest > 0.0 and self.ball > 0.0):
             return 0.0
-        if self.gain_upper == 0.0:
-            return sys.float_info.max
-        return min(sys.float_info.max, div_down(rest, self.gain_upper))
+        most = min(sys.float_info.max, self.ball)
+        return most if self.gain_upper == 0.0 else min(most, div_down(rest, self.gain_upper))
 
     @property
     def finite(self) -> bool:
         """Whether all three are numbers a certificate can be made of."""
         numbers = (self.margin_lower, self.gain_upper, self.error_upper)
         return all(math.isfinite(number) for number in numbers) and min(self.gain_upper, self.error_upper) >= 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One example under a network: its forward pass, the value that decides, and the class it decides for."""
+
+    analysis: Analysis
+    run: Pass
+    value: str
+    arithmetic: str
+    eight_bit: bool
+
+    @cached_property
+    def logits(self) -> list[float]:
+        """The float64 logits."""
+        found: list[float] = self.run.tensor(self.value)[0].tolist()
+        return found
+
+    @cached_property
+    def chosen(self) -> int:
+        """The predicted class: the first of the largest logits."""
+        return int(self.run.tensor(self.value)[0].argmax())
+
+    @cached_property
+    def measured(self) -> Errors:
+        """The errors of the float64 pass."""
+        return measured_errors(self.run, rounded_input=self.eight_bit)
+
+    @cached_property
+    def error(self) -> float | Unbounded:
+        """The error of the logits, or why they prove nothing."""
+        if len(self.logits) < 2:
+            return Unbounded("a network with a single output has no margin between classes")
+        if not all(map(math.isfinite, self.logits)):
+            return Unbounded("the logits of this input are not finite")
+        return self.measured[self.value]
 
 
 def certify_examples(
@@ -75,7 +121,7 @@ def certify_example(analysis: Analysis, example: Example, settings: LipschitzSet
     Args:
         analysis: What `analyse` proved about the network, in the norm of the settings.
         example: The input, as it is stored.
-        settings: The arithmetic the certificate speaks of.
+        settings: The arithmetic the certificate speaks of, and the methods to try.
 
     Raises:
         ValueError: If the analysis was made in another norm.
@@ -84,12 +130,10 @@ def certify_example(analysis: Analysis, example: Example, settings: LipschitzSet
     if settings.norm != analysis.norm:
         raise ValueError(f"expected an analysis in {settings.norm}, got one in {analysis.norm}")
     started = time.perf_counter()
-    run = _forward(analysis, example)
     value = deciding_value(analysis.facts, settings.arithmetic)
-    logits = run.tensor(value)[0]
-    chosen = int(logits.argmax())
-    found = _limiting_pair(analysis, run, value, chosen, example.eight_bit, settings.arithmetic)
-    return _record(analysis, example, chosen, found, time.perf_counter() - started)
+    case = Case(analysis, _forward(analysis, example), value, settings.arithmetic, example.eight_bit)
+    found = _best(case, settings)
+    return _record(case, example, found, time.perf_counter() - started)
 
 
 def _forward(analysis: Analysis, example: Example) -> Pass:
@@ -103,50 +147,92 @@ def _forward(analysis: Analysis, example: Example) -> Pass:
         return Pass(analysis.facts.into("l2"), analysis.rules, run_all(graph, x))
 
 
+def _best(case: Case, settings: LipschitzSettings) -> Pair | Unbounded:
+    """Return the limiting pair of the certificate with the largest radius, or why there is none."""
+    if isinstance(case.error, Unbounded):
+        return case.error
+    everywhere = _everywhere(case)
+    found = [everywhere]
+    if settings.method == "auto" and any(operation.kind in NEARBY for operation in case.run.facts.graph):
+        found.append(_on_a_ball(case))
+    pairs = [pair for pair in found if isinstance(pair, Pair)]
+    return max(pairs, key=lambda pair: (pair.radius, pair.margin_lower)) if pairs else everywhere
+
+
+def _everywhere(case: Case) -> Pair | Unbounded:
+    """Return the limiting pair by gains over all inputs."""
+    analysis = case.analysis
+    if isinstance(gain := analysis.gains[case.value], Unbounded):
+        return gain
+    gains = pair_gains_upper(analysis.facts, analysis.gains, analysis.gains_l2, case.value, case.chosen)
+
+    def movement(name: str, radius: float) -> float:
+        return _movement_upper(analysis, name, radius)
+
+    return _limiting_pair(case, gains, movement)
+
+
+def _on_a_ball(case: Case) -> Pair | Unbounded:
+    """Return the limiting pair by gains on the best of several balls around the example, in l2 terms."""
+    analysis = case.analysis
+    root = 1.0 if analysis.norm == "l2" else root_upper(math.prod(analysis.facts.graph.input_shape))
+
+    def on(ball: float) -> Pair | Unbounded:
+        gains = ball_gains(case.run, case.measured, ball, analysis.gains_l2)
+        if isinstance(gain := gains[case.value], Unbounded):
+            return gain
+        pairs = pair_gains_upper(case.run.facts, gains, gains, case.value, case.chosen)
+
+        def movement(name: str, radius: float) -> float:
+            moved = gains[name]
+            return math.inf if isinstance(moved, Unbounded) else mul_up(moved, radius, root)
+
+        in_norm = [mul_up(pair, root) for pair in pairs]
+        return _limiting_pair(case, in_norm, movement, div_down(ball, root), "product on a ball")
+
+    def radius_at(ball: float) -> float:
+        pair = on(ball)
+        return mul_up(pair.radius, root) if isinstance(pair, Pair) else 0.0
+
+    best = best_ball(radius_at, 1.0)
+    return Unbounded("no ball around this input has a finite bound that its margin outweighs") if not best else on(best)
+
+
 def _limiting_pair(
-    analysis: Analysis, run: Pass, value: str, chosen: int, eight_bit: bool, arithmetic: str
+    case: Case,
+    gains: list[float],
+    movement: Callable[[str, float], float],
+    ball: float = math.inf,
+    method: str = PRODUCT,
 ) -> Pair | Unbounded:
     """Return the pair of classes with the smallest radius, or why there is no certificate."""
-    if isinstance(gain := analysis.gains[value], Unbounded):
-        return gain
-    logits = run.tensor(value)[0]
-    if logits.numel() < 2:
-        return Unbounded("a network with a single output has no margin between classes")
-    if not bool(torch.isfinite(logits).all()):
-        return Unbounded("the logits of this input are not finite")
-    measured = measured_errors(run, rounded_input=eight_bit)
-    if isinstance(error := measured[value], Unbounded):
+    if isinstance(error := case.error, Unbounded):
         return error
-    gains = pair_gains_upper(analysis.facts, analysis.gains, analysis.gains_l2, value, chosen)
-    first = _smallest(logits.tolist(), gains, chosen, error)
+    first = _smallest(case, gains, error, ball, method)
     if not first.finite:
         return Unbounded("a margin, an error or a gain is not a finite number")
-    if arithmetic == "exact" or not first.radius > 0.0:
+    if case.arithmetic == "exact" or not first.radius > 0.0:
         return first
-    deployed = _deployed_error(analysis, run, measured, value, first.radius, arithmetic)
+    reach = partial(_at_radius, movement, first.radius)
+    deployed = deployed_errors(case.run, case.measured, reach, case.arithmetic)[case.value]
     if isinstance(deployed, Unbounded):
         return deployed
-    return _smallest(logits.tolist(), gains, chosen, add_up(error, deployed))
+    return _smallest(case, gains, add_up(error, deployed), ball, method)
 
 
-def _smallest(logits: list[float], gains: list[float], chosen: int, error: float) -> Pair:
+def _at_radius(movement: Callable[[str, float], float], radius: float, name: str) -> float:
+    return movement(name, radius)
+
+
+def _smallest(case: Case, gains: list[float], error: float, ball: float, method: str) -> Pair:
     """Return the pair with the smallest radius; among radii of 0, the one with the smallest margin."""
     need = mul_up(sqrt_up(2.0), error)
     pairs = [
-        Pair(sub_down(logits[chosen], logit), gains[other], need)
-        for other, logit in enumerate(logits)
-        if other != chosen
+        Pair(sub_down(case.logits[case.chosen], logit), gains[other], need, ball, method)
+        for other, logit in enumerate(case.logits)
+        if other != case.chosen
     ]
     return min(pairs, key=lambda pair: (pair.radius, pair.margin_lower))
-
-
-def _deployed_error(
-    analysis: Analysis, run: Pass, measured: Errors, value: str, radius: float, arithmetic: str
-) -> float | Unbounded:
-    def movement(name: str) -> float:
-        return _movement_upper(analysis, name, radius)
-
-    return deployed_errors(run, measured, movement, arithmetic)[value]
 
 
 def _movement_upper(analysis: Analysis, name: str, radius: float) -> float:
@@ -161,12 +247,10 @@ def _movement_upper(analysis: Analysis, name: str, radius: float) -> float:
     return min(mul_up(gain_l2, radius, root_upper(entries)), mul_up(gain, radius, root_upper(own)))
 
 
-def _record(
-    analysis: Analysis, example: Example, chosen: int, found: Pair | Unbounded, seconds: float
-) -> LipschitzExample:
+def _record(case: Case, example: Example, found: Pair | Unbounded, seconds: float) -> LipschitzExample:
     pair = found if isinstance(found, Pair) else None
     radius = 0.0 if pair is None else pair.radius
-    predicted = chosen if radius > 0.0 else None
+    predicted = case.chosen if radius > 0.0 else None
     return LipschitzExample(
         index=example.index,
         id=example.id,
@@ -175,13 +259,14 @@ def _record(
         predicted=predicted,
         correct=predicted == example.label,
         radius=radius,
-        norm=analysis.norm,
-        clean_predicted=chosen,
-        method=METHOD,
+        norm=case.analysis.norm,
+        clean_predicted=case.chosen,
+        method=PRODUCT if pair is None else pair.method,
         margin_lower=None if pair is None else pair.margin_lower,
         gain_upper=None if pair is None else pair.gain_upper,
         error_upper=None if pair is None else pair.error_upper,
         seconds=seconds,
+        ball=pair.ball if pair is not None and math.isfinite(pair.ball) else UNSET,
         reason=UNSET if radius > 0.0 else _reason(found),
     )
 

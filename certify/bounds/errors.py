@@ -4,8 +4,9 @@ For one example with float64 activations h (what `certify.graph.run.run_all` com
 
     e_out  <=  rule(e_in, ...)  +  gamma_steps(u) size + absolute,
 
-because an operation turns wrong inputs into outputs that are wrong by at most its gain rule (`gains`), and adds its own
-rounding (`roundings`). Two programs are followed:
+because an operation turns wrong inputs into outputs that are wrong by at most its gain rule near h (`nearby`: the right
+and the wrong inputs both lie within a known distance of h), and adds its own rounding (`roundings`). Two programs are
+followed:
 
 - the *measured* one, the float64 run at hand: its inputs are h itself, drift 0. The first error is that of the input:
   an 8-bit pixel stands for stored / 255, which is rounded to nearest: u ||x||. Otherwise the input is exact.
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from certify.bounds.facts import Facts
 from certify.bounds.magnitudes import l2_upper
+from certify.bounds.nearby import Nearby, rule_nearby
 from certify.bounds.roundings import FORMATS, ROUNDINGS, Evaluation, Format, as_tensor, rounding_upper
 from certify.bounds.rules import Combine
 from certify.bounds.walk import no_bound, walk
@@ -51,6 +53,14 @@ class Pass:
     def tensor(self, name: str) -> Tensor:
         """Return one activation."""
         return as_tensor(self.values[name])
+
+    def rule_nearby(self, operation: Operation, reaches: tuple[float, ...]) -> Combine | Unbounded:
+        """Return the gain rule of an operation for inputs within reach (l2, one per input) of the activations."""
+        if operation.name in self.facts.independent:
+            return self.rules[operation.name]
+        inputs = tuple(map(self.tensor, operation.inputs[:3]))
+        mask = tuple(torch.as_tensor(self.values[name]) for name in operation.inputs[3:])
+        return rule_nearby(Nearby(self.facts, operation, (*inputs, *mask), reaches, self.rules[operation.name]))
 
     def in_float64(self, name: str) -> bool:
         """Tell whether a value was computed in float64, or only moved: a sigmoid of booleans, for one, is float32."""
@@ -120,11 +130,12 @@ def _carry(run: Pass, form: Format, start: float, measured: Errors, movement: Re
     def step(operation: Operation, known: Mapping[str, float]) -> float | Unbounded:
         if operation.kind == "input":
             return start
-        rule = run.rules[operation.name]
+        drift = tuple(_drift(name, known, measured, movement) for name in operation.inputs)
+        errors = tuple(known[name] for name in operation.inputs)
+        rule = run.rule_nearby(operation, drift if measured else errors)
         if isinstance(rule, Unbounded):
             return rule
-        drift = tuple(_drift(name, known, measured, movement) for name in operation.inputs)
-        return _one_error(run, form, operation, rule, [known[name] for name in operation.inputs], drift)
+        return _one_error(run, form, operation, rule, errors, drift)
 
     return walk(run.facts.graph, step)
 
@@ -138,7 +149,7 @@ def _drift(name: str, known: Mapping[str, float], measured: Errors, movement: Re
 
 
 def _one_error(
-    run: Pass, form: Format, operation: Operation, rule: Combine, errors: list[float], drift: tuple[float, ...]
+    run: Pass, form: Format, operation: Operation, rule: Combine, errors: tuple[float, ...], drift: tuple[float, ...]
 ) -> float | Unbounded:
     local = ROUNDINGS.get(operation.kind)
     if local is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import Tensor
 from certify.bounds.constants import exact_constants, independent_values
 from certify.bounds.folds import Fold, find_folds
 from certify.bounds.linear_maps import WEIGHTED, LinearMap, Shapes, enclose_matrix, enclose_operation
+from certify.bounds.tokens import Known, Sizes, token_sizes
 from certify.errors import InputError
 from certify.graph import Graph, Operation, value_shapes
 from certify.results import Norm
@@ -51,6 +53,15 @@ class Facts:
         """The folds that end in each value."""
         values = {fold.value for fold in self.folds}
         return {value: tuple(fold for fold in self.folds if fold.value == value) for value in values}
+
+    @cached_property
+    def _sizes(self) -> Mapping[str, Sizes]:
+        return token_sizes(Known(self.graph, self.shapes, self.constants, self.maps))
+
+    def token_limit(self, name: str) -> float:
+        """Return at least the l2 norm of each row (last dimension) of a value over all inputs; infinity if none is."""
+        sizes = self._sizes.get(name)
+        return math.inf if sizes is None else max(sizes.rows())
 
     @cached_property
     def absolute(self) -> Graph:

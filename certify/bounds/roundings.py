@@ -23,6 +23,11 @@ subnormal of the format, m the number of terms of an inner product (bias include
   sum p_i a_i <= ln k because p_i = exp(-a_i) / S with S >= 1. Numerators, sum and quotient together are off by
   2 sum_i p_i (a_i + 8) u + (k + 2) u <= (k + 2 ln k + 18) u in l1, less than gamma_{4k+64}. log_softmax: the same
   inside the logarithm, and a few u per |output|, because a_i <= |output_i|.
+- *attention* over n keys of width d, float64 only: the scores s q.k + mask are off by gamma_{d+4} (|s| Q K + |mask|),
+  which turns the softmax by at most twice that in l1; the exponentials, also when they are rescaled block by block to a
+  running maximum (their exponents still sum to a_i), the sum and the quotient by gamma_{20n+64} in l1, as above; the
+  products with values of norm at most V by gamma_{n+2} V. Infinite entries of a mask are exact.
+- *products of two values*: one rounding; inner products of them, gamma_m times the product of the norms.
 - *layer_norm and its kin* over d entries, with G = max|weight|: the centred input is off by 2 gamma_{2d+8} ||h||,
   divided by sqrt(eps) at least; the variance by gamma_{4d+32} mean(h^2) in every usual algorithm (two passes, Welford,
   moments), which turns the output, at most sqrt(d) G per group, by half the relative error of variance + eps.
@@ -41,8 +46,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from certify.bounds.attention import attention_scale_upper
 from certify.bounds.facts import Facts
-from certify.bounds.magnitudes import l2_upper, largest_absolute, root_upper
+from certify.bounds.magnitudes import l2_upper, largest_absolute, root_upper, row_l2_upper
 from certify.bounds.rules import NORMALISATIONS, Combine, group_size, normalised_entries
 from certify.bounds.walk import no_bound
 from certify.graph import Operation
@@ -140,7 +146,9 @@ def _absolute_run(at: Evaluation) -> Tensor:
 
 def _inner_products(at: Evaluation) -> Rounding:
     terms = _fan_in(at) + 1.0
-    found = at.facts.maps[at.operation.name]
+    found = at.facts.maps.get(at.operation.name)
+    if found is None:  # a product of two values: its gain rule bounds it by the norm of one for each unit of the other
+        return Rounding(terms + 4.0, at.combine(at.reach(0), 0.0), at.underflow(4.0 * terms))
     drift = max(at.drift)  # of a matmul only one operand varies
     size = add_up(_enlarged(_absolute_run(at), terms), mul_up(found.abs_upper, drift))
     return Rounding(terms + 4.0, size, at.underflow(4.0 * terms))
@@ -271,6 +279,26 @@ def _log_softmax(at: Evaluation) -> Rounding:
     return Rounding(4.0 * entries + 64.0, size, at.underflow(16.0))
 
 
+def _attention(at: Evaluation) -> Rounding | Unbounded:
+    query, key = at.inputs[:2]
+    sizes = [_row_reach(at, position) for position in range(3)]
+    mask = 0.0
+    if len(at.inputs) > 3:
+        finite = at.inputs[3][torch.isfinite(at.inputs[3])]
+        mask = add_up(largest_absolute(finite), at.drift[3])
+    spread = add_up(mul_up(attention_scale_upper(at.operation, query.shape[-1]), sizes[0], sizes[1]), mask)
+    keys, rows = float(key.shape[-2]), query.numel() / query.shape[-1]
+    size = mul_up(root_upper(rows), sizes[2], add_up(1.0, mul_up(2.0, spread)))
+    steps = 24.0 * keys + 4.0 * query.shape[-1] + 200.0
+    return Rounding(steps, size, mul_up(at.underflow(16.0 * keys), add_up(1.0, sizes[2])))
+
+
+def _row_reach(at: Evaluation, position: int) -> float:
+    """Return at least the l2 norm of each row (last dimension) of an input the program may meet."""
+    x = at.inputs[position]
+    return add_up(float(row_l2_upper(x.reshape(-1, x.shape[-1])).max()), at.drift[position])
+
+
 def _normalisation(at: Evaluation) -> Rounding | Unbounded:
     entries = float(normalised_entries(at.facts, at.operation))
     eps, reach = at.operation.number("eps"), at.reach()
@@ -317,6 +345,7 @@ ROUNDINGS: Mapping[str, LocalRule] = MappingProxyType(
         "softshrink": _few(4.0, "threshold"),
         "celu": _float64_only(_celu),
         "softplus": _float64_only(_softplus),
+        "attention": _float64_only(_attention),
         "softmax": _float64_only(_softmax),
         "log_softmax": _float64_only(_log_softmax),
     }

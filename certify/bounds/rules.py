@@ -22,7 +22,9 @@ Rules and their reasons (n: number of entries read together, c: copies of each e
 - *max_min, sort*: sorting two lists never increases the l2 or linf distance between them: 1.
 - *concat*: sqrt(sum g^2); max. *add, sub*: the sum. *expand* and broadcasting: sqrt(c); 1.
 - *mul, div by a constant*: its largest (smallest) absolute value.
-- *attention, products and quotients of two activations*: no bound exists over all inputs; a typed answer.
+- *attention*: where normalisations bound its inputs over all inputs (`tokens`), the inequality of `attention`; in
+  linf times sqrt(n), n the entries of the largest of them, since ||.||_inf <= ||.||_2 <= sqrt(n) ||.||_inf.
+- *other attention, products and quotients of two activations*: no bound over all inputs exists; a typed answer.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from certify.bounds.attention import Limits, attention_gains, attention_scale_upper, combine_attention
 from certify.bounds.facts import Facts
 from certify.bounds.folds import divides_by_positive
 from certify.bounds.magnitudes import largest_absolute, root_upper
@@ -58,8 +61,6 @@ Combine: TypeAlias = Callable[..., float]
 NORMALISATIONS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
 SAME_ENTRIES = frozenset({"reshape", "permute", "slice", "flip", "roll", "amax", "amin", "max_min", "sort"})
 ATTENTION = "attention has no global Lipschitz constant: its slope grows with the square of its inputs"
-BOUNDED_ATTENTION = "attention over the bounded outputs of a normalisation has a finite constant, but no rule yet"
-CARRY_BOUNDED = SAME_ENTRIES | {"linear", "add", "sub", "expand", "concat"}
 
 
 def _scaled(
@@ -81,7 +82,7 @@ def _last(facts: Facts, operation: Operation, entries: Sequence[object]) -> tupl
     return shape[len(shape) - len(entries) :]
 
 
-def _copies_upper(facts: Facts, operation: Operation, position: int = 0) -> float:
+def copies_upper(facts: Facts, operation: Operation, position: int = 0) -> float:
     """Return how much broadcasting an input to the output's shape enlarges its norm."""
     copies = _entries(facts, operation.name) / _entries(facts, operation.inputs[position])
     return root_upper(copies) if facts.norm == "l2" and copies > 1.0 else 1.0
@@ -125,7 +126,7 @@ def _normalize(facts: Facts, operation: Operation) -> Combine | Unbounded:
     std = facts.graph.required_weight(operation, "std")
     if not float(std.abs().min()) > 0.0:
         return no_bound(operation, "the input is divided by a standard deviation of 0")
-    return _scaled(operation, mul_up(reciprocal_upper(std), _copies_upper(facts, operation)))
+    return _scaled(operation, mul_up(reciprocal_upper(std), copies_upper(facts, operation)))
 
 
 def _normalisation(facts: Facts, operation: Operation) -> Combine | Unbounded:
@@ -211,7 +212,7 @@ def _sum(facts: Facts, operation: Operation) -> Combine | Unbounded:
 
 
 def _expand(facts: Facts, operation: Operation) -> Combine | Unbounded:
-    return _scaled(operation, _copies_upper(facts, operation))
+    return _scaled(operation, copies_upper(facts, operation))
 
 
 def _pad(facts: Facts, operation: Operation) -> Combine | Unbounded:
@@ -237,7 +238,7 @@ def _concat(facts: Facts, _: Operation) -> Combine:
 
 
 def _copies(facts: Facts, operation: Operation) -> tuple[float, ...]:
-    return tuple(_copies_upper(facts, operation, position) for position in range(len(operation.inputs)))
+    return tuple(copies_upper(facts, operation, position) for position in range(len(operation.inputs)))
 
 
 def _sum_of_branches(facts: Facts, operation: Operation) -> Combine:
@@ -252,7 +253,7 @@ def _extreme_of_two(facts: Facts, operation: Operation) -> Combine:
 
 def _one_side(facts: Facts, operation: Operation, position: int, factor: float) -> Combine | Unbounded:
     """Return the rule of a product of which only input ``position`` varies."""
-    size = mul_up(factor, _copies_upper(facts, operation, position))
+    size = mul_up(factor, copies_upper(facts, operation, position))
     if not size < math.inf:
         return no_bound(operation, "its constant factor is too large")
     return lambda *amounts: mul_up(size, amounts[position])
@@ -290,23 +291,18 @@ def _matmul(facts: Facts, operation: Operation) -> Combine | Unbounded:
     return lambda *amounts: mul_up(factor, amounts[position])
 
 
-def _attention(facts: Facts, operation: Operation) -> Unbounded:
-    bounded = all(_bounded(facts, name) for name in operation.inputs[:3])
-    return no_bound(operation, BOUNDED_ATTENTION if bounded else ATTENTION)
-
-
-def _bounded(facts: Facts, name: str) -> bool:
-    """Tell whether a value is computed from outputs of normalisations and constants by linear operations alone."""
-    waiting, seen = [name], {name}
-    while waiting:
-        operation = facts.graph.by_name[waiting.pop()]
-        if operation.kind in NORMALISATIONS or operation.name in facts.independent:
-            continue
-        if operation.kind not in CARRY_BOUNDED:
-            return False
-        waiting.extend(read for read in operation.inputs if read not in seen)
-        seen.update(operation.inputs)
-    return True
+def _attention(facts: Facts, operation: Operation) -> Combine | Unbounded:
+    query, key, value = (facts.shape(operation, position) for position in range(3))
+    fixed_mask = all(name in facts.independent for name in operation.inputs[3:])
+    limits = [facts.token_limit(name) for name in operation.inputs[:3]]
+    if not (fixed_mask and query[:-2] == key[:-2] == value[:-2] and all(map(math.isfinite, limits))):
+        return no_bound(operation, ATTENTION)
+    scale = attention_scale_upper(operation, query[-1])
+    gains = attention_gains(scale, Limits(limits[0], limits[1], limits[2], float(query[-2])))
+    if not all(map(math.isfinite, gains)):
+        return no_bound(operation, ATTENTION)
+    in_norm = _by_norm(facts, 1.0, root_upper(max(map(math.prod, (query, key, value)))))
+    return lambda *movements: mul_up(in_norm, combine_attention(gains, movements))
 
 
 RULES: Table[Facts, Combine] = MappingProxyType(

@@ -26,6 +26,7 @@ SIDES: Mapping[str, Callable[[float], str]] = MappingProxyType(
         "margin_lower": lower_digits,
         "gain_upper": upper_digits,
         "error_upper": upper_digits,
+        "ball": lower_digits,
         "local_upper": upper_digits,
         "seconds": repr,
     }

@@ -22,7 +22,9 @@ ESTIMATE_SLACK = 1 + 1e-6  # a slope is measured in floats, with rounding errors
 
 def check_network(report: LipschitzReport) -> Iterator[Finding]:
     """Yield where the bounds of layers and network contradict each other."""
-    network = report.network
+    network, local = report.network, report.settings.local
+    positive = local is None or (0.0 < local < math.inf and report.data is not UNSET)
+    yield from require(positive, "settings.local", "a positive radius, with data", local)
     yield from compare("network.norm", report.settings.norm, network.norm)
     yield from _check_bracket("network", network.lower, network.upper)
     explained = network.upper is not None or isinstance(network.reason, str)
@@ -56,12 +58,23 @@ def check_examples(report: LipschitzReport) -> Iterator[Finding]:
         parts = (example.margin_lower, example.gain_upper, example.error_upper)
         whole = len({part is None for part in parts}) == 1
         yield from require(whole, where, "margin_lower, gain_upper and error_upper, all or none", parts)
+        yield from _check_local(report, where, example)
+
+
+def _check_local(report: LipschitzReport, where: str, example: LipschitzExample) -> Iterator[Finding]:
+    """Yield where the constant on the asked ball is missing, was not asked for, or is above that of all inputs."""
+    asked, found = report.settings.local is not None, example.local_upper
+    yield from require(asked == (found is not UNSET), f"{where}.local_upper", f"asked for: {asked}", found)
+    if isinstance(found, float):
+        ceiling = math.inf if report.network.upper is None else report.network.upper
+        yield from require(0.0 <= found <= ceiling, f"{where}.local_upper", f"at most {ceiling}", found)
 
 
 def expected_radius(network: NetworkBound, example: LipschitzExample) -> float:
     """Return the radius that an example's margin, error and constant prove, rounded down; 0 when they prove none.
 
-    A constant of 0 (two logits that differ by a constant) proves every radius: the largest float stands for it.
+    A constant of 0 (two logits that differ by a constant) proves every radius: the largest float stands for it. A
+    certificate on a ball proves no radius beyond the ball, and needs no bound of the network over all inputs.
 
     Example:
         >>> row = LipschitzExample(index=0, id="a", hash="", label=1, predicted=1, correct=True, radius=0.5, norm="l2",
@@ -71,11 +84,16 @@ def expected_radius(network: NetworkBound, example: LipschitzExample) -> float:
         True
     """
     margin, gain, error = example.margin_lower, example.gain_upper, example.error_upper
-    if margin is None or gain is None or error is None or network.upper is None or not network.proved:
+    if margin is None or gain is None or error is None or not network.proved:
+        return 0.0
+    if network.upper is None and example.ball is UNSET:
         return 0.0
     if not (0.0 < margin < math.inf and 0.0 <= error < math.inf and 0.0 <= gain < math.inf):
         return 0.0
     left = sub_down(margin, error)
     if not left > 0.0:
         return 0.0
-    return min(div_down(left, gain), sys.float_info.max) if gain else sys.float_info.max
+    ball = sys.float_info.max if example.ball is UNSET else example.ball
+    if not ball > 0.0:
+        return 0.0
+    return min(ball, sys.float_info.max, div_down(left, gain) if gain else math.inf)

@@ -45,6 +45,7 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("LipschitzExample", "label"): NOT_NEGATIVE,
     ("LipschitzExample", "radius"): NOT_NEGATIVE,
     ("LipschitzExample", "seconds"): NOT_NEGATIVE,
+    ("LayerRow", "share"): SHARE,
     ("SmoothingExample", "index"): NOT_NEGATIVE,
     ("SmoothingExample", "hash"): HASH,
     ("SmoothingExample", "label"): NOT_NEGATIVE,
@@ -68,8 +69,9 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
 OPTIONAL: Mapping[str, frozenset[str]] = {
     "LipschitzReport": frozenset({"data", "summary"}),
     "SmoothingReport": frozenset({"data", "summary"}),
-    "NetworkBound": frozenset({"reason", "data_floor", "slope_floor"}),
-    "LipschitzExample": frozenset({"local_upper", "reason"}),
+    "NetworkBound": frozenset({"reason", "data_floor", "slope_floor", "limited_by"}),
+    "LayerRow": frozenset({"share"}),
+    "LipschitzExample": frozenset({"ball", "local_upper", "reason"}),
     "SmoothingExample": frozenset({"reason"}),
     "GateRow": frozenset({"radius"}),
 }

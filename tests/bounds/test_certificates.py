@@ -194,7 +194,7 @@ def test_a_network_without_a_bound_gives_a_reason_and_no_numbers() -> None:
     b = Build(4)
     b.add("mul", "x", "x")
     b.linear(4, 3)
-    row = certify(b.graph(), example(1.0, 2.0, 3.0, 4.0))
+    row = certify(b.graph(), example(1.0, 2.0, 3.0, 4.0), LipschitzSettings(method="product"))
     assert (row.radius, row.predicted, row.margin_lower, row.gain_upper, row.error_upper) == (0.0, None) + (None,) * 3
     assert "v1" in str(row.reason)
     network = analyse(b.graph(), EXACT).network

@@ -17,7 +17,7 @@ from certify.bounds.gains import combine_rules, gain_uppers
 from certify.graph import Graph, run, run_all
 from certify.results import Unbounded
 from certify.rounding import U32, U64
-from tests.bounds.small_networks import ACTIVATIONS, BOUNDED, Build, attention, one
+from tests.bounds.small_networks import ACTIVATIONS, BOUNDED, Build, one
 
 LIBRARY = (
     "selu",
@@ -400,9 +400,9 @@ def test_layer_norm_stays_within_its_error(offset: float) -> None:
 
 
 def test_an_operation_without_an_error_rule_is_typed() -> None:
-    graph = attention(0)
-    found = measured(graph, torch.ones(3, 4, dtype=torch.float64))
+    found = deployed(one((3, 4), "softmax", dim=1)(0), torch.ones(3, 4, dtype=torch.float64), 0.0, "float32")
     assert isinstance(found, Unbounded)
+    assert "float64 only" in found.reason
 
 
 def test_weights_beyond_float32_are_refused_there() -> None:

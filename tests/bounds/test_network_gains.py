@@ -121,8 +121,8 @@ def test_every_kind_of_the_vocabulary_has_a_rule_and_a_case() -> None:
     assert tried == set(KINDS)
 
 
-def test_every_kind_but_input_and_attention_has_a_rounding_rule() -> None:
-    assert set(KINDS) - set(ROUNDINGS) == {"input", "attention"}
+def test_every_kind_but_input_has_a_rounding_rule() -> None:
+    assert set(KINDS) - set(ROUNDINGS) == {"input"}
 
 
 def test_a_kind_without_a_rule_is_unbounded_and_stops_what_follows() -> None:
@@ -148,16 +148,6 @@ def test_the_first_reason_reaches_the_output_with_its_module() -> None:
     assert isinstance(found, Unbounded)
     assert found.module == "blocks.0.attn"
     assert "no global Lipschitz constant" in found.reason
-
-
-def test_attention_behind_a_layer_norm_is_not_called_unbounded_in_nature() -> None:
-    b = Build(2, 4)
-    normed = b.add("layer_norm", shape=[4], eps=1e-5)
-    query = b.linear(4, 4, normed)
-    b.add("attention", query, normed, normed, causal=False, scale=None)
-    found = gain(b.graph(), "l2")
-    assert isinstance(found, Unbounded)
-    assert "finite constant" in found.reason
 
 
 def test_a_layer_used_twice_counts_twice() -> None:

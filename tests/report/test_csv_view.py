@@ -17,7 +17,7 @@ from tests.report.sample_reports import SAMPLES, lipschitz_example, lipschitz_mi
 
 every_sample = pytest.mark.parametrize("build", SAMPLES.values(), ids=SAMPLES)
 AWKWARD = (0.3, 0.1, 1 / 3, 0.24999999999999997, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 1e7, 0.0)
-LOWER, UPPER = ("radius", "margin_lower"), ("gain_upper", "error_upper", "local_upper")
+LOWER, UPPER = ("radius", "margin_lower", "ball"), ("gain_upper", "error_upper", "local_upper")
 
 
 def read(report):
