@@ -141,7 +141,7 @@ class LipschitzRun:
         """Return the sealed report of the analysis and of all examples."""
         network = self._network()
         statement = lipschitz_statement(
-            settings=self.settings, model=self.model.record, network=network, examples=len(examples)
+            settings=self.settings, model=self.model.record, network=network, examples=examples
         )
         report = LipschitzReport(
             tool=_tool("cpu", "float64"),
@@ -246,7 +246,7 @@ def report_weights(weights: WeightsOnly, settings: LipschitzSettings | None = No
             tool=_tool("cpu", "float64"),
             model=model,
             settings=settings,
-            statement=lipschitz_statement(settings=settings, model=model, network=network, examples=0),
+            statement=lipschitz_statement(settings=settings, model=model, network=network, examples=()),
             network=network,
             layers=weight_rows(weights.tensors),
             falsifier=NOT_FALSIFIED,

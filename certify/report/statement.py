@@ -21,11 +21,12 @@ probability of one if each is run at alpha / N.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_FLOOR, Context, Decimal
 
 from certify.report.figures import upper_figure
 from certify.results import (
+    LipschitzExample,
     LipschitzSettings,
     ModelRecord,
     NetworkBound,
@@ -52,9 +53,9 @@ OBJECT_WORDS: Mapping[str, str] = {
 
 
 def lipschitz_statement(
-    *, settings: LipschitzSettings, model: ModelRecord, network: NetworkBound, examples: int
+    *, settings: LipschitzSettings, model: ModelRecord, network: NetworkBound, examples: Sequence[LipschitzExample]
 ) -> Statement:
-    """Return the statement of a Lipschitz report over ``examples`` examples (0: the network alone)."""
+    """Return the statement of a Lipschitz report over its examples (none: the network alone)."""
     return Statement(
         text=_lipschitz_text(settings, model, network, examples),
         object="base",
@@ -65,12 +66,15 @@ def lipschitz_statement(
     )
 
 
-def _lipschitz_text(settings: LipschitzSettings, model: ModelRecord, network: NetworkBound, examples: int) -> str:
+def _lipschitz_text(
+    settings: LipschitzSettings, model: ModelRecord, network: NetworkBound, examples: Sequence[LipschitzExample]
+) -> str:
     who = f"{OBJECT_WORDS[settings.arithmetic]} with the weights of sha256 {model.sha256}"
-    if network.upper is None or not network.proved:
+    bounded = network.proved and (network.upper is not None or any(example.radius > 0.0 for example in examples))
+    if not bounded:
         return f"Nothing is certified: no bound is proved for {who}, {_space(model)}."
     distance = NORM_WORDS[settings.norm]
-    if not examples:
+    if network.upper is not None and not examples:
         bound = upper_figure(network.upper)
         return (
             f"The logits f of the real-arithmetic network with the weights of sha256 {model.sha256} change by at most "

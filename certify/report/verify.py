@@ -116,10 +116,11 @@ def _check_statement(report: Report) -> Iterator[Finding]:
 
 def expected_statement(report: Report) -> Statement:
     """Return the statement that a report's settings, model and number of examples imply."""
-    number = len(report.examples)
+    model = report.model
     if isinstance(report, SmoothingReport):
-        return smoothing_statement(settings=report.settings, model=report.model, tables=report.tables, examples=number)
-    return lipschitz_statement(settings=report.settings, model=report.model, network=report.network, examples=number)
+        number = len(report.examples)
+        return smoothing_statement(settings=report.settings, model=model, tables=report.tables, examples=number)
+    return lipschitz_statement(settings=report.settings, model=model, network=report.network, examples=report.examples)
 
 
 def _check_summary(report: Report) -> Iterator[Finding]:

@@ -224,12 +224,24 @@ def test_a_network_without_a_bound_exits_3_with_one_reason(project, capsys):
             return self.head(self.attention(x, x, x)[0].flatten(1))
 
     certify.save(Attention(), "attention.safetensors", input_shape=(1, 4, 4), classes=["dark", "light"])
-    code, out, _ = run(capsys, "lipschitz", "attention.safetensors", "data", "--format", "json", "-q")
+    assert run(capsys, "lipschitz", "attention.safetensors", "-q")[0] == 3
+    everywhere = ("--method", "product", "--format", "json", "-q")
+    code, out, _ = run(capsys, "lipschitz", "attention.safetensors", "data", *everywhere)
     report = json.loads(out)
     assert code == 3
     assert report["network"]["upper"] is None
     assert "attention" in report["network"]["reason"]
+    assert report["statement"]["text"].startswith("Nothing is certified")
     assert all(example["radius"] == 0 and example["predicted"] is None for example in report["examples"])
+    code, out, _ = run(
+        capsys, "lipschitz", "attention.safetensors", "data", "--format", "json", "-q", "-o", "near.json"
+    )
+    near = json.loads(out)
+    assert code == 0
+    assert near["network"]["upper"] is None
+    assert not near["statement"]["text"].startswith("Nothing is certified")
+    assert all(0 < example["radius"] <= example["ball"] for example in near["examples"])
+    assert run(capsys, "verify", "near.json")[0] == 0
     assert "no global bound" in run(capsys, "inspect", "attention.safetensors")[1]
 
 

@@ -137,7 +137,7 @@ def lipschitz_report(
         tool=TOOL,
         model=model,
         data=UNSET if examples is None else data_record(rows),
-        statement=lipschitz_statement(settings=settings, model=model, network=network, examples=len(rows)),
+        statement=lipschitz_statement(settings=settings, model=model, network=network, examples=rows),
         summary=UNSET if examples is None else summarise_lipschitz(rows, settings),
         falsifier=QUICK if rows else Falsifier(level="off", tried="", found=0),
         execution=Execution(model_path="model.safetensors", seconds=1.5),

@@ -39,7 +39,7 @@ def test_float_noise_says_that_it_is_not_float_sound():
 def test_the_arithmetic_is_named_in_the_text_as_in_the_field(arithmetic):
     report = lipschitz_clean()
     settings = replace(report.settings, arithmetic=arithmetic)
-    statement = lipschitz_statement(settings=settings, model=report.model, network=BOUND, examples=2)
+    statement = lipschitz_statement(settings=settings, model=report.model, network=BOUND, examples=report.examples)
     assert statement.arithmetic.startswith(arithmetic)
     assert ("real-arithmetic" if arithmetic == "exact" else arithmetic) in statement.text
 

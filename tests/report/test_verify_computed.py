@@ -68,9 +68,7 @@ def check_network(graph: Graph, settings: LipschitzSettings) -> None:
     if settings.arithmetic != "exact":
         from certify.report import lipschitz_statement
 
-        statement = lipschitz_statement(
-            settings=settings, model=report.model, network=analysis.network, examples=len(rows)
-        )
+        statement = lipschitz_statement(settings=settings, model=report.model, network=analysis.network, examples=rows)
     report = seal(replace(report, settings=settings, statement=statement))
     assert report.data.sha256 == data.sha256
     assert verify_report(report) == ()
