@@ -288,9 +288,12 @@ def test_06_what_has_no_bound_exits_3_with_the_module_and_certifies_nothing(name
     build, place = UNBOUNDED[name]
     save(build())
     np.savez("data.npz", x=np.full((3, 4), 0.5, dtype=np.float32), y=np.zeros(3, dtype=int))
-    code, report = uncertified(capsys, *LIPSCHITZ)
+    code, report = uncertified(capsys, *LIPSCHITZ, "--method", "product")  # gains over all inputs alone
     assert code == 3
     assert f"at {place}" in report["network"]["reason"]
+    network = json.loads(run(capsys, *LIPSCHITZ, "--format", "json")[1])["network"]
+    assert network["upper"] is None
+    assert f"at {place}" in network["reason"]
 
 
 # 7: arithmetic
