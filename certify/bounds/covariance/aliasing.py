@@ -1,0 +1,163 @@
+r"""Steps between grids of frequencies, with every rounding error carried upward: strides, and from a torus to rows.
+
+A register on a torus of sides N_d holds one Hermitian block P(w) per frequency w = 2 pi m / N of the half spectrum in
+the order of `torch.fft.rfftn`; it stands for the block-circulant matrix whose other blocks are P(w) = conj P(-w). Where
+both w and -w are stored, rounding may keep them from being conjugate; nothing below needs that, as dv dv^T <= s^2 P is
+meant for Hermitian matrices, for which a real left side may be compared with Re P.
+
+*Stride* s_d per axis (`fold_upper`): sampling every s_d-th pixel leaves on the torus N_d / s_d the mean of the blocks
+that are aliased, M(v) = (1 / S) sum_k P(v + 2 pi k / s), S = prod s_d. A mean of S stored numbers errs by at most
+gamma_S times the mean of their magnitudes.
+
+*Rows* (`flatten_upper`): v' = sum over true pixels x of W_x v_x has the covariance (1 / N) sum over all frequencies of
+A P A^*, A(w) = sum_x W_x e^(i w.x). Conjugate terms are taken together, 2 Re(A P A^*), and real parts of all, as the
+rows are real. The sum of F stored terms adds F roundings to those of each (see `rounded`), the two last steps two.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from certify.bounds.covariance.domination import (
+    SLACK,
+    add_to_diagonal,
+    dominating,
+    inner_order,
+    magnitude,
+    symmetrise,
+    total,
+)
+from certify.bounds.covariance.rounded import NOTHING, linear_terms
+from certify.bounds.covariance.steps import Sides, frequency_counts
+from certify.rounding import gamma_up
+
+CHUNK_NUMBERS = 2**20  # of one matrix batch worked on at once; about ten such batches are alive together
+
+
+def chunks(frequencies: int, numbers: int) -> Iterator[slice]:
+    """Yield slices of the frequencies, of matrices of so many numbers each."""
+    step = max(1, CHUNK_NUMBERS // max(1, numbers))
+    for first in range(0, frequencies, step):
+        yield slice(first, min(first + step, frequencies))
+
+
+def part_of(tensor: Tensor, chunk: slice) -> Tensor:
+    """Return the matrices of a chunk, of a tensor that may be the same for every frequency."""
+    return tensor if tensor.ndim == 2 or len(tensor) == 1 else tensor[chunk]
+
+
+def fold_upper(P: Tensor, sides: Sides, strides: tuple[int, ...]) -> Tensor:
+    """Return a stored M >= the mean of the aliased blocks of P.
+
+    Args:
+        P: ``[F, n, n]`` on the torus of the given sides.
+        sides: N_d, multiples of the strides.
+        strides: s_d.
+
+    Returns:
+        ``[F', n, n]`` on the torus of sides N_d / s_d.
+
+    Example:
+        >>> P = torch.ones(3, 1, 1, dtype=torch.complex128) * torch.tensor([8.0, 4.0, 0.0])[:, None, None]
+        >>> fold_upper(P, (4,), (2,)).real.flatten().round().tolist()
+        [4.0, 4.0]
+    """
+    places, mirrored = aliases(sides, strides)
+    M = P.new_empty(places.shape[1], *P.shape[1:])
+    for chunk in chunks(len(M), P[0].numel() * 2):
+        M[chunk] = _mean_upper(P, places[:, chunk], mirrored[:, chunk])
+    return M
+
+
+def _mean_upper(P: Tensor, places: Tensor, mirrored: Tensor) -> Tensor:
+    """Return a stored matrix >= the mean over the first axis of blocks of P, the mirrored ones conjugated."""
+    mean = P.new_zeros(places.shape[1], *P.shape[1:])
+    absolute = torch.zeros_like(mean.real)
+    for place, mirror in zip(places, mirrored, strict=True):
+        block = P[place]
+        absolute += magnitude(block)
+        mean += torch.where(mirror[:, None, None], block.conj(), block)
+    count = float(len(places))
+    torch.view_as_real(mean).div_(count)
+    return add_to_diagonal(mean, mean_terms(absolute / count, len(places)))
+
+
+def mean_terms(absolute: Tensor, count: int) -> Tensor:
+    """Return the diagonal that dominates the rounding of a mean of so many blocks, given the mean of the magnitudes."""
+    return SLACK * gamma_up(count) * dominating(absolute) + dominating(torch.zeros_like(absolute[:1]))
+
+
+def aliases(sides: Sides, strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return which stored blocks are averaged into each coarse one, and whether conjugated: ``[S, F']`` both.
+
+    Example:
+        >>> aliases((6,), (2,))
+        (tensor([[0, 1],
+                [3, 2]]), tensor([[False, False],
+                [False,  True]]))
+    """
+    coarse = tuple(side // stride for side, stride in zip(sides, strides, strict=True))
+    counts = frequency_counts(sides)
+    axes = torch.meshgrid(*(torch.arange(count) for count in frequency_counts(coarse)), indexing="ij")
+    first = [axis.flatten() for axis in axes]
+    places, mirrored = [], []
+    for shift in itertools.product(*(range(stride) for stride in strides)):
+        w = [axis + k * side for axis, k, side in zip(first, shift, coarse, strict=True)]
+        mirror = w[-1] >= counts[-1]
+        w = [torch.where(mirror, (-axis) % side, axis) for axis, side in zip(w, sides, strict=True)]
+        places.append(_numbered(w, counts))
+        mirrored.append(mirror)
+    return torch.stack(places), torch.stack(mirrored)
+
+
+def _numbered(index: list[Tensor], counts: tuple[int, ...]) -> Tensor:
+    number = torch.zeros_like(index[0])
+    for axis, count in zip(index, counts, strict=True):
+        number = number * count + axis
+    return number
+
+
+def multiplicities(sides: Sides) -> Tensor:
+    """Return how often each stored block counts in a sum over all frequencies: 2 where its mirror is not stored.
+
+    Example:
+        >>> multiplicities((4,)).tolist(), multiplicities((5,)).tolist()
+        ([1.0, 2.0, 1.0], [1.0, 2.0, 2.0])
+    """
+    counts, last = frequency_counts(sides), sides[-1]
+    once = torch.tensor([m == 0 or 2 * m == last for m in range(counts[-1])])
+    return torch.where(once, 1.0, 2.0).double().repeat(math.prod(counts[:-1]))
+
+
+def flatten_upper(P: Tensor, A: Tensor, error: Tensor | None, sides: Sides) -> Tensor:
+    """Return a stored M >= the real part of (1 / N) sum over all frequencies of A P A^*.
+
+    Args:
+        P: ``[F, n, n]`` on the torus of the given sides.
+        A: ``[F, m, n]``, complex.
+        error: ``[m, n]`` at least the modulus of what A lacks of the exact one, or None.
+        sides: N_d, N = prod N_d.
+
+    Returns:
+        ``[1, m, m]`` float64.
+
+    Example:
+        >>> P, A = (torch.ones(3, 1, 1, dtype=torch.complex128) for _ in range(2))
+        >>> float(flatten_upper(P, A, None, (4,))) >= 1.0  # one pixel, read once
+        True
+    """
+    weights, pixels, rows = multiplicities(sides), float(math.prod(sides)), A.shape[1]
+    summed, lacking = torch.zeros(rows, rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.float64)
+    roundings = 2 * inner_order(P, A.shape[2]) + len(P) + 2
+    for chunk in chunks(len(P), max(P[0].numel(), A[0].numel(), rows * rows)):
+        G, weight = A[chunk], weights[chunk]
+        summed += ((G @ P[chunk] @ G.mH).real * weight[:, None, None]).sum(0)
+        uncertain = None if error is None else part_of(error, chunk)
+        terms = linear_terms(P[chunk], G, uncertain, NOTHING, roundings=roundings)
+        lacking += (total(terms) * weight[:, None]).sum(0)
+    return add_to_diagonal(symmetrise(summed[None]) / pixels, SLACK * lacking / pixels)
