@@ -7,6 +7,7 @@ frozen settings object, and are echoed whole into the report.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -182,6 +183,8 @@ def start_lipschitz(
         InputError: If the data do not fit the model.
     """
     settings = settings or LipschitzSettings()
+    if settings.local is not None and (data is None or not 0.0 < settings.local < math.inf):
+        raise InputError(f"expected DATA and a positive radius for local constants, got radius {settings.local}")
     if data is not None:
         check_dataset(data, input=model.input, classes=model.classes)
     clock = _Clock()

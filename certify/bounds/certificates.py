@@ -133,7 +133,7 @@ def certify_example(analysis: Analysis, example: Example, settings: LipschitzSet
     value = deciding_value(analysis.facts, settings.arithmetic)
     case = Case(analysis, _forward(analysis, example), value, settings.arithmetic, example.eight_bit)
     found = _best(case, settings)
-    return _record(case, example, found, time.perf_counter() - started)
+    return _record(case, example, found, time.perf_counter() - started, settings.local)
 
 
 def _forward(analysis: Analysis, example: Example) -> Pass:
@@ -247,7 +247,19 @@ def _movement_upper(analysis: Analysis, name: str, radius: float) -> float:
     return min(mul_up(gain_l2, radius, root_upper(entries)), mul_up(gain, radius, root_upper(own)))
 
 
-def _record(case: Case, example: Example, found: Pair | Unbounded, seconds: float) -> LipschitzExample:
+def _local_upper(case: Case, radius: float) -> float | None:
+    """Return at least the Lipschitz constant of the logits on the ball of a radius, or None if none is finite."""
+    analysis = case.analysis
+    root = 1.0 if analysis.norm == "l2" else root_upper(math.prod(analysis.facts.graph.input_shape))
+    near = ball_gains(case.run, case.measured, mul_up(radius, root), analysis.gains_l2)[case.value]
+    proved = [analysis.gains[case.value], near if isinstance(near, Unbounded) else mul_up(near, root)]
+    finite = [gain for gain in proved if not isinstance(gain, Unbounded) and gain < math.inf]
+    return min(finite, default=None)
+
+
+def _record(
+    case: Case, example: Example, found: Pair | Unbounded, seconds: float, local: float | None
+) -> LipschitzExample:
     pair = found if isinstance(found, Pair) else None
     radius = 0.0 if pair is None else pair.radius
     predicted = case.chosen if radius > 0.0 else None
@@ -266,6 +278,7 @@ def _record(case: Case, example: Example, found: Pair | Unbounded, seconds: floa
         gain_upper=None if pair is None else pair.gain_upper,
         error_upper=None if pair is None else pair.error_upper,
         seconds=seconds,
+        local_upper=UNSET if local is None else _local_upper(case, local),
         ball=pair.ball if pair is not None and math.isfinite(pair.ball) else UNSET,
         reason=UNSET if radius > 0.0 else _reason(found),
     )

@@ -7,9 +7,8 @@ within ``reach`` (l2, one per input value) of h. That set is convex, so the norm
   rms_norm) and s = sqrt(||c||^2 / d + eps) the derivative diag(weight) (1/s) (Pi - c c^T / (d s^2)), Pi a projection
   with Pi c = c, has norm at most max|weight| / s, because the eigenvalue on c is eps / s^2 <= 1. And
   ||c|| >= ||c(h)|| - reach, since centring is a projection.
-- *attention*: the inequality of `attention`, where ||q_i|| <= ||q_i(h)|| + reach and so on. The scores q_i.k_j move by
-  at most d = |s| (Q reach_k + K reach_q) with Q, K the limits so obtained, so each entry of the softmax is at most
-  e^(2d) times what it is at h, and its column sums likewise.
+- *attention*: the inequality of `attention` with the norms at h plus reach, or that of `attention_nearby`, the smaller
+  of each gain.
 - *a product of two values*: ||a b - a' b'|| <= max|b| ||a - a'|| + max|a'| ||b - b'||; for a matrix product the
   Frobenius norms of the single matrices stand for the largest entries.
 - *a quotient*: ||a/b - a'/b'|| <= ||a - a'|| / m + max|a| ||b - b'|| / m^2, with m <= |b|, |b'| entrywise.
@@ -27,9 +26,9 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from certify.bounds.attention import Limits, attention_gains, attention_scale_upper, combine_attention
+from certify.bounds.attention_nearby import attention_gains_nearby
 from certify.bounds.facts import Facts
 from certify.bounds.magnitudes import l2_upper, largest_absolute, row_l2_upper
 from certify.bounds.rules import NORMALISATIONS, Combine, copies_upper, normalised_entries
@@ -95,9 +94,10 @@ def _attention(at: Nearby) -> Combine | Unbounded:
     if not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
         return at.everywhere
     sizes = [add_up(_largest_row(x), reach) for x, reach in zip(at.inputs[:3], at.reaches[:3], strict=True)]
-    scale = attention_scale_upper(at.operation, query.shape[-1])
-    limits = Limits(sizes[0], sizes[1], sizes[2], _columns(at, scale, sizes))
-    gains = attention_gains(scale, limits)
+    limits = Limits(sizes[0], sizes[1], sizes[2], float(query.shape[-2]))
+    by_size = attention_gains(attention_scale_upper(at.operation, query.shape[-1]), limits)
+    by_spread = attention_gains_nearby(at.operation, at.inputs, at.reaches)
+    gains = (min(by_size[0], by_spread[0]), min(by_size[1], by_spread[1]), min(by_size[2], by_spread[2]))
     if not all(map(math.isfinite, gains)):
         return at.everywhere
     return lambda *movements: combine_attention(gains, movements)
@@ -105,26 +105,6 @@ def _attention(at: Nearby) -> Combine | Unbounded:
 
 def _largest_row(x: Tensor) -> float:
     return float(row_l2_upper(x.reshape(-1, x.shape[-1])).max())
-
-
-def _columns(at: Nearby, scale: float, sizes: list[float]) -> float:
-    """Return at least every column sum of the softmax, anywhere in reach."""
-    query, key = at.inputs[:2]
-    queries, keys = query.shape[-2], key.shape[-2]
-    moved = mul_up(scale, add_up(mul_up(sizes[0], at.reaches[1]), mul_up(sizes[1], at.reaches[0])))
-    rounded = mul_up(gamma_up(2.0 * query.shape[-1] + 16.0), scale, sizes[0], sizes[1])
-    turn = mul_up(2.0, add_up(moved, rounded))
-    if not turn < 30.0:
-        return float(queries)
-    eye = torch.eye(keys, dtype=query.dtype).expand(*query.shape[:-2], keys, keys)
-    mask = at.inputs[3] if len(at.inputs) > 3 else None
-    operation = at.operation
-    softmax = F.scaled_dot_product_attention(
-        query, key, eye, mask, is_causal=operation.flag("causal"), scale=operation.optional_number("scale")
-    )
-    sums = add_up(float(softmax.sum(-2).max()), mul_up(float(queries), 2.0**-1000))
-    factor = mul_up(up(up(math.exp(turn))), add_up(1.0, gamma_up(20.0 * keys + queries + 160.0)))
-    return min(float(queries), mul_up(factor, sums)) if math.isfinite(sums) else float(queries)
 
 
 def _mul(at: Nearby) -> Combine | Unbounded:

@@ -6,6 +6,7 @@ over the file. ``[smooth]`` and ``[lipschitz]`` take the long flags of their com
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -166,7 +167,10 @@ def lipschitz_settings(configuration: Configuration, flags: Mapping[str, Any]) -
         InputError: If a value does not fit.
     """
     merged = _merged(configuration.lipschitz, flags, frozenset())
-    return _converted(merged, LipschitzSettings, "lipschitz", configuration)
+    settings = _converted(merged, LipschitzSettings, "lipschitz", configuration)
+    if settings.local is not None and not 0.0 < settings.local < math.inf:
+        raise InputError(f"lipschitz: expected --local to be a positive radius, got {settings.local}")
+    return settings
 
 
 def _merged(table: Mapping[str, Any], flags: Mapping[str, Any], left_out: frozenset[str]) -> dict[str, Any]:

@@ -26,6 +26,18 @@ def command(
     data: options.DataArgument = None,
     norm: Annotated[options.NormName | None, typer.Option("--norm", help="Norm of distances. [default: l2]")] = None,
     method: Annotated[options.Method | None, typer.Option("--method", help="How to bound. [default: auto]")] = None,
+    effort: Annotated[
+        options.Effort | None,
+        typer.Option("--effort", help="How long to search for tighter bounds. [default: default]"),
+    ] = None,
+    local: Annotated[
+        float | None,
+        typer.Option(
+            "--local",
+            metavar="RADIUS",
+            help="Bound the Lipschitz constant on the ball of this radius around each example too.",
+        ),
+    ] = None,
     arithmetic: Annotated[
         options.Arithmetic | None,
         typer.Option(
@@ -52,7 +64,16 @@ def command(
     Deterministic: no certificate here can be false by chance. Exits 3 when nothing finite can be proved.
     """
     configuration = find_configuration(config)
-    flags = {"norm": norm, "method": method, "arithmetic": arithmetic, "limit": limit, "skip": skip, "seed": seed}
+    flags = {
+        "norm": norm,
+        "method": method,
+        "effort": effort,
+        "local": local,
+        "arithmetic": arithmetic,
+        "limit": limit,
+        "skip": skip,
+        "seed": seed,
+    }
     settings = lipschitz_settings(configuration, flags)
     out = Output(format, output, color, quiet, verbose)
     path = model_path(model, configuration)

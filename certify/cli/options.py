@@ -40,6 +40,15 @@ class Method(StrEnum):
 
     auto = "auto"
     product = "product"
+    covariance = "covariance"
+
+
+class Effort(StrEnum):
+    """How long multipliers and radii are searched."""
+
+    fast = "fast"
+    default = "default"
+    max = "max"
 
 
 class Arithmetic(StrEnum):
