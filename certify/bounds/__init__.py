@@ -2,7 +2,8 @@
 
 from certify.bounds.analysis import Analysis, analyse
 from certify.bounds.certificates import certify_example, certify_examples
-from certify.bounds.floor import jacobian_floor
+from certify.bounds.floor import data_floor, jacobian_floor
+from certify.bounds.slope_climb import slope_floor
 from certify.bounds.treatable import unbounded_operations
 from certify.bounds.weights import weight_rows
 
@@ -11,7 +12,9 @@ __all__ = [
     "analyse",
     "certify_example",
     "certify_examples",
+    "data_floor",
     "jacobian_floor",
+    "slope_floor",
     "unbounded_operations",
     "weight_rows",
 ]
