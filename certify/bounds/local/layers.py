@@ -20,7 +20,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from certify.bounds.local.activations import IDENTITY, Activation, evaluate
+from certify.bounds.local.activations import (
+    IDENTITY,
+    Activation,
+    centred_slopes,
+    curvature,
+    evaluate,
+    local_slopes,
+    relax,
+)
+from certify.bounds.local.piecewise import Lines
 from certify.bounds.local.windows import Window
 
 
@@ -107,6 +116,34 @@ class Layer:
     def activate(self, z: Tensor) -> Tensor:
         """Return h = phi(z) for z ``[..., m]``."""
         return self.join(lambda segment: evaluate(segment.activation, z[..., segment.rows]))
+
+    def local_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slope range of every row between any two points of its bounds ``[..., m]``."""
+        return self._pair(lambda one, at: local_slopes(one, lower[..., at], upper[..., at]))
+
+    def centred_slopes(self, low: Tensor, high: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slope range of every row between its centre, in [low, high], and points of [lower, upper]."""
+        return self._pair(
+            lambda one, at: centred_slopes(one, low[..., at], high[..., at], lower[..., at], upper[..., at])
+        )
+
+    def curvature(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the activation is surely convex, and where concave, on [lower, upper]."""
+        return self._pair(lambda one, at: curvature(one, lower[..., at], upper[..., at]))
+
+    def relax(self, lower: Tensor, upper: Tensor) -> Lines:
+        """Return a line below and one above the activation of every row on [lower, upper]."""
+        parts = [relax(one.activation, lower[..., one.rows], upper[..., one.rows]) for one in self.segments]
+        if len(parts) == 1:
+            return parts[0]
+        names = ("lower_slope", "lower_offset", "upper_slope", "upper_offset")
+        return Lines(*(torch.cat([getattr(part, name) for part in parts], -1) for name in names))
+
+    def _pair(self, part: Callable[[Activation, slice], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        pairs = [part(segment.activation, segment.rows) for segment in self.segments]
+        if len(pairs) == 1:
+            return pairs[0]
+        return torch.cat([pair[0] for pair in pairs], -1), torch.cat([pair[1] for pair in pairs], -1)
 
     def join(self, part: Callable[[Segment], Tensor]) -> Tensor:
         """Return the parts of all segments beside each other, along the last dimension."""
