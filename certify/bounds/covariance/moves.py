@@ -1,0 +1,363 @@
+r"""One step of a plan in plain floating point, forward, and backward for the derivative of a scalar.
+
+Forward, a move turns the registers it reads into the register of its step. Backward, it turns the derivative of a
+scalar f with respect to its own register into the derivatives with respect to those it read and to its multiplier.
+
+*Cotangents.* The scalars to minimise are functions of few rows: f depends on the output register alone, and its
+derivative there, G, has a rank of at most the number of classes. It is kept as G = V diag(s) V^H with V ``[F, n, r]``
+and s ``[r]`` real, one G per frequency, in the convention
+
+    df = mean over all frequencies (both halves of the spectrum) of  Re tr( G(w) dP(w) ).
+
+Every step maps such a G to another of the same rank: G_source = (A V) diag(s) (A V)^H, where A is W^H for P' = W P W^H,
+and for an activation, with T = K^{-1} M_U: B,
+
+    P = B (M + M_:U K^{-1} M_U:) B + C D C,  K = D - M_UU:
+    dM contributes through (B + E_U T) V,    df/dD_j = mean( C_j^2 |V_j|^2 - |(T V)_j|^2 ) summed with the weights s,
+
+because d(K^{-1}) = -K^{-1} (dD - dM_UU) K^{-1}. So a derivative costs r / n of a forward pass: no product of matrices
+of full size, and nothing but the inverse of K needs to be kept. (With f = c^T P c this is the envelope theorem: T V = w
+is the maximiser of the S-procedure, and w_j^2 = C_j^2 v_j^2 is stationarity.)
+
+*Diagonal registers* are kept as vectors, ``[1, n]`` instead of ``[1, n, n]``, and registers that are equal at all
+frequencies with a first axis of 1, until something needs more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from certify.bounds.covariance.spectrum import largest, mean, take
+
+
+class Cotangent(NamedTuple):
+    """G = V diag(s) V^H: ``vectors`` V ``[F or 1, n, r]``, ``weights`` s ``[r]``."""
+
+    vectors: Tensor
+    weights: Tensor
+
+
+Saved: TypeAlias = tuple[Tensor, ...]
+Made: TypeAlias = tuple[Tensor, Saved]
+Derivatives: TypeAlias = tuple[tuple["Cotangent | None", ...], "Tensor | None"]
+
+
+class Move(Protocol):
+    """A step with its constants at hand."""
+
+    def forward(self, sources: Sequence[Tensor], multiplier: Tensor | None) -> Made | None:
+        """Return the register and what `backward` needs, or None where the multiplier is not feasible."""
+
+    def backward(self, saved: Saved, cotangent: Cotangent, multiplier: Tensor | None) -> Derivatives:
+        """Return the cotangents of the sources (None is zero) and the derivative for the multiplier."""
+
+
+def full(register: Tensor) -> Tensor:
+    """Return a register as matrices where it may be kept as the vector of its diagonal."""
+    return torch.diag_embed(register) if register.ndim == 2 else register
+
+
+def _squares(cotangent: Cotangent, weights: Tensor) -> Tensor:
+    """Return the mean over frequencies of diag(G): ``[n]``."""
+    return mean(cotangent.vectors.abs().square() @ cotangent.weights, weights)
+
+
+def _times(multiplier: Tensor, matrices: Tensor) -> Tensor:
+    """Return D A for D a vector (its diagonal) or a symmetric matrix."""
+    if multiplier.ndim == 1:
+        return multiplier[:, None] * matrices
+    return multiplier.to(matrices.dtype) @ matrices
+
+
+def _embed(multiplier: Tensor, dtype: torch.dtype) -> Tensor:
+    return (torch.diag(multiplier) if multiplier.ndim == 1 else multiplier).to(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Starting:
+    """P = I, or diag(1/q) with q scaled down to a sum of at most 1 / pixels."""
+
+    rows: int
+    pixels: int
+    weights: Tensor
+
+    def forward(self, _sources: Sequence[Tensor], multiplier: Tensor | None) -> Made | None:
+        """Return the start for q, or for no multiplier the identity."""
+        if multiplier is None:
+            return self.weights.new_ones(1, self.rows), ()
+        if not bool((multiplier > 0).all()):
+            return None
+        excess = (self.pixels * multiplier.sum()).clamp(min=1)
+        return (excess / multiplier)[None], ()
+
+    def backward(self, _saved: Saved, cotangent: Cotangent, multiplier: Tensor | None) -> Derivatives:
+        """Return the slope -mean(G_jj) / q_j^2."""
+        return (), None if multiplier is None else -_squares(cotangent, self.weights) / multiplier**2
+
+
+@dataclass(frozen=True, eq=False)
+class Linking:
+    """P' = W P W^H with W = [rows ``keep`` of I; G]; ``used`` are the columns of G that are not all zero."""
+
+    matrix: Tensor
+    keep: Tensor
+    used: Tensor | None
+    rows: int
+
+    def forward(self, sources: Sequence[Tensor], _multiplier: Tensor | None) -> Made | None:
+        """Return W P W^H."""
+        (P,) = sources
+        G = self.matrix
+        if P.ndim == 2:
+            return self._of_diagonal(P), ()
+        of_used = P if self.used is None else P[:, self.used]
+        Z = G @ (of_used if self.used is None else of_used[:, :, self.used])
+        M = Z @ G.mH
+        if not len(self.keep):
+            return M, ()
+        cross = G @ of_used[:, :, self.keep]
+        return _blocks(P[:, self.keep[:, None], self.keep], cross, M), ()
+
+    def _of_diagonal(self, P: Tensor) -> Tensor:
+        G = self.matrix
+        Z = G * (P if self.used is None else P[:, self.used])[:, None]
+        M = Z @ G.mH
+        if not len(self.keep):
+            return M
+        whole = Z if self.used is None else Z.new_zeros(*Z.shape[:2], self.rows).index_copy(2, self.used, Z)
+        return _blocks(torch.diag_embed(P[:, self.keep]), whole[:, :, self.keep], M)
+
+    def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
+        """Return W^H V."""
+        V, kept = cotangent.vectors, len(self.keep)
+        below = self.matrix.mH @ V[:, kept:]
+        if not kept and self.used is None:
+            return (Cotangent(below, cotangent.weights),), None
+        whole = below.new_zeros(below.shape[0], self.rows, below.shape[2])
+        whole = below if self.used is None else whole.index_copy(1, self.used, below)
+        above = V[:, :kept].to(whole.dtype).expand(len(whole), -1, -1)
+        return (Cotangent(whole.index_add(1, self.keep, above), cotangent.weights),), None
+
+
+def _blocks(first: Tensor, cross: Tensor, second: Tensor) -> Tensor:
+    """Return [[first, cross^H], [cross, second]]."""
+    count = max(first.shape[0], second.shape[0])
+    first, cross, second = (part.to(second.dtype).expand(count, -1, -1) for part in (first, cross, second))
+    return torch.cat((torch.cat((first, cross.mH), 2), torch.cat((cross, second), 2)), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Folding:
+    """The mean of the aliased blocks."""
+
+    index: Tensor
+    conjugate: Tensor
+    back_index: Tensor
+    back_conjugate: Tensor
+
+    def forward(self, sources: Sequence[Tensor], _multiplier: Tensor | None) -> Made | None:
+        """Return the mean of the aliased blocks."""
+        (P,) = sources
+        if P.shape[0] == 1:
+            return P, ()
+        total = take(P, self.index[0], self.conjugate[0])
+        for index, conjugate in zip(self.index[1:], self.conjugate[1:], strict=True):
+            total = total + take(P, index, conjugate)
+        return total / len(self.index), ()
+
+    def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
+        """Return, at every fine frequency, the block it was folded onto."""
+        V = take(cotangent.vectors, self.back_index, self.back_conjugate)
+        return (Cotangent(V, cotangent.weights),), None
+
+
+@dataclass(frozen=True, eq=False)
+class Bracketing:
+    """P = B (M + M_:U (D - M_UU)^{-1} M_U:) B + C D C, with D a vector or, behind a crop, a matrix.
+
+    The rows outside U are exact. In blocks, with K = D - M_UU and R = K^{-1} M_US,
+
+        P_UU = B (D K^{-1} D - D) B + C D C,    P_US = B D R B,    P_SS = B (M_SS + M_SU R) B.
+
+    ``unstable`` and ``exact`` are the rows of U and the others, or None where U is every row; ``order`` puts the rows
+    [exact, unstable] back in place.
+    """
+
+    middle: Tensor
+    half: Tensor
+    unstable: Tensor | None
+    exact: Tensor | None
+    order: Tensor | None
+    weights: Tensor
+
+    def forward(self, sources: Sequence[Tensor], multiplier: Tensor | None) -> Made | None:
+        """Return the bracket; without a multiplier B M B."""
+        M = full(sources[0])
+        if multiplier is None:
+            return self.middle[:, None] * M * self.middle, ()
+        if self.unstable is None or self.exact is None:
+            return self._of_all(M, multiplier)
+        return self._of_some(M, multiplier, self.unstable, self.exact)
+
+    def _of_all(self, M: Tensor, D: Tensor) -> Made | None:
+        inverse = _inverse(D, M)
+        if inverse is None:
+            return None
+        return self._unstable_block(inverse, D, self.middle), (inverse,)
+
+    def _unstable_block(self, inverse: Tensor, D: Tensor, B: Tensor) -> Tensor:
+        if D.ndim == 1:
+            scale = B * D
+            return scale[:, None] * inverse * scale + torch.diag(D * (self.half**2 - B**2))
+        middle, half = torch.outer(B, B), torch.outer(self.half, self.half)
+        return middle * _times(D, _times(D, inverse).mH) + D * (half - middle)
+
+    def _of_some(self, M: Tensor, D: Tensor, U: Tensor, S: Tensor) -> Made | None:
+        inverse = _inverse(D, M[:, U[:, None], U])
+        if inverse is None:
+            return None
+        across = M[:, U[:, None], S]
+        R = inverse @ across
+        B_U, B_S = self.middle[U], self.middle[S]
+        exact = B_S[:, None] * (M[:, S[:, None], S] + across.mH @ R) * B_S
+        P = _blocks(exact, B_U[:, None] * _times(D, R) * B_S, self._unstable_block(inverse, D, B_U))
+        return (P if self.order is None else P[:, self.order][:, :, self.order]), (inverse, across)
+
+    def backward(self, saved: Saved, cotangent: Cotangent, multiplier: Tensor | None) -> Derivatives:
+        """Return (B + E_U T) V and, for D, what stands in the module's docstring."""
+        V, weights = cotangent
+        scaled = self.middle[:, None] * V
+        if multiplier is None:
+            return (Cotangent(scaled, weights),), None
+        U = self.unstable
+        of_unstable = scaled if U is None else scaled[:, U]
+        reached = _times(multiplier, of_unstable)
+        if len(saved) == 2:
+            reached = reached + saved[1] @ scaled[:, self.exact]
+        reached = saved[0] @ reached
+        moved = reached - of_unstable
+        held = self.half[:, None] * (V if U is None else V[:, U])
+        source = reached if U is None else _placed(scaled, U, reached)
+        return (Cotangent(source, weights),), self._slope(held, moved, weights, multiplier.ndim)
+
+    def _slope(self, held: Tensor, moved: Tensor, signs: Tensor, dimensions: int) -> Tensor:
+        if dimensions == 1:
+            return mean((held.abs().square() - moved.abs().square()) @ signs, self.weights)
+        return mean(((held * signs) @ held.mH - (moved * signs) @ moved.mH).real, self.weights)
+
+
+def _placed(base: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    return base.expand(max(len(base), len(values)), -1, -1).to(values.dtype).index_copy(1, rows, values)
+
+
+def _inverse(D: Tensor, M: Tensor) -> Tensor | None:
+    """Return (D - M)^{-1} for a batch of M, or None where D - M is not positive definite."""
+    factor, failed = torch.linalg.cholesky_ex(_embed(D, M.dtype) - M)
+    return None if bool(failed.any()) else torch.cholesky_inverse(factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooling:
+    """P' = overlap slope^2 diag(delta), feasible where diag(delta) - M > 0."""
+
+    factor: float
+    weights: Tensor
+
+    def forward(self, sources: Sequence[Tensor], multiplier: Tensor | None) -> Made | None:
+        """Return the diagonal of the pooled matrix."""
+        M = full(sources[0])
+        if multiplier is None or bool(torch.linalg.cholesky_ex(_embed(multiplier, M.dtype) - M)[1].any()):
+            return None
+        return self.factor * multiplier[None], ()
+
+    def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
+        """Return the slope of delta; M itself plays no part beyond feasibility."""
+        return (None,), self.factor * _squares(cotangent, self.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Flattening:
+    """P' = mean over frequencies, times their number over N, of A P A^H; that is (1/N) sum over all frequencies."""
+
+    matrix: Tensor
+    weights: Tensor
+
+    def forward(self, sources: Sequence[Tensor], _multiplier: Tensor | None) -> Made | None:
+        """Return (1/N) sum over all frequencies of A P A^H."""
+        (P,) = sources
+        A = self.matrix
+        Z = A * P[:, None] if P.ndim == 2 else A @ P
+        left, right = _rows(Z * self.weights[:, None, None]), _rows(A)
+        return (left @ right.mT)[None], ()
+
+    def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
+        """Return A^H V."""
+        return (Cotangent(self.matrix.mH @ cotangent.vectors.to(self.matrix.dtype), cotangent.weights),), None
+
+
+def _rows(A: Tensor) -> Tensor:
+    """Return ``[F, m, n]`` complex as ``[m, F n 2]`` real, so that one real product sums over all frequencies."""
+    return torch.view_as_real(A.transpose(0, 1).resolve_conj().contiguous()).reshape(A.shape[1], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Bounding:
+    """P' = gain^2 lmax(P) I, or gain^2 I without a source."""
+
+    gain: float
+    rows: int
+    weights: Tensor
+    source_weights: Tensor | None
+
+    def forward(self, sources: Sequence[Tensor], _multiplier: Tensor | None) -> Made | None:
+        """Return the diagonal gain^2 lmax(P)."""
+        ones = self.weights.new_ones(1, self.rows)
+        if not sources:
+            return self.gain**2 * ones, ()
+        P = full(sources[0])
+        _, position, vector = largest(P.detach())
+        value = (vector.conj() @ P[position] @ vector).real
+        return self.gain**2 * value * ones, (vector[None, :, None], torch.tensor(position))
+
+    def backward(self, saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
+        """Return the derivative of lmax through its eigenvector."""
+        if not saved or self.source_weights is None:
+            return (), None
+        vector, position = saved
+        slope = self.gain**2 * _squares(cotangent, self.weights).sum()
+        V = vector.new_zeros(len(self.source_weights), *vector.shape[1:])
+        V[position] = vector[0]
+        return (Cotangent(V, slope[None] / self.source_weights[position]),), None
+
+
+@dataclass(frozen=True, eq=False)
+class Joining:
+    """blockdiag((1 + t) P_v, (1 + 1/t) P_w)."""
+
+    weights: Tensor
+
+    def forward(self, sources: Sequence[Tensor], multiplier: Tensor | None) -> Made | None:
+        """Return the block-diagonal matrix."""
+        if multiplier is None or not bool((multiplier > 0).all()):
+            return None
+        first, second = (full(source) for source in sources)
+        zero = first.new_zeros(1, second.shape[1], first.shape[1])
+        return _blocks((1 + multiplier) * first, zero, (1 + 1 / multiplier) * second), (first, second)
+
+    def backward(self, saved: Saved, cotangent: Cotangent, multiplier: Tensor | None) -> Derivatives:
+        """Return the two parts and the slope of t."""
+        if multiplier is None:
+            return (None, None), None
+        (first, second), (V, s), t = saved, cotangent, multiplier
+        top, below = V[:, : first.shape[1]], V[:, first.shape[1] :]
+        slope = self._trace(top, first, s) - self._trace(below, second, s) / t**2
+        return (Cotangent(top, s * (1 + t)), Cotangent(below, s * (1 + 1 / t))), slope
+
+    def _trace(self, V: Tensor, P: Tensor, signs: Tensor) -> Tensor:
+        """Return the mean over frequencies of tr(G P), ``[1]``."""
+        return mean(((V.conj() * (P.to(V.dtype) @ V)).real.sum(1) @ signs)[:, None], self.weights)

@@ -1,0 +1,347 @@
+r"""A plan in plain floating point: every register for given multipliers, and the derivative of a function of the last.
+
+Nothing here is proved: rounding errors are ignored. What comes out chooses multipliers and says what a proof will give
+up to about 1e-9 relative.
+
+`evaluate` is made of differentiable torch operations. `Trial.derivatives` computes the same derivatives by hand at a
+fraction of the cost (see `moves`), and keeps only the inverses of the brackets' matrices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from certify.bounds.covariance.moves import (
+    Bounding,
+    Bracketing,
+    Cotangent,
+    Flattening,
+    Folding,
+    Joining,
+    Linking,
+    Move,
+    Pooling,
+    Saved,
+    Starting,
+    full,
+)
+from certify.bounds.covariance.spectrum import aliases, folded, frequency_weights
+from certify.bounds.covariance.steps import (
+    Activate,
+    Bounded,
+    Flatten,
+    Fold,
+    Join,
+    Linear,
+    Mask,
+    Multipliers,
+    Plan,
+    Pool,
+    Sides,
+    Start,
+    Step,
+)
+
+Choose: TypeAlias = Callable[[int, tuple[Tensor, ...]], Tensor]
+Also: TypeAlias = Callable[[int, Tensor], "Cotangent | None"]
+
+
+def sources(step: Step) -> tuple[int, ...]:
+    """Return the registers that a step reads."""
+    if isinstance(step, Start):
+        return ()
+    if isinstance(step, Join):
+        return (step.first, step.second)
+    return () if step.source is None else (step.source,)
+
+
+def is_free(step: Step, norm: str) -> bool:
+    """Return whether a step has a multiplier."""
+    if isinstance(step, Start):
+        return norm == "linf"
+    if isinstance(step, Activate):
+        return bool(step.unstable.any())
+    return isinstance(step, Mask | Pool | Join)
+
+
+def move_plan(plan: Plan, device: torch.device | str) -> Plan:
+    """Return the plan with all its tensors on a device."""
+
+    def moved(step: Step) -> Step:
+        changes: dict[str, Any] = {k: v.to(device) for k, v in vars(step).items() if isinstance(v, Tensor)}
+        return dataclasses.replace(step, **changes)
+
+    return dataclasses.replace(plan, steps=tuple(moved(step) for step in plan.steps))
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One forward pass. ``registers`` may be dropped (None) where nothing reads them again.
+
+    ``feasible`` is False when a multiplier is not; the pass then ends at its step.
+    """
+
+    registers: list[Tensor | None]
+    multipliers: dict[int, Tensor]
+    saved: list[Saved | None]
+    feasible: bool
+
+    @property
+    def output(self) -> Tensor:
+        """The last register."""
+        last = self.registers[-1]
+        if not self.feasible or last is None:
+            raise ValueError("expected a feasible pass, got one that ended early; ask `feasible` first")
+        return full(last)
+
+
+class Trial:
+    """A plan with the constants of its steps prepared, in float64 or, to search faster, float32.
+
+    Registers that depend on no multiplier are computed once.
+    """
+
+    def __init__(self, plan: Plan, dtype: torch.dtype = torch.float64) -> None:
+        self.plan = plan
+        self.dtype = dtype
+        self.sources = tuple(sources(step) for step in plan.steps)
+        self.free = tuple(is_free(step, plan.norm) for step in plan.steps)
+        self.moves: tuple[Move, ...] = tuple(_PREPARE[type(step)](self, step) for step in plan.steps)
+        self.last_reader = self._last_readers()
+        self._fix()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the plan's matrices are."""
+        tensors = (v for step in self.plan.steps for v in vars(step).values() if isinstance(v, Tensor))
+        return next(tensors, torch.empty(0)).device
+
+    def weights_of(self, sides: tuple[int, ...]) -> Tensor:
+        """Return the frequency weights of a torus, in the trial's precision and place."""
+        return frequency_weights(sides).to(self.device, self.dtype)
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        """Return a real or complex tensor in the trial's precision."""
+        if not tensor.is_complex():
+            return tensor.to(self.dtype)
+        return tensor.to(torch.complex64 if self.dtype == torch.float32 else torch.complex128)
+
+    def rows(self, position: int) -> int:
+        """Return the number of rows of a register."""
+        return rows(self.plan, position)
+
+    def _last_readers(self) -> list[int]:
+        last = list(range(len(self.plan.steps)))
+        for position, read in enumerate(self.sources):
+            for source in read:
+                last[source] = position
+        last[-1] = len(last)
+        return last
+
+    def _fix(self) -> None:
+        """Compute what depends on no multiplier, and keep what is read by what does."""
+        made: dict[int, Tensor] = {}
+        for position, (move, read) in enumerate(zip(self.moves, self.sources, strict=True)):
+            if not self.free[position] and all(source in made for source in read):
+                result = move.forward([made[source] for source in read], None)
+                if result is not None:
+                    made[position] = result[0]
+        needed = {s for position, read in enumerate(self.sources) if position not in made for s in read}
+        needed.add(len(self.moves) - 1)
+        self._fixed = {position: register for position, register in made.items() if position in needed}
+        self._idle = frozenset(made) - needed
+
+    def run(self, choose: Choose, *, keep: bool = False) -> Pass:
+        """Return one forward pass.
+
+        Args:
+            choose: The multiplier of a step, given its position and the registers it reads; asked for free steps only.
+            keep: Whether to keep all registers, not only those that are read again.
+        """
+        made = Pass([None] * len(self.moves), {}, [None] * len(self.moves), True)
+        for position in range(len(self.moves)):
+            if not self._advance(position, made, choose, keep):
+                return dataclasses.replace(made, feasible=False)
+        return made
+
+    def _advance(self, position: int, made: Pass, choose: Choose, keep: bool) -> bool:
+        if position in self._fixed:
+            made.registers[position] = self._fixed[position]
+            return True
+        if position in self._idle and not keep:
+            return True
+        read = tuple(register for s in self.sources[position] if (register := made.registers[s]) is not None)
+        multiplier = choose(position, read) if self.free[position] else None
+        result = self.moves[position].forward(read, multiplier)
+        if result is None:
+            return False
+        made.registers[position], made.saved[position] = result
+        if multiplier is not None:
+            made.multipliers[position] = multiplier
+        for source in () if keep else self.sources[position]:
+            if self.last_reader[source] == position:
+                made.registers[source] = None
+        return True
+
+    def derivatives(self, made: Pass, cotangent: Cotangent, also: Also | None = None) -> dict[int, Tensor]:
+        """Return the derivative of f for every multiplier of a pass, given that for the last register.
+
+        Args:
+            made: The pass.
+            cotangent: The derivative for the last register.
+            also: Where multipliers were themselves chosen as functions of a register: given the position and the
+                derivative for its multiplier, what that adds to the derivative for the (one) register it reads.
+        """
+        pending: dict[int, Cotangent] = {len(self.moves) - 1: cotangent}
+        slopes: dict[int, Tensor] = {}
+        for position in range(len(self.moves) - 1, -1, -1):
+            at, saved = pending.pop(position, None), made.saved[position]
+            if at is None or saved is None:
+                continue
+            multiplier = made.multipliers.get(position)
+            reached, slope = self.moves[position].backward(saved, at, multiplier)
+            if slope is not None:
+                slopes[position] = slope
+            more = None if also is None or slope is None else also(position, slope)
+            for source, one in zip(self.sources[position], reached, strict=True):
+                for part in (one, more):
+                    if part is not None:
+                        pending[source] = _added(pending.get(source), part)
+        return slopes
+
+
+def _added(first: Cotangent | None, second: Cotangent) -> Cotangent:
+    if first is None:
+        return second
+    count = max(len(first.vectors), len(second.vectors))
+    vectors = [one.vectors.expand(count, -1, -1) for one in (first, second)]
+    return Cotangent(torch.cat(vectors, 2), torch.cat((first.weights, second.weights)))
+
+
+def rows(plan: Plan, position: int) -> int:
+    """Return the number of rows of a register.
+
+    Example:
+        >>> from certify.bounds.covariance.steps import Plan, Start
+        >>> rows(Plan((Start((), 3),)), 0)
+        3
+    """
+    step = plan.steps[position]
+    if isinstance(step, Start | Bounded):
+        return step.rows
+    if isinstance(step, Linear):
+        return len(step.keep) + step.matrix.shape[1]
+    if isinstance(step, Flatten):
+        return step.matrix.shape[1]
+    return sum(rows(plan, source) for source in sources(step))
+
+
+def _start(trial: Trial, step: Start) -> Move:
+    return Starting(step.rows, step.pixels, trial.weights_of(step.sides))
+
+
+def _linear(trial: Trial, step: Linear) -> Move:
+    used = (step.matrix != 0).any(0).any(0)
+    columns = None if bool(used.all()) else used.nonzero().flatten()
+    matrix = step.matrix if columns is None else step.matrix[:, :, columns]
+    return Linking(trial.cast(matrix), step.keep, columns, step.matrix.shape[2])
+
+
+def _fold(trial: Trial, step: Fold) -> Move:
+    there, back = aliases(step.sides, step.strides), folded(step.sides, step.strides)
+    return Folding(*(index.to(trial.device) for index in (*there, *back)))
+
+
+def _activate(trial: Trial, step: Activate) -> Move:
+    lower, upper = trial.cast(step.lower), trial.cast(step.upper)
+    U = step.unstable.nonzero().flatten()
+    return _bracketing(trial, (lower + upper) / 2, ((upper - lower) / 2)[U], U, step.sides)
+
+
+def _mask(trial: Trial, step: Mask) -> Move:
+    middle = torch.ones(rows(trial.plan, step.source), dtype=trial.dtype, device=trial.device)
+    middle[step.rows] = 0.5
+    return _bracketing(trial, middle, middle[step.rows], step.rows, step.sides)
+
+
+def _bracketing(trial: Trial, middle: Tensor, half: Tensor, U: Tensor, sides: Sides) -> Move:
+    everything = torch.arange(len(middle), device=trial.device)
+    weights = trial.weights_of(sides)
+    if torch.equal(U, everything):
+        return Bracketing(middle, half, None, None, None, weights)
+    exact = everything[~torch.isin(everything, U)]
+    order = torch.cat((exact, U)).argsort()
+    return Bracketing(middle, half, U, exact, None if torch.equal(order, everything) else order, weights)
+
+
+def _pool(trial: Trial, step: Pool) -> Move:
+    return Pooling(step.overlap * step.slope**2, trial.weights_of(step.sides))
+
+
+def _flatten(trial: Trial, step: Flatten) -> Move:
+    return Flattening(trial.cast(step.matrix), trial.weights_of(step.source_sides))
+
+
+def _bounded(trial: Trial, step: Bounded) -> Move:
+    source = None if step.source is None else trial.weights_of(trial.plan.steps[step.source].sides)
+    return Bounding(step.gain, step.rows, trial.weights_of(step.sides), source)
+
+
+def _join(trial: Trial, step: Join) -> Move:
+    return Joining(trial.weights_of(step.sides))
+
+
+_PREPARE: Mapping[type, Callable[[Trial, Any], Move]] = MappingProxyType(
+    {
+        Start: _start,
+        Linear: _linear,
+        Fold: _fold,
+        Activate: _activate,
+        Mask: _mask,
+        Pool: _pool,
+        Flatten: _flatten,
+        Bounded: _bounded,
+        Join: _join,
+    }
+)
+
+
+def evaluate(plan: Plan, multipliers: Multipliers) -> list[Tensor]:
+    """Return every register of a plan for given multipliers; differentiable with respect to them.
+
+    Registers that come after a multiplier that is not feasible are full of NaN.
+
+    Args:
+        plan: The plan.
+        multipliers: By position of the step, as documented there.
+
+    Returns:
+        One tensor per step, ``[F, n, n]``.
+
+    Example:
+        >>> from certify.bounds.covariance.steps import Activate, Linear, Plan, Start
+        >>> one = torch.eye(1, dtype=torch.float64)
+        >>> keep = torch.tensor([], dtype=torch.int64)
+        >>> relu = Activate(1, (), torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+        >>> plan = Plan((Start((), 1), Linear(0, (), keep, 3 * one[None]), relu))
+        >>> float(evaluate(plan, {2: torch.tensor([18.0], dtype=torch.float64)})[-1])
+        9.0
+    """
+    trial = Trial(plan)
+    made = trial.run(lambda position, _: multipliers[position].to(trial.device, trial.dtype), keep=True)
+    return [_shown(trial, position, register) for position, register in enumerate(made.registers)]
+
+
+def _shown(trial: Trial, position: int, register: Tensor | None) -> Tensor:
+    count, n, spatial = trial.plan.frequencies(position), trial.rows(position), bool(trial.plan.steps[position].sides)
+    dtype = torch.complex128 if spatial else torch.float64
+    if register is None:
+        return torch.full((count, n, n), torch.nan, dtype=dtype, device=trial.device)
+    return full(register).to(dtype).expand(count, n, n)

@@ -1,0 +1,209 @@
+r"""Coordinates for the search: the multiplier of each kind of step as a smooth function of free real numbers x.
+
+Variables are logarithms. The multipliers of an activation follow the matrix M that they bracket,
+
+    D = D_0 exp(x) s(M),   s(M) = mean over frequencies of u^H M u, divided by its value at the start,
+
+with u the leading eigenvectors at the start: where the registers before it grow, D grows along and stays feasible. The
+derivative of s has rank one, so that derivatives keep their low rank (see `moves`). At x = 0 all of them are the start.
+
+    crop          D = s(M) R T T^T R^T,  R R^T = D_0, T lower triangular with exp of its part of x on the diagonal
+    join          t = t_0 exp(x)
+    linf          q = q_0 exp(x) / (pixels sum of q_0 exp(x))
+    max-pooling   delta = l F,  F = delta_0 exp(x),  l the least number with l F - M >= 0 at all frequencies
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from certify.bounds.covariance.moves import Cotangent, full
+from certify.bounds.covariance.spectrum import largest, leading, mean
+from certify.bounds.covariance.starts import SLACK, WIDER
+from certify.bounds.covariance.steps import Activate, Join, Mask, Pool, Start
+from certify.bounds.covariance.trial import Pass, Trial
+
+LIMIT = 40
+
+
+class Variable(Protocol):
+    """The multiplier of one step as a function of x ``[size]``; it remembers what the last call read."""
+
+    size: int
+
+    def multiplier(self, x: Tensor, read: tuple[Tensor, ...], /) -> Tensor:
+        """Return the multiplier at x for the registers that the step reads."""
+
+    def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
+        """Return df/dx and what f gains through the register read, given df/d(multiplier)."""
+
+
+class _Probe:
+    """s(M), and its derivative."""
+
+    def __init__(self, M: Tensor, weights: Tensor) -> None:
+        self.weights = weights
+        self.vectors = leading(M)
+        self.scale = 1.0
+        self.value = self.scale = max(self.of(M), 1e-200)
+
+    def of(self, M: Tensor) -> float:
+        quotients = (self.vectors.conj() * (M @ self.vectors)).sum((1, 2)).real
+        self.value = float(mean(quotients, self.weights)) / self.scale
+        return self.value
+
+    def cotangent(self, total: Tensor) -> Cotangent:
+        """Return the derivative given ``total`` = df/d(log s), ``[1]``."""
+        return Cotangent(self.vectors, total / (self.value * self.scale))
+
+
+class _OfActivation:
+    def __init__(self, trial: Trial, step: Activate, first: Tensor, read: tuple[Tensor, ...]) -> None:
+        self.size, self.first = len(first), first
+        self.rows = None if bool(step.unstable.all()) else step.unstable.nonzero().flatten()
+        M = full(read[0])
+        self.all_rows = M.shape[-1]
+        self.probe = _Probe(self._part(M), trial.weights_of(step.sides))
+
+    def _part(self, M: Tensor) -> Tensor:
+        return M if self.rows is None else M[:, self.rows[:, None], self.rows]
+
+    def multiplier(self, x: Tensor, read: tuple[Tensor, ...]) -> Tensor:
+        self.D = self.first * x.exp() * self.probe.of(self._part(full(read[0])))
+        return self.D
+
+    def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
+        of_x = slope * self.D
+        return of_x, self._whole(self.probe.cotangent(of_x.sum()[None]))
+
+    def _whole(self, part: Cotangent) -> Cotangent:
+        if self.rows is None:
+            return part
+        V = part.vectors
+        return Cotangent(V.new_zeros(len(V), self.all_rows, 1).index_copy(1, self.rows, V), part.weights)
+
+
+class _OfCrop(_OfActivation):
+    def __init__(self, trial: Trial, step: Mask, first: Tensor, read: tuple[Tensor, ...]) -> None:
+        n = len(first)
+        self.size, self.rows, self.n = n * (n + 1) // 2, step.rows, n
+        M = full(read[0])
+        self.all_rows = M.shape[-1]
+        self.probe = _Probe(self._part(M), trial.weights_of(step.sides))
+        self.root = torch.linalg.cholesky(first)
+        self.places = torch.tril_indices(n, n, device=first.device)
+        self.on_diagonal = self.places[0] == self.places[1]
+
+    def multiplier(self, x: Tensor, read: tuple[Tensor, ...]) -> Tensor:
+        self.entries = torch.where(self.on_diagonal, x.exp(), x)
+        T = x.new_zeros(self.n, self.n)
+        T[self.places[0], self.places[1]] = self.entries
+        self.factor = self.root @ T
+        self.D = self.factor @ self.factor.mT * self.probe.of(self._part(full(read[0])))
+        return self.D
+
+    def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
+        of_T = 2 * self.probe.value * (self.root.mT @ slope @ self.factor)
+        of_x = of_T[self.places[0], self.places[1]]
+        of_x = torch.where(self.on_diagonal, of_x * self.entries, of_x)
+        return of_x, self._whole(self.probe.cotangent((slope * self.D).sum()[None]))
+
+
+class _OfJoin:
+    def __init__(self, _trial: Trial, _step: Join, first: Tensor, _read: tuple[Tensor, ...]) -> None:
+        self.size, self.first = 1, first
+
+    def multiplier(self, x: Tensor, _read: tuple[Tensor, ...]) -> Tensor:
+        self.t = self.first * x.exp()
+        return self.t
+
+    def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
+        return slope * self.t, None
+
+
+class _OfStart:
+    def __init__(self, _trial: Trial, step: Start, first: Tensor, _read: tuple[Tensor, ...]) -> None:
+        self.size, self.first, self.pixels = len(first), first, step.pixels
+
+    def multiplier(self, x: Tensor, _read: tuple[Tensor, ...]) -> Tensor:
+        q = self.first * x.exp()
+        self.q = q / (self.pixels * q.sum())
+        return self.q
+
+    def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
+        return self.q * (slope - self.pixels * (slope @ self.q)), None
+
+
+class _OfPool:
+    def __init__(self, trial: Trial, step: Pool, first: Tensor, _read: tuple[Tensor, ...]) -> None:
+        self.size, self.first, self.trial = len(first), first, trial
+        self.sides = trial.plan.steps[step.source].sides
+
+    def multiplier(self, x: Tensor, read: tuple[Tensor, ...]) -> Tensor:
+        M, self.shape = full(read[0]), self.first * x.exp()
+        root = self.shape.rsqrt()
+        value, self.position, self.vector = largest(root[:, None] * M * root)
+        self.weight = self.trial.weights_of(self.sides)[self.position] if len(M) > 1 else 1.0
+        self.frequencies = len(M)
+        self.delta = self.shape * value * SLACK
+        for _ in range(LIMIT):
+            if not bool(torch.linalg.cholesky_ex(torch.diag(self.delta).to(M.dtype) - M)[1].any()):
+                break
+            self.delta = self.delta * WIDER
+        return self.delta
+
+    def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
+        total = slope @ self.delta
+        of_x = slope * self.delta - total * self.vector.abs().square()
+        V = self.vector.new_zeros(self.frequencies, self.size, 1)
+        V[self.position, :, 0] = self.vector * self.shape.rsqrt()
+        return of_x, Cotangent(V, total[None] / (self.delta[0] / self.shape[0] * self.weight))
+
+
+_KINDS: Mapping[type, Callable[[Trial, Any, Tensor, tuple[Tensor, ...]], Variable]] = MappingProxyType(
+    {Activate: _OfActivation, Mask: _OfCrop, Join: _OfJoin, Start: _OfStart, Pool: _OfPool}
+)
+
+
+class Coordinates:
+    """All multipliers of a trial as functions of one vector, zero at a given choice of them."""
+
+    def __init__(self, trial: Trial, multipliers: Mapping[int, Tensor]) -> None:
+        self.trial = trial
+        self.variables: dict[int, Variable] = {}
+        made = trial.run(lambda position, read: self._open(position, multipliers[position], read))
+        if not made.feasible:
+            raise ValueError("expected feasible multipliers to start from; take those of `closed_forms`")
+        self.sizes = [variable.size for variable in self.variables.values()]
+
+    def _open(self, position: int, multiplier: Tensor, read: tuple[Tensor, ...]) -> Tensor:
+        step = self.trial.plan.steps[position]
+        first = multiplier.to(self.trial.device, self.trial.dtype)
+        self.variables[position] = _KINDS[type(step)](self.trial, step, first, read)
+        return first
+
+    def zero(self) -> Tensor:
+        """Return the vector of the choice given at first."""
+        return torch.zeros(sum(self.sizes), dtype=self.trial.dtype, device=self.trial.device)
+
+    def run(self, x: Tensor) -> Pass:
+        """Return the forward pass at x."""
+        parts = dict(zip(self.variables, torch.split(x, self.sizes), strict=True))
+        return self.trial.run(lambda position, read: self.variables[position].multiplier(parts[position], read))
+
+    def gradient(self, made: Pass, cotangent: Cotangent) -> Tensor:
+        """Return df/dx for the last pass that was run, given the derivative of f for the last register."""
+        slopes: dict[int, Tensor] = {}
+
+        def also(position: int, slope: Tensor) -> Cotangent | None:
+            slopes[position], more = self.variables[position].slope(slope)
+            return more
+
+        self.trial.derivatives(made, cotangent, also)
+        none = {position: self.zero().new_zeros(v.size) for position, v in self.variables.items()}
+        return torch.cat([(none | slopes)[position] for position in self.variables])
