@@ -1,0 +1,134 @@
+r"""Steps that keep no correlation: the start, max pools, and operations of which only a gain is known.
+
+An operation without a rule is a map of Lipschitz constant c in l2 (the gain of `certify.bounds.rules`), so its output
+has P' = c^2 lmax(P) I. With several inputs u_i of one register, a rule g that is monotone and homogeneous gives
+||dv|| <= g(||du_1||, ...) <= g(1, ...) ||(du_1, ...)||. Where the inputs stand in no register, the value's own gain
+from the network's input is used: in linf sqrt(d) times the l2 gain, since ||d||_2 <= sqrt(d) ||d||_inf.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+
+from certify.bounds.covariance.draft import MOST_ROWS, Draft, stand
+from certify.bounds.covariance.linear import flattened
+from certify.bounds.covariance.maps import Rows, picked
+from certify.bounds.covariance.states import Behind, Flat, Lost, View
+from certify.bounds.covariance.steps import Bounded, Pool, Sides, Start
+from certify.bounds.magnitudes import root_upper
+from certify.bounds.rules import RULES
+from certify.bounds.walk import ask
+from certify.graph import Operation
+from certify.results import Unbounded
+from certify.rounding import mul_up
+
+EXTREMES: Mapping[str, float] = MappingProxyType({"maximum": 1.0, "minimum": 1.0})
+"""Operations whose gain from all inputs together, when none broadcasts, is below that of their rule at (1, 1)."""
+
+
+def begin(draft: Draft) -> None:
+    """Hold the network's input: an image where something reads it as one, else plain rows."""
+    name = draft.facts.graph.input
+    shape, dims = draft.facts.shapes[name], draft.grids.dims[name]
+    sides = draft.grids.sides(name, dims) if dims else ()
+    entries = math.prod(shape)
+    pixels = math.prod(shape[len(shape) - dims :])
+    if sides is None or (not sides and entries > MOST_ROWS):
+        draft.held[name] = Lost()
+        return
+    rows = entries // pixels
+    register = draft.emit(Start(sides, rows, pixels), rows)
+    draft.held[name] = View(register, Rows(torch.arange(rows)), (1,) * dims)
+
+
+def pool(draft: Draft, operation: Operation) -> bool:
+    """Max-pool an image; False when it is not held as one."""
+    held = draft.held[operation.inputs[0]]
+    view = held.view if isinstance(held, Behind) else held
+    sides = draft.grids.sides(operation.name, len(view.strides)) if isinstance(view, View) else None
+    if not isinstance(view, View) or sides is None:
+        return False
+    standing = stand(draft, [view], [operation.name], alone=True)
+    if standing is None:
+        return False
+    rows, slope = standing.rows[0], held.slope if isinstance(held, Behind) else 1.0
+    draft.mark(operation.inputs[0], standing.register, rows)
+    made = draft.emit(Pool(standing.register, sides, _overlap(operation), slope), len(rows))
+    draft.held[operation.name] = View(made, Rows(rows), (1,) * len(sides))
+    draft.mark(operation.name, made, rows)
+    return True
+
+
+def _overlap(operation: Operation) -> int:
+    """Return in how many windows one pixel is, at most: ceil(k / (s / gcd(s, dilation))) per axis."""
+    windows = zip(*(operation.integers(word) for word in ("kernel", "stride", "dilation")), strict=True)
+    return math.prod(math.ceil(k / (s // math.gcd(s, d))) for k, s, d in windows)
+
+
+def bound(draft: Draft, operation: Operation) -> Unbounded | None:
+    """Hold an operation's output by a gain: from its inputs' register, or from the network's input.
+
+    Returns:
+        `Unbounded` if it has no gain either.
+    """
+    rule = ask(RULES, draft.facts, operation)
+    own = draft.gains[operation.name]
+    if isinstance(rule, Unbounded) or isinstance(own, Unbounded):
+        return rule if isinstance(rule, Unbounded) else own if isinstance(own, Unbounded) else None
+    layout = _layout(draft, operation)
+    if layout is None:
+        draft.held[operation.name] = Lost()
+        return None
+    sides, rows = layout
+    source = _source(draft, operation)
+    amounts = [0.0 if name in draft.facts.independent else 1.0 for name in operation.inputs]
+    if source is None:
+        gain = own if draft.norm == "l2" else mul_up(own, root_upper(math.prod(draft.facts.graph.input_shape)))
+    else:
+        gain = _together(draft, operation, rule(*amounts))
+    reason = "only its gain is known" if source is not None else "only its gain from the input is used"
+    draft.fallbacks.append(f"{operation.where}: {reason}")
+    made = draft.emit(Bounded(source, sides, rows, gain), rows)
+    draft.held[operation.name] = View(made, Rows(torch.arange(rows)), (1,) * len(sides))
+    draft.mark(operation.name, made, torch.arange(rows))
+    return None
+
+
+def _together(draft: Draft, operation: Operation, gain: float) -> float:
+    shapes = {draft.facts.shapes[name] for name in (*operation.inputs, operation.name)}
+    return EXTREMES.get(operation.kind, gain) if len(shapes) == 1 else gain
+
+
+def _layout(draft: Draft, operation: Operation) -> tuple[Sides, int] | None:
+    """Return the sides and rows of the register of an operation's output; None when it would be too large."""
+    shape = draft.facts.shapes[operation.name]
+    read = [draft.held[name] for name in draft.varying(operation)]
+    ahead = draft.grids.dims[operation.name]
+    beside = max((len(held.strides) for held in read if isinstance(held, View)), default=0)
+    for dims in (ahead, beside):
+        sides = draft.grids.sides(operation.name, dims) if dims else None
+        if sides is not None:
+            return sides, math.prod(shape[:-dims])
+    return ((), math.prod(shape)) if math.prod(shape) <= MOST_ROWS else None
+
+
+def _source(draft: Draft, operation: Operation) -> int | None:
+    """Return a register that holds the inputs of an operation and nothing else, or None."""
+    held = [draft.held[name] for name in dict.fromkeys(draft.varying(operation))]
+    targets = [one for one in held if isinstance(one, View | Flat)]
+    if len(targets) < len(held) or len({one.register for one in targets}) > 1:
+        return None
+    if len({(type(one), one.strides if isinstance(one, View) else ()) for one in targets}) > 1:
+        targets = [flattened(draft, name) for name in dict.fromkeys(draft.varying(operation))]
+    standing = stand(draft, [_unflattened(one) for one in targets], [operation.name], alone=True)
+    return None if standing is None else standing.register
+
+
+def _unflattened(held: View | Flat) -> View | Flat:
+    """Return the image instead of its pixels in another order: they have the same norm, and it has fewer rows."""
+    pixels = picked(held.map) if isinstance(held, Flat) and held.windows is None else None
+    return held.view if isinstance(held, Flat) and pixels is not None else held

@@ -1,0 +1,91 @@
+r"""From the graph to a plan: the covariance recursion of a network, written down.
+
+Linear operations are views and cost nothing until something that is not linear reads them, so they come first; then one
+operation at a time, in the order of the graph, becomes a step, taking along whatever else is read later. What no rule
+treats goes on by its gain alone. The order of the steps never affects soundness, only which values go along together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from certify.bounds.covariance.combining import join, mask
+from certify.bounds.covariance.draft import Draft, stand
+from certify.bounds.covariance.entrywise import activate, leave_to_pool
+from certify.bounds.covariance.gain_steps import begin, bound, pool
+from certify.bounds.covariance.linear import Obstacle, linear_view
+from certify.bounds.covariance.states import Flat, View
+from certify.bounds.covariance.steps import Linear, Plan
+from certify.bounds.facts import Facts
+from certify.graph import Operation
+from certify.results import Norm, Unbounded
+
+
+def compile_plan(facts: Facts, value: str, norm: Norm, gains: Mapping[str, float | Unbounded]) -> Plan | Unbounded:
+    """Return the plan of a value of a network: steps whose last register bounds how far the value can move.
+
+    Args:
+        facts: The network.
+        value: The name of the value, as a rule the logits.
+        norm: The norm of the input's difference.
+        gains: The l2 gain of every value, in either norm.
+
+    Returns:
+        The plan, or `Unbounded` when the value has no gain either.
+
+    Example:
+        >>> import torch
+        >>> from certify.bounds.facts import collect_facts
+        >>> from certify.graph import Graph
+        >>> ops = (Operation(name="x", kind="input"),
+        ...        Operation(name="h", kind="linear", inputs=("x",), weights={"weight": "V"}),
+        ...        Operation(name="a", kind="relu", inputs=("h",)),
+        ...        Operation(name="y", kind="linear", inputs=("a",), weights={"weight": "W"}))
+        >>> graph = Graph(ops, "y", (2,), {"V": torch.eye(2), "W": torch.ones(1, 2)})
+        >>> plan = compile_plan(collect_facts(graph), "y", "l2", {"x": 1.0, "h": 1.0, "a": 1.0, "y": 2.0})
+        >>> [type(step).__name__ for step in plan.steps]
+        ['Start', 'Linear', 'Activate', 'Linear']
+    """
+    known = gains[value]
+    if isinstance(known, Unbounded):
+        return known
+    draft = Draft(facts.into("l2"), value, norm, gains)
+    begin(draft)
+    while value not in draft.held:
+        stopped = _advance(draft)
+        if stopped is not None:
+            return stopped
+    return _finished(draft)
+
+
+def _advance(draft: Draft) -> Unbounded | None:
+    """Hold the value of one more operation, or prepare it."""
+    ready = draft.waiting()
+    obstacles = []
+    for operation in ready:
+        found = leave_to_pool(draft, operation) or linear_view(draft, operation)
+        if not isinstance(found, Obstacle):
+            draft.held[operation.name] = found
+            return None
+        obstacles.append(found)
+    operation, obstacle = ready[0], obstacles[0]
+    steps = {Obstacle.UNMASKED: mask, Obstacle.APART: join, Obstacle.NO_RULE: _step}
+    return None if steps[obstacle](draft, operation) else bound(draft, operation)
+
+
+def _step(draft: Draft, operation: Operation) -> bool:
+    return pool(draft, operation) if operation.kind == "max_pool" else activate(draft, operation)
+
+
+def _finished(draft: Draft) -> Plan | Unbounded:
+    """Put the value's own rows, and nothing else, into the last register."""
+    held = draft.held.pop(draft.value)
+    standing = stand(draft, [held], [draft.value], alone=True) if isinstance(held, View | Flat) else None
+    if standing is None:
+        return Unbounded("its value has too many entries for one register", draft.where(draft.value))
+    register, rows = standing.register, standing.rows[0]
+    if register != draft.last:
+        keep = Linear(register, draft.sides(register), rows, draft.nothing(register))
+        register = draft.emit(keep, len(rows))
+    draft.mark(draft.value, register, rows)
+    return draft.plan()
