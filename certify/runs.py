@@ -188,7 +188,7 @@ def start_lipschitz(
     if data is not None:
         check_dataset(data, input=model.input, classes=model.classes)
     clock = _Clock()
-    return LipschitzRun(model, data, settings, analyse(model.graph, settings), data_path, clock)
+    return LipschitzRun(model, data, settings, analyse(model.graph, settings, pairs=data is not None), data_path, clock)
 
 
 def lipschitz(

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from certify.bounds.covariance.network import CovarianceBound, covariance_bound
 from certify.bounds.facts import Facts, collect_facts
-from certify.bounds.gains import combine_rules, gain_uppers, linf_from_l2
+from certify.bounds.gains import Gains, combine_rules, gain_uppers, linf_from_l2
+from certify.bounds.limits import VACUOUS_ABOVE, growth_shares
 from certify.bounds.lowers import LOWERS, WORDS
+from certify.bounds.margins import deciding_value
 from certify.bounds.rules import Combine
 from certify.errors import InputError
 from certify.graph import Graph, Operation
 from certify.results import LayerRow, LipschitzSettings, NetworkBound, Norm, Unbounded
 
-PRODUCT = "product"
-VACUOUS_ABOVE = 1e6
+PRODUCT, COVARIANCE = "product", "covariance"
 SCALINGS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
 
 
@@ -26,6 +28,7 @@ class Analysis:
 
     ``layers`` are the rows of the report, ``network`` the bound of the whole. ``facts``, ``rules`` and ``gains`` are
     what certificates are made of: ``rules`` in l2 carry rounding errors, ``gains_l2`` and ``gains`` bound every value.
+    ``covariance`` is what the covariance recursion adds, or why it adds nothing.
     """
 
     layers: tuple[LayerRow, ...]
@@ -34,6 +37,7 @@ class Analysis:
     rules: Mapping[str, Combine | Unbounded]
     gains_l2: Mapping[str, float | Unbounded]
     gains: Mapping[str, float | Unbounded]
+    covariance: CovarianceBound | Unbounded
 
     @property
     def norm(self) -> Norm:
@@ -41,12 +45,13 @@ class Analysis:
         return self.facts.norm
 
 
-def analyse(graph: Graph, settings: LipschitzSettings) -> Analysis:
+def analyse(graph: Graph, settings: LipschitzSettings, *, pairs: bool = False) -> Analysis:
     """Return what is proved about a network: its layers' brackets and its Lipschitz bound.
 
     Args:
         graph: The network, in any floating dtype; its stored weights are converted to float64 exactly.
-        settings: The norm and the method.
+        settings: The norm, the method and the effort.
+        pairs: Whether certificates will be made of it: bounds of class pairs are then searched for too.
 
     Raises:
         InputError: If a tensor is not finite, or the output is not ``[N, classes]``.
@@ -64,14 +69,34 @@ def analyse(graph: Graph, settings: LipschitzSettings) -> Analysis:
         raise InputError(f"expected an output [N, classes], got {['N', *facts.shapes[graph.output][1:]]}")
     rules = combine_rules(facts)
     gains_l2 = gain_uppers(facts, rules)
+    covariance = _covariance(facts, gains_l2, settings, pairs=pairs)
     if settings.norm == "l2":
-        answers, gains = rules, gains_l2
+        answers, product = rules, gains_l2
+        gains_l2 = gains = gain_uppers(facts, rules, _improved(facts, covariance, settings))
     else:
         facts = facts.into("linf")
-        answers = combine_rules(facts)
-        gains = gain_uppers(facts, answers, linf_from_l2(facts, gains_l2))
-    network = _network_bound(gains[graph.output], settings.norm)
-    return Analysis(tuple(_rows(facts, answers)), network, facts, rules, gains_l2, gains)
+        answers, from_l2 = combine_rules(facts), linf_from_l2(facts, gains_l2)
+        product = gain_uppers(facts, answers, from_l2)
+        gains = gain_uppers(facts, answers, {**product, **_improved(facts, covariance, settings)})
+    network = _network_bound(product[graph.output], gains[graph.output], settings.norm)
+    return Analysis(tuple(_rows(facts, answers, gains)), network, facts, rules, gains_l2, gains, covariance)
+
+
+def _covariance(
+    facts: Facts, gains_l2: Gains, settings: LipschitzSettings, *, pairs: bool
+) -> CovarianceBound | Unbounded:
+    if settings.method == "product":
+        return Unbounded("only the product bound was asked for")
+    value = deciding_value(facts, settings.arithmetic)
+    return covariance_bound(facts, value, settings.norm, gains_l2, settings.effort, pairs=pairs)
+
+
+def _improved(facts: Facts, covariance: CovarianceBound | Unbounded, settings: LipschitzSettings) -> Gains:
+    """Return the gains that the covariance recursion proves, in the norm of the settings."""
+    if isinstance(covariance, Unbounded):
+        return {}
+    growth = covariance.growth if settings.norm == "l2" else {}
+    return {**growth, deciding_value(facts, settings.arithmetic): covariance.upper}
 
 
 def sentence(found: Unbounded) -> str:
@@ -79,37 +104,46 @@ def sentence(found: Unbounded) -> str:
     return f"{found.reason} (at {found.module})" if found.module else found.reason
 
 
-def _network_bound(found: float | Unbounded, norm: Norm) -> NetworkBound:
+def _network_bound(product: float | Unbounded, found: float | Unbounded, norm: Norm) -> NetworkBound:
     if isinstance(found, Unbounded):
         return NetworkBound(norm=norm, upper=None, lower=None, method=PRODUCT, proved=True, reason=sentence(found))
     vacuous = f"vacuous: the bound is above {VACUOUS_ABOVE:.0e}"
     reason_or_none = vacuous if found > VACUOUS_ABOVE else UNSET
-    return NetworkBound(norm=norm, upper=found, lower=None, method=PRODUCT, proved=True, reason=reason_or_none)
+    method = PRODUCT if found == product else COVARIANCE
+    return NetworkBound(norm=norm, upper=found, lower=None, method=method, proved=True, reason=reason_or_none)
 
 
-def _rows(facts: Facts, rules: Mapping[str, Combine | Unbounded]) -> Iterator[LayerRow]:
+def _rows(facts: Facts, rules: Mapping[str, Combine | Unbounded], gains: Gains) -> Iterator[LayerRow]:
     """Yield a row per linear operation, per normalisation, and per operation without a bound; then the folds."""
+    shares = growth_shares(facts, gains)
     for operation in facts.graph:
-        rule = rules[operation.name]
+        rule, share = rules[operation.name], shares.get(operation.name, 0.0)
         if isinstance(rule, Unbounded):
             if operation.name not in facts.independent:
-                yield _row(facts, operation, None, None, f"unbounded: {rule.reason}")
+                yield _row(facts, operation, None, None, f"unbounded: {rule.reason}", UNSET)
         elif operation.name in facts.maps:
             bracket = facts.maps[operation.name].bracket(facts.norm)
-            yield _row(facts, operation, bracket.upper, bracket.lower, bracket.method)
+            yield _row(facts, operation, bracket.upper, bracket.lower, bracket.method, share)
         elif operation.kind in LOWERS:
             lower = LOWERS[operation.kind](facts, operation)
-            yield _row(facts, operation, rule(1.0), lower, WORDS[operation.kind])
+            yield _row(facts, operation, rule(1.0), lower, WORDS[operation.kind], share)
         elif operation.kind in SCALINGS:
-            yield _row(facts, operation, rule(1.0), None, "largest scale")
+            yield _row(facts, operation, rule(1.0), None, "largest scale", share)
     for fold in facts.folds:
         name, kind = " + ".join(fold.names), "fold"
         method = f"one map: {fold.map.bracket(facts.norm).method}"
         yield LayerRow(name=name, kind=kind, shape=(), upper=fold.upper(facts.norm), lower=None, method=method)
 
 
-def _row(facts: Facts, operation: Operation, upper: float | None, lower: float | None, method: str) -> LayerRow:
+def _row(
+    facts: Facts,
+    operation: Operation,
+    upper: float | None,
+    lower: float | None,
+    method: str,
+    share: float | UnsetType,
+) -> LayerRow:
     weight = facts.graph.weight(operation, "weight")
     shape = () if weight is None else tuple(weight.shape)
     name = operation.module or operation.name
-    return LayerRow(name=name, kind=operation.kind, shape=shape, upper=upper, lower=lower, method=method)
+    return LayerRow(name=name, kind=operation.kind, shape=shape, upper=upper, lower=lower, method=method, share=share)

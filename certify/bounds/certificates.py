@@ -165,11 +165,14 @@ def _everywhere(case: Case) -> Pair | Unbounded:
     if isinstance(gain := analysis.gains[case.value], Unbounded):
         return gain
     gains = pair_gains_upper(analysis.facts, analysis.gains, analysis.gains_l2, case.value, case.chosen)
+    pairs = None if isinstance(analysis.covariance, Unbounded) else analysis.covariance.pair_uppers
+    if pairs is not None:
+        gains = [min(pair) for pair in zip(gains, pairs[case.chosen].tolist(), strict=True)]
 
     def movement(name: str, radius: float) -> float:
         return _movement_upper(analysis, name, radius)
 
-    return _limiting_pair(case, gains, movement)
+    return _limiting_pair(case, gains, movement, method=analysis.network.method)
 
 
 def _on_a_ball(case: Case) -> Pair | Unbounded:
