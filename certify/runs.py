@@ -19,9 +19,18 @@ from typing import Literal
 
 import msgspec
 import torch
+from msgspec import UNSET
 
 from certify._version import __version__
-from certify.bounds import Analysis, analyse, certify_examples, jacobian_floor, weight_rows
+from certify.bounds import (
+    Analysis,
+    analyse,
+    certify_examples,
+    data_floor,
+    limit_sentence,
+    slope_floor,
+    weight_rows,
+)
 from certify.errors import InputError
 from certify.examples import Dataset
 from certify.loading import Model, WeightsOnly, check_dataset, load, read_data
@@ -40,6 +49,7 @@ from certify.results import (
     SmoothingReport,
     SmoothingSettings,
     Tool,
+    Unbounded,
     seal,
 )
 from certify.smoothing import (
@@ -58,7 +68,6 @@ from certify.smoothing.loop import Events
 from certify.smoothing.votes import DTYPES
 from certify.stats import self_test
 
-FLOOR_EXAMPLES = 16
 STORE_FOLDER = ".certify_cache"
 PROGRAM = "eager, batch norm folded"
 NOT_FALSIFIED = Falsifier(level="off", tried="nothing: no attack was run against these certificates", found=0)
@@ -168,10 +177,25 @@ class LipschitzRun:
         return seal(report)
 
     def _network(self) -> NetworkBound:
-        if self.data is None or not len(self.data):
-            return self.analysis.network
-        floor = jacobian_floor(self.model.graph, self.data.examples[:FLOOR_EXAMPLES], norm=self.settings.norm)
-        return msgspec.structs.replace(self.analysis.network, data_floor=floor)
+        """Return the proved bound with what was found beside it: how steep the network is, how steep it might be."""
+        graph, norm, seed = self.model.graph, self.settings.norm, self.settings.seed
+        examples = () if self.data is None else self.data.examples
+        steepest = data_floor(graph, examples, norm=norm, seed=seed, range=self.model.input.range)
+        slopes = slope_floor(graph, norm=norm, seed=seed)
+        possible = None if isinstance(slopes, Unbounded) else slopes
+        found = self.analysis.network
+        sentence = UNSET if found.upper is None or steepest is None else self._limit(found.upper, steepest, possible)
+        return msgspec.structs.replace(
+            found,
+            data_floor=UNSET if steepest is None else steepest,
+            slope_floor=UNSET if possible is None else possible,
+            limited_by=sentence,
+        )
+
+    def _limit(self, upper: float, steepest: float, possible: float | None) -> str:
+        covariance = self.analysis.covariance
+        obstacles = (covariance.reason,) if isinstance(covariance, Unbounded) else covariance.fallbacks
+        return limit_sentence(upper, data_floor=steepest, slope_floor=possible, obstacles=obstacles)
 
 
 def start_lipschitz(

@@ -102,9 +102,12 @@ def run(
     dataset = None
     if data is not None:
         dataset = read_dataset(data, found, label=label, skip=settings.skip, limit=settings.limit)
-    started = start_lipschitz(found, dataset, settings, data_path="" if data is None else str(data))
     with meter(shown=not (out.quiet or no_progress)) as shown_by:
+        shown_by.update(0, 1, "bounding the network")
+        started = start_lipschitz(found, dataset, settings, data_path="" if data is None else str(data))
         examples = consume_lipschitz(started.examples(), 0 if dataset is None else len(dataset), shown_by)
+        shown_by.update(1, 1, "looking for steep slopes")
+        report = started.report(examples)
     if warning := chance_level_note(examples, len(found.classes)):
         out.note(warning)
-    return started.report(examples)
+    return report

@@ -12,6 +12,9 @@ from certify.report.neutralise import strip_controls
 from certify.report.terminal.header import label_rows
 from certify.results import LayerRow, LipschitzReport, NetworkBound, Report
 
+SEEN = "steepest slope found: the constant is about this or more"
+POSSIBLE = "steepest if slopes were free: no bound from slope ranges alone goes below"
+
 
 def draw_layers(report: Report) -> Table | None:
     """Return one row per operation: lower (rounded down), upper (rounded up), and the method or the reason."""
@@ -22,6 +25,7 @@ def draw_layers(report: Report) -> Table | None:
         table.add_column(title, overflow="fold")
     for title in ("lower", "upper"):
         table.add_column(f"{title} {report.network.norm}", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
     table.add_column("method", overflow="fold")
     for layer in report.layers:
         table.add_row(*_layer_cells(layer))
@@ -36,6 +40,7 @@ def _layer_cells(layer: LayerRow) -> tuple[Text, ...]:
         Text("x".join(map(str, layer.shape))),
         Text("-" if layer.lower is None else lower_figure(layer.lower)),
         Text("unbounded", style="yellow") if layer.upper is None else Text(upper_figure(layer.upper)),
+        Text("" if layer.share is UNSET else f"{layer.share:.0%}", style="dim"),
         Text(strip_controls(layer.method), style="yellow" if unbounded else "dim"),
     )
 
@@ -45,8 +50,9 @@ def draw_network(report: Report) -> Table | Group | None:
     if not isinstance(report, LipschitzReport):
         return None
     network = report.network
-    floors = [*_floor("data", network.data_floor), *_floor("slopes", network.slope_floor)]
-    return Group(_headline(network), label_rows([*_lower(network), *floors]))
+    floors = [*_floor(SEEN, network.data_floor), *_floor(POSSIBLE, network.slope_floor)]
+    limit = [] if network.limited_by is UNSET else [("limited by", strip_controls(network.limited_by))]
+    return Group(_headline(network), label_rows([*_lower(network), *floors, *limit]))
 
 
 def _headline(network: NetworkBound) -> Text:
@@ -66,5 +72,5 @@ def _lower(network: NetworkBound) -> list[tuple[str, str]]:
     return [] if network.lower is None else [("lower", f"{lower_figure(network.lower)}  proved")]
 
 
-def _floor(name: str, value: float | UnsetType) -> list[tuple[str, str]]:
-    return [] if value is UNSET else [("estimate", f"{estimate_figure(value)}  steepest seen on {name}, from below")]
+def _floor(what: str, value: float | UnsetType) -> list[tuple[str, str]]:
+    return [] if value is UNSET else [("estimate", f"{estimate_figure(value)}  {what}")]
