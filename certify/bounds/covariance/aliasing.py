@@ -16,7 +16,6 @@ rows are real. The sum of F stored terms adds F roundings to those of each (see 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 
@@ -33,7 +32,8 @@ from certify.bounds.covariance.domination import (
     total,
 )
 from certify.bounds.covariance.rounded import NOTHING, linear_terms
-from certify.bounds.covariance.steps import Sides, frequency_counts
+from certify.bounds.covariance.spectrum import aliases, frequency_weights
+from certify.bounds.covariance.steps import Sides
 from certify.rounding import gamma_up
 
 CHUNK_NUMBERS = 2**20  # of one matrix batch worked on at once; about ten such batches are alive together
@@ -67,7 +67,8 @@ def fold_upper(P: Tensor, sides: Sides, strides: tuple[int, ...]) -> Tensor:
         >>> fold_upper(P, (4,), (2,)).real.flatten().round().tolist()
         [4.0, 4.0]
     """
-    places, mirrored = aliases(sides, strides)
+    coarse = tuple(side // stride for side, stride in zip(sides, strides, strict=True))
+    places, mirrored = aliases(coarse, strides)
     M = P.new_empty(places.shape[1], *P.shape[1:])
     for chunk in chunks(len(M), P[0].numel() * 2):
         M[chunk] = _mean_upper(P, places[:, chunk], mirrored[:, chunk])
@@ -92,36 +93,6 @@ def mean_terms(absolute: Tensor, count: int) -> Tensor:
     return SLACK * gamma_up(count) * dominating(absolute) + dominating(torch.zeros_like(absolute[:1]))
 
 
-def aliases(sides: Sides, strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return which stored blocks are averaged into each coarse one, and whether conjugated: ``[S, F']`` both.
-
-    Example:
-        >>> aliases((6,), (2,))
-        (tensor([[0, 1],
-                [3, 2]]), tensor([[False, False],
-                [False,  True]]))
-    """
-    coarse = tuple(side // stride for side, stride in zip(sides, strides, strict=True))
-    counts = frequency_counts(sides)
-    axes = torch.meshgrid(*(torch.arange(count) for count in frequency_counts(coarse)), indexing="ij")
-    first = [axis.flatten() for axis in axes]
-    places, mirrored = [], []
-    for shift in itertools.product(*(range(stride) for stride in strides)):
-        w = [axis + k * side for axis, k, side in zip(first, shift, coarse, strict=True)]
-        mirror = w[-1] >= counts[-1]
-        w = [torch.where(mirror, (-axis) % side, axis) for axis, side in zip(w, sides, strict=True)]
-        places.append(_numbered(w, counts))
-        mirrored.append(mirror)
-    return torch.stack(places), torch.stack(mirrored)
-
-
-def _numbered(index: list[Tensor], counts: tuple[int, ...]) -> Tensor:
-    number = torch.zeros_like(index[0])
-    for axis, count in zip(index, counts, strict=True):
-        number = number * count + axis
-    return number
-
-
 def multiplicities(sides: Sides) -> Tensor:
     """Return how often each stored block counts in a sum over all frequencies: 2 where its mirror is not stored.
 
@@ -129,9 +100,7 @@ def multiplicities(sides: Sides) -> Tensor:
         >>> multiplicities((4,)).tolist(), multiplicities((5,)).tolist()
         ([1.0, 2.0, 1.0], [1.0, 2.0, 2.0])
     """
-    counts, last = frequency_counts(sides), sides[-1]
-    once = torch.tensor([m == 0 or 2 * m == last for m in range(counts[-1])])
-    return torch.where(once, 1.0, 2.0).double().repeat(math.prod(counts[:-1]))
+    return (frequency_weights(sides) * math.prod(sides)).round()
 
 
 def flatten_upper(P: Tensor, A: Tensor, error: Tensor | None, sides: Sides) -> Tensor:

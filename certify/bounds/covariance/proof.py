@@ -190,7 +190,7 @@ def _linear(site: Site, step: Linear) -> Tensor | None:
     M = P.new_empty(len(P), rows, rows)
     for chunk in chunks(len(P), max(P[0].numel(), rows * rows)):
         error = None if step.error is None else part_of(step.error, chunk)
-        M[chunk] = linear_upper(P[chunk], part_of(step.matrix, chunk), error, step.keep)
+        M[chunk] = linear_upper(P[chunk], part_of(step.matrix, chunk).to(P.dtype), error, step.keep)
     return M
 
 

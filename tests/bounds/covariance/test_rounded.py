@@ -133,7 +133,7 @@ def test_barely_feasible_multipliers_are_usually_proved():
 
 @pytest.mark.parametrize("seed", range(60))
 def test_activation_dominates_every_choice_of_slopes(seed):
-    M, lower, upper, rows, D = cases(seed, seed % 2 == 1)
+    M, lower, upper, _, D = cases(seed, seed % 2 == 1)
     P = activate_upper(M[None], lower, upper, D)
     g = generator_of(seed)
     for _ in range(6 if P is not None else 0):
