@@ -52,6 +52,7 @@ class Activation:
         return smooth.smooth_of(self.kind, self.attributes) if found is None else found
 
 
+SELECTING = frozenset({"identity", "relu", "abs", "clamp"})  # kinds that return an input, its opposite or a constant
 IDENTITY = Activation("identity")
 RELU = Activation("relu")
 
@@ -69,6 +70,24 @@ def evaluate(activation: Activation, z: Tensor) -> Tensor:
         return torch.where(z > 0.0, z, z * activation.slopes.to(z.dtype))
     value: Tensor = KERNELS[activation.kind](z, **activation.attributes)
     return value
+
+
+def evaluation_error(activation: Activation, z: Tensor, h: Tensor) -> Tensor:
+    """Return at least what float64 h = `evaluate` (z) is off by, on the same z, entry by entry.
+
+    Piecewise linear kinds: fewer than four roundings of numbers up to |z| + |h| + the knots. Others: what `smooth`
+    takes a computed value to be off by; softplus also jumps, by at most exp(-threshold) / beta.
+    """
+    if activation.kind in SELECTING:
+        return torch.zeros_like(h)
+    form = activation.form
+    if isinstance(form, Pieces):
+        return 4.0 * torch.finfo(h.dtype).eps * (form.size(z) + h.abs())
+    jump = 0.0
+    if activation.kind == "softplus":
+        beta, threshold = (float(str(activation.attributes[name])) for name in ("beta", "threshold"))
+        jump = 1.01 * math.exp(-threshold) / beta
+    return smooth.value_slack(form, z) + jump
 
 
 def local_slopes(activation: Activation, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,6 +122,8 @@ def centred_slopes(
     """
     if activation.kind == RELU.kind:
         return _relu_centred(low, high, lower, upper)
+    if activation.kind == IDENTITY.kind:
+        return torch.ones_like(lower), torch.ones_like(lower)
     form = activation.form
     if isinstance(form, Pieces):
         return piecewise.centred(form, low, high, lower, upper)

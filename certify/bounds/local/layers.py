@@ -9,12 +9,13 @@ What is exact. The network's own weights and biases W*, b* are real numbers; the
     |W* - W| <= error |W| entrywise,        |b* - b| <= bias_error entrywise,
 
 with ``error = 0`` and ``bias_error = 0`` unless a batch norm or a normalisation was folded in or a constant added.
+Entries of W are 0 or between 2^-500 and 2^500 in size, so that no square of one under- or overflows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -31,6 +32,10 @@ from certify.bounds.local.activations import (
 )
 from certify.bounds.local.piecewise import Lines
 from certify.bounds.local.windows import Window
+from certify.bounds.magnitudes import nextafter_up
+from certify.norms import enclose, enclose_conv, enclose_conv_l1, enclose_conv_linf, enclose_l1, enclose_linf
+from certify.results import Bracket, Norm
+from certify.rounding import add_up, gamma_up, mul_up, sqrt_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +117,57 @@ class Layer:
         if self.window is None:
             return rows @ self.weight(rows.dtype)
         return self.window.backward(rows.reshape(-1, self.rows)).reshape(*rows.shape[:-1], self.columns)
+
+    def magnitude(self, h: Tensor) -> Tensor:
+        """Return |W| h for non-negative float64 vectors h ``[..., n]``; ``[..., m]``, with the rounding of its sums."""
+        if self._absolute.window is not None:
+            return self._absolute.window.forward(h.reshape(-1, self.columns)).reshape(*h.shape[:-1], self.rows)
+        return h @ self._absolute.matrix.mT
+
+    @cached_property
+    def _absolute(self) -> Layer:
+        window = None if self.window is None else replace(self.window, weight=self.window.weight.abs())
+        return replace(self, window=window, dense=None if self.dense is None else self.dense.abs())
+
+    @property
+    def terms(self) -> int:
+        """At least the number of terms of an inner product of a column of W, or of a row."""
+        if self.window is None:
+            return max(self.rows, self.columns)
+        return self.window.weight.numel() // min(self.window.weight.shape[:2])
+
+    def row_norms(self, norm: Norm) -> Tensor:
+        """Return at least the dual norm of every row of the real W* (l2 for l2, l1 for linf), float64 ``[m]``."""
+        if self.window is None:
+            sums = (self.matrix.square() if norm == "l2" else self.matrix.abs()).sum(1)
+        else:
+            sizes = self.window.weight.square() if norm == "l2" else self.window.weight.abs()
+            inside = (self.window.positions >= 0).to(torch.float64)
+            blocks = sizes.sum(1).flatten(1)
+            sums = (blocks @ inside.mT).flatten()
+        grown = 1.0 + 4.0 * (gamma_up(self.columns + 8.0) + self.error)
+        above = nextafter_up((sums.sqrt() if norm == "l2" else sums) * grown)
+        return torch.where(sums > 0.0, above, 0.0)
+
+    @cached_property
+    def gain(self) -> float:
+        """At least the l2 norm of the real W*: that of W, and ``error`` times sqrt(||W||_1 ||W||_inf)."""
+        rounded = sqrt_up(mul_up(self._enclosed("l1").upper, self._enclosed("linf").upper))
+        return add_up(self._enclosed("l2").upper, mul_up(self.error, rounded))
+
+    def _enclosed(self, norm: str) -> Bracket:
+        if self.window is None:
+            return {"l2": enclose, "l1": enclose_l1, "linf": enclose_linf}[norm](self.matrix)
+        window = self.window
+        rule = {"l2": enclose_conv, "l1": enclose_conv_l1, "linf": enclose_conv_linf}[norm]
+        return rule(
+            window.weight,
+            window.sizes,
+            stride=window.stride,
+            padding=window.padding,
+            dilation=window.dilation,
+            groups=window.groups,
+        )
 
     def activate(self, z: Tensor) -> Tensor:
         """Return h = phi(z) for z ``[..., m]``."""
