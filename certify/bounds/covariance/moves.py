@@ -1,23 +1,18 @@
 r"""One step of a plan in plain floating point, forward, and backward for the derivative of a scalar.
 
-Forward, a move turns the registers it reads into the register of its step. Backward, it turns the derivative of a
-scalar f with respect to its own register into the derivatives with respect to those it read and to its multiplier.
-
-*Cotangents.* The scalars to minimise are functions of few rows: f depends on the output register alone, and its
-derivative there, G, has a rank of at most the number of classes. It is kept as G = V diag(s) V^H with V ``[F, n, r]``
-and s ``[r]`` real, one G per frequency, in the convention
-
-    df = mean over all frequencies (both halves of the spectrum) of  Re tr( G(w) dP(w) ).
-
-Every step maps such a G to another of the same rank: G_source = (A V) diag(s) (A V)^H, where A is W^H for P' = W P W^H,
-and for an activation, with T = K^{-1} M_U: B,
+Forward, a move turns the registers it reads into the register of its step. Backward, it turns the derivative G of a
+scalar f with respect to its own register (`cotangents`) into those with respect to what it read and to its multiplier.
+A product P' = W P W^H gives W^H G W. For an activation, with T = K^{-1} M_U: B and A = B + E_U T,
 
     P = B (M + M_:U K^{-1} M_U:) B + C D C,  K = D - M_UU:
-    dM contributes through (B + E_U T) V,    df/dD_j = mean( C_j^2 |V_j|^2 - |(T V)_j|^2 ) summed with the weights s,
+    df = tr( A G A^H dM ),     df/dD_j = mean over frequencies of C_j^2 G_jj - (T G T^H)_jj,
 
-because d(K^{-1}) = -K^{-1} (dD - dM_UU) K^{-1}. So a derivative costs r / n of a forward pass: no product of matrices
-of full size, and nothing but the inverse of K needs to be kept. (With f = c^T P c this is the envelope theorem: T V = w
-is the maximiser of the S-procedure, and w_j^2 = C_j^2 v_j^2 is stationarity.)
+because d(K^{-1}) = -K^{-1} (dD - dM_UU) K^{-1}. Nothing but the inverse of K needs to be kept. (For f = c^T P c this is
+the envelope theorem: T c = w is the maximiser of the S-procedure, and w_j^2 = C_j^2 c_j^2 is stationarity.)
+
+*Barriers.* At a good choice some K are nearly singular, and f has a kink there. -log det(D^{-1/2} K D^{-1/2}), averaged
+over frequencies, is smooth, scale-free and infinite where K is singular; its derivatives are K^{-1} for M and
+D^{-1} - K^{-1} for D.
 
 *Diagonal registers* are kept as vectors, ``[1, n]`` instead of ``[1, n, n]``, and registers that are equal at all
 frequencies with a first axis of 1, until something needs more.
@@ -27,24 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from certify.bounds.covariance.cotangents import Cotangent, Factors, Product, Whole
 from certify.bounds.covariance.spectrum import largest, mean, take
-
-
-class Cotangent(NamedTuple):
-    """G = V diag(s) V^H: ``vectors`` V ``[F or 1, n, r]``, ``weights`` s ``[r]``."""
-
-    vectors: Tensor
-    weights: Tensor
-
 
 Saved: TypeAlias = tuple[Tensor, ...]
 Made: TypeAlias = tuple[Tensor, Saved]
-Derivatives: TypeAlias = tuple[tuple["Cotangent | None", ...], "Tensor | None"]
+Derivatives: TypeAlias = tuple[tuple[Cotangent | None, ...], Tensor | None]
 
 
 class Move(Protocol):
@@ -60,11 +48,6 @@ class Move(Protocol):
 def full(register: Tensor) -> Tensor:
     """Return a register as matrices where it may be kept as the vector of its diagonal."""
     return torch.diag_embed(register) if register.ndim == 2 else register
-
-
-def _squares(cotangent: Cotangent, weights: Tensor) -> Tensor:
-    """Return the mean over frequencies of diag(G): ``[n]``."""
-    return mean(cotangent.vectors.abs().square() @ cotangent.weights, weights)
 
 
 def _times(multiplier: Tensor, matrices: Tensor) -> Tensor:
@@ -97,7 +80,7 @@ class Starting:
 
     def backward(self, _saved: Saved, cotangent: Cotangent, multiplier: Tensor | None) -> Derivatives:
         """Return the slope -mean(G_jj) / q_j^2."""
-        return (), None if multiplier is None else -_squares(cotangent, self.weights) / multiplier**2
+        return (), None if multiplier is None else -mean(cotangent.diagonal(), self.weights) / multiplier**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,14 +117,18 @@ class Linking:
 
     def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
         """Return W^H V."""
-        V, kept = cotangent.vectors, len(self.keep)
-        below = self.matrix.mH @ V[:, kept:]
-        if not kept and self.used is None:
-            return (Cotangent(below, cotangent.weights),), None
-        whole = below.new_zeros(below.shape[0], self.rows, below.shape[2])
-        whole = below if self.used is None else whole.index_copy(1, self.used, below)
-        above = V[:, :kept].to(whole.dtype).expand(len(whole), -1, -1)
-        return (Cotangent(whole.index_add(1, self.keep, above), cotangent.weights),), None
+        return (cotangent.pulled(self._pull)[0],), None
+
+    def _pull(self, V: Tensor) -> Tensor:
+        kept = len(self.keep)
+        below = self.matrix.mH @ V[:, kept:].to(self.matrix.dtype)
+        if self.used is not None:
+            whole = below.new_zeros(below.shape[0], self.rows, below.shape[2])
+            below = whole.index_copy(1, self.used, below)
+        if not kept:
+            return below
+        above = V[:, :kept].to(below.dtype).expand(len(below), -1, -1)
+        return below.index_add(1, self.keep, above)
 
 
 def _blocks(first: Tensor, cross: Tensor, second: Tensor) -> Tensor:
@@ -172,8 +159,10 @@ class Folding:
 
     def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
         """Return, at every fine frequency, the block it was folded onto."""
+        if isinstance(cotangent, Whole):
+            return (Whole(take(cotangent.matrix, self.back_index, self.back_conjugate)),), None
         V = take(cotangent.vectors, self.back_index, self.back_conjugate)
-        return (Cotangent(V, cotangent.weights),), None
+        return (Factors(V, cotangent.weights),), None
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,10 +194,10 @@ class Bracketing:
         return self._of_some(M, multiplier, self.unstable, self.exact)
 
     def _of_all(self, M: Tensor, D: Tensor) -> Made | None:
-        inverse = _inverse(D, M)
-        if inverse is None:
+        inverted = _inverse(D, M)
+        if inverted is None:
             return None
-        return self._unstable_block(inverse, D, self.middle), (inverse,)
+        return self._unstable_block(inverted[0], D, self.middle), inverted
 
     def _unstable_block(self, inverse: Tensor, D: Tensor, B: Tensor) -> Tensor:
         if D.ndim == 1:
@@ -218,47 +207,82 @@ class Bracketing:
         return middle * _times(D, _times(D, inverse).mH) + D * (half - middle)
 
     def _of_some(self, M: Tensor, D: Tensor, U: Tensor, S: Tensor) -> Made | None:
-        inverse = _inverse(D, M[:, U[:, None], U])
-        if inverse is None:
+        inverted = _inverse(D, M[:, U[:, None], U])
+        if inverted is None:
             return None
+        inverse = inverted[0]
         across = M[:, U[:, None], S]
         R = inverse @ across
         B_U, B_S = self.middle[U], self.middle[S]
         exact = B_S[:, None] * (M[:, S[:, None], S] + across.mH @ R) * B_S
         P = _blocks(exact, B_U[:, None] * _times(D, R) * B_S, self._unstable_block(inverse, D, B_U))
-        return (P if self.order is None else P[:, self.order][:, :, self.order]), (inverse, across)
+        return (P if self.order is None else P[:, self.order][:, :, self.order]), (*inverted, across)
 
     def backward(self, saved: Saved, cotangent: Cotangent, multiplier: Tensor | None) -> Derivatives:
         """Return (B + E_U T) V and, for D, what stands in the module's docstring."""
-        V, weights = cotangent
-        scaled = self.middle[:, None] * V
         if multiplier is None:
-            return (Cotangent(scaled, weights),), None
+            return (cotangent.pulled(lambda V: self.middle[:, None] * V)[0],), None
+        source, product = cotangent.pulled(lambda V: self._pull(saved, V, multiplier))
+        slope = self._diagonal_slope if multiplier.ndim == 1 else self._matrix_slope
+        return (source,), slope(cotangent, source, product)
+
+    def _pull(self, saved: Saved, V: Tensor, D: Tensor) -> Tensor:
+        """Return A V; with K = D - M_UU, its rows in U are K^{-1} (D B V_U + M_US B V_S)."""
+        scaled = self.middle[:, None] * V
         U = self.unstable
-        of_unstable = scaled if U is None else scaled[:, U]
-        reached = _times(multiplier, of_unstable)
-        if len(saved) == 2:
-            reached = reached + saved[1] @ scaled[:, self.exact]
+        reached = _times(D, scaled if U is None else scaled[:, U])
+        if len(saved) == 3:
+            reached = reached + saved[2] @ scaled[:, self.exact]
         reached = saved[0] @ reached
-        moved = reached - of_unstable
-        held = self.half[:, None] * (V if U is None else V[:, U])
-        source = reached if U is None else _placed(scaled, U, reached)
-        return (Cotangent(source, weights),), self._slope(held, moved, weights, multiplier.ndim)
+        if U is None:
+            return reached
+        base = scaled.expand(max(len(scaled), len(reached)), -1, -1).to(reached.dtype)
+        return base.index_copy(1, U, reached)
 
-    def _slope(self, held: Tensor, moved: Tensor, signs: Tensor, dimensions: int) -> Tensor:
-        if dimensions == 1:
-            return mean((held.abs().square() - moved.abs().square()) @ signs, self.weights)
-        return mean(((held * signs) @ held.mH - (moved * signs) @ moved.mH).real, self.weights)
+    def _diagonal_slope(self, G: Cotangent, source: Cotangent, product: Product) -> Tensor:
+        """Return the diagonal of C G C - T G T^H, where T = A - B: T G T^H = A G A^H - A G B - B G A^H + B G B."""
+        at, reached, crossed = (mean(one.diagonal(), self.weights) for one in (G, source, product))
+        of_all = reached - 2 * crossed * self.middle + self.middle**2 * at
+        if self.unstable is None:
+            return self.half**2 * at - of_all
+        return self.half**2 * at[self.unstable] - of_all[self.unstable]
+
+    def _matrix_slope(self, G: Cotangent, source: Cotangent, product: Product) -> Tensor:
+        rows = torch.arange(len(self.middle)) if self.unstable is None else self.unstable
+        at, reached = (mean(one.whole()[:, rows[:, None], rows].real, self.weights) for one in (G, source))
+        crossed = mean(product.block(rows).real, self.weights) * self.middle[rows]
+        outer = torch.outer(self.half, self.half) - torch.outer(self.middle[rows], self.middle[rows])
+        return outer * at - reached + crossed + crossed.mT
+
+    def barrier(self, saved: Saved, D: Tensor) -> float:
+        """Return -log det(D^{-1/2} K D^{-1/2}), averaged over frequencies."""
+        entries = D if D.ndim == 1 else torch.linalg.cholesky(D).diagonal() ** 2
+        return float(entries.log().sum() - mean(saved[1], self.weights))
+
+    def barrier_slopes(self, saved: Saved, D: Tensor) -> tuple[Whole, Tensor]:
+        """Return the derivatives of the barrier for M and for D."""
+        inverse = saved[0]
+        if D.ndim == 1:
+            slope = 1 / D - mean(inverse.diagonal(dim1=1, dim2=2).real, self.weights)
+        else:
+            slope = torch.cholesky_inverse(torch.linalg.cholesky(D)) - mean(inverse.real, self.weights)
+        return Whole(self._placed(inverse)), slope
+
+    def _placed(self, block: Tensor) -> Tensor:
+        """Return the block of the rows U inside zeros."""
+        if self.unstable is None:
+            return block
+        n, U = len(self.middle), self.unstable
+        rows = block.new_zeros(len(block), n, len(U)).index_copy(1, U, block)
+        return block.new_zeros(len(block), n, n).index_copy(2, U, rows)
 
 
-def _placed(base: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    return base.expand(max(len(base), len(values)), -1, -1).to(values.dtype).index_copy(1, rows, values)
-
-
-def _inverse(D: Tensor, M: Tensor) -> Tensor | None:
-    """Return (D - M)^{-1} for a batch of M, or None where D - M is not positive definite."""
+def _inverse(D: Tensor, M: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return (D - M)^{-1} and log det(D - M) for a batch of M, or None where D - M is not positive definite."""
     factor, failed = torch.linalg.cholesky_ex(_embed(D, M.dtype) - M)
-    return None if bool(failed.any()) else torch.cholesky_inverse(factor)
+    if bool(failed.any()):
+        return None
+    return torch.cholesky_inverse(factor), 2 * factor.diagonal(dim1=1, dim2=2).real.log().sum(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +301,7 @@ class Pooling:
 
     def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
         """Return the slope of delta; M itself plays no part beyond feasibility."""
-        return (None,), self.factor * _squares(cotangent, self.weights)
+        return (None,), self.factor * mean(cotangent.diagonal(), self.weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +321,7 @@ class Flattening:
 
     def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
         """Return A^H V."""
-        return (Cotangent(self.matrix.mH @ cotangent.vectors.to(self.matrix.dtype), cotangent.weights),), None
+        return (cotangent.pulled(lambda V: self.matrix.mH @ V.to(self.matrix.dtype))[0],), None
 
 
 def _rows(A: Tensor) -> Tensor:
@@ -329,10 +353,10 @@ class Bounding:
         if not saved or self.source_weights is None:
             return (), None
         vector, position = saved
-        slope = self.gain**2 * _squares(cotangent, self.weights).sum()
+        slope = self.gain**2 * mean(cotangent.diagonal(), self.weights).sum()
         V = vector.new_zeros(len(self.source_weights), *vector.shape[1:])
         V[position] = vector[0]
-        return (Cotangent(V, slope[None] / self.source_weights[position]),), None
+        return (Factors(V, slope[None] / self.source_weights[position]),), None
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,11 +377,15 @@ class Joining:
         """Return the two parts and the slope of t."""
         if multiplier is None:
             return (None, None), None
-        (first, second), (V, s), t = saved, cotangent, multiplier
-        top, below = V[:, : first.shape[1]], V[:, first.shape[1] :]
-        slope = self._trace(top, first, s) - self._trace(below, second, s) / t**2
-        return (Cotangent(top, s * (1 + t)), Cotangent(below, s * (1 + 1 / t))), slope
+        (first, second), t, rows = saved, multiplier, saved[0].shape[1]
+        above, below = cotangent.part(0, rows), cotangent.part(rows, rows + second.shape[1])
+        slope = self._trace(above, first) - self._trace(below, second) / t**2
+        return (above.scaled(1 + t), below.scaled(1 + 1 / t)), slope
 
-    def _trace(self, V: Tensor, P: Tensor, signs: Tensor) -> Tensor:
+    def _trace(self, G: Cotangent, P: Tensor) -> Tensor:
         """Return the mean over frequencies of tr(G P), ``[1]``."""
-        return mean(((V.conj() * (P.to(V.dtype) @ V)).real.sum(1) @ signs)[:, None], self.weights)
+        if isinstance(G, Whole):
+            traces = (G.matrix.conj() * P).real.sum((1, 2))
+        else:
+            traces = (G.vectors.conj() * (P.to(G.vectors.dtype) @ G.vectors)).real.sum(1) @ G.weights
+        return mean(traces[:, None], self.weights)

@@ -9,16 +9,15 @@ a slow and on a fast machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from certify.bounds.covariance.cotangents import Cotangent
 from certify.bounds.covariance.descent import minimise
-from certify.bounds.covariance.moves import Cotangent
-from certify.bounds.covariance.objectives import Objective, diagonal, pairs, row, schatten
+from certify.bounds.covariance.objectives import Objective, pairs, row, soft_diagonal, soft_norm
 from certify.bounds.covariance.starts import SHAPES, start
 from certify.bounds.covariance.steps import Multipliers, Plan
 from certify.bounds.covariance.trial import Trial, rows
@@ -29,8 +28,7 @@ Effort: TypeAlias = Literal["fast", "default", "max"]
 WORK = {"default": 2.0e11, "max": 1.0e12}  # floating-point operations, roughly
 FEWEST = {"default": 30, "max": 80}
 MOST = {"default": 160, "max": 800}
-POWERS = (10.0, 40.0, 160.0)
-SHARES = (0.5, 0.3, 0.2)
+STAGES = ((1e-2, 0.4), (1e-3, 0.3), (1e-4, 0.3))  # mu of the barriers, share of the evaluations
 
 
 @dataclass
@@ -71,40 +69,36 @@ def optimise(plan: Plan, effort: Effort = "default", objective: Objective = "nor
 
 
 def _search(trial: Trial, goal: Goal, best: _Best, count: int) -> None:
-    for power, share in zip(goal.powers, goal.shares, strict=True):
-        if best.multipliers is None:
-            return
-        coordinates = Coordinates(trial, best.multipliers)
+    if best.multipliers is None:
+        return
+    coordinates = Coordinates(trial, best.multipliers)
+    x = coordinates.zero()
+    for mu, share in STAGES:
 
-        def function(
-            x: Tensor, power: float = power, coordinates: Coordinates = coordinates
-        ) -> tuple[float, Tensor] | None:
+        def function(x: Tensor, mu: float = mu) -> tuple[float, Tensor] | None:
             made = coordinates.run(x)
             if not made.feasible:
                 return None
             best.offer(goal.bound(made.output), made.multipliers)
-            value, cotangent = goal.smooth(made.output, power)
-            return value, coordinates.gradient(made, cotangent)
+            value, cotangent = goal.smooth(made.output, mu)
+            return value + mu * trial.barrier(made), coordinates.gradient(made, cotangent, mu)
 
-        minimise(function, coordinates.zero(), evaluations=math.ceil(share * count))
+        x = minimise(function, x, evaluations=math.ceil(share * count), tolerance=mu / 100)
 
 
 class Goal:
-    """What is minimised: `bound` itself and `smooth` functions that approach it as their power grows."""
+    """What is minimised: `bound` itself and `smooth` functions that approach it as mu falls."""
 
     def __init__(self, objective: Objective, plan: Plan, weights: Tensor) -> None:
         self.objective, self.norm, self.weights = objective, plan.norm, weights
         self.classes = rows(plan, len(plan.steps) - 1)
-        several = objective == "norm" and (self.classes > 1 or len(weights) > 1)
-        self.powers: Sequence[float] = POWERS if several else (1.0,)
-        self.shares: Sequence[float] = SHARES if several else (1.0,)
 
-    def smooth(self, M: Tensor, power: float) -> tuple[float, Cotangent]:
-        """Return the value and the derivative of the smooth function of one power."""
+    def smooth(self, M: Tensor, mu: float) -> tuple[float, Cotangent]:
+        """Return the value and the derivative of the smooth function for one mu."""
         if self.objective == "norm":
-            return (schatten if self.norm == "l2" else diagonal)(M, self.weights, power)
+            return (soft_norm if self.norm == "l2" else soft_diagonal)(M, self.weights, mu)
         if self.objective == "pairs":
-            return pairs(M, self.weights)
+            return pairs(M)
         return row(M, self._direction(M))
 
     def bound(self, M: Tensor) -> float:

@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from certify.bounds.covariance.cotangents import Cotangent, add
 from certify.bounds.covariance.moves import (
     Bounding,
     Bracketing,
-    Cotangent,
     Flattening,
     Folding,
     Joining,
@@ -190,12 +190,24 @@ class Trial:
                 made.registers[source] = None
         return True
 
-    def derivatives(self, made: Pass, cotangent: Cotangent, also: Also | None = None) -> dict[int, Tensor]:
+    def barrier(self, made: Pass) -> float:
+        """Return the sum of the barriers of all brackets (see `moves`) of a feasible pass."""
+        total = 0.0
+        for position, multiplier in made.multipliers.items():
+            move, saved = self.moves[position], made.saved[position]
+            if isinstance(move, Bracketing) and saved is not None:
+                total += move.barrier(saved, multiplier)
+        return total
+
+    def derivatives(
+        self, made: Pass, cotangent: Cotangent, *, barrier: float = 0.0, also: Also | None = None
+    ) -> dict[int, Tensor]:
         """Return the derivative of f for every multiplier of a pass, given that for the last register.
 
         Args:
             made: The pass.
             cotangent: The derivative for the last register.
+            barrier: What f holds of the sum of all barriers besides, as a factor.
             also: Where multipliers were themselves chosen as functions of a register: given the position and the
                 derivative for its multiplier, what that adds to the derivative for the (one) register it reads.
         """
@@ -205,24 +217,20 @@ class Trial:
             at, saved = pending.pop(position, None), made.saved[position]
             if at is None or saved is None:
                 continue
-            multiplier = made.multipliers.get(position)
-            reached, slope = self.moves[position].backward(saved, at, multiplier)
+            multiplier, move = made.multipliers.get(position), self.moves[position]
+            reached, slope = move.backward(saved, at, multiplier)
+            more: list[Cotangent | None] = []
+            if barrier and slope is not None and multiplier is not None and isinstance(move, Bracketing):
+                wall, own = move.barrier_slopes(saved, multiplier)
+                more, slope = [wall.scaled(barrier)], slope + barrier * own
             if slope is not None:
                 slopes[position] = slope
-            more = None if also is None or slope is None else also(position, slope)
+                more = [*more, also(position, slope) if also else None]
             for source, one in zip(self.sources[position], reached, strict=True):
-                for part in (one, more):
+                for part in (one, *more):
                     if part is not None:
-                        pending[source] = _added(pending.get(source), part)
+                        pending[source] = add(pending.get(source), part)
         return slopes
-
-
-def _added(first: Cotangent | None, second: Cotangent) -> Cotangent:
-    if first is None:
-        return second
-    count = max(len(first.vectors), len(second.vectors))
-    vectors = [one.vectors.expand(count, -1, -1) for one in (first, second)]
-    return Cotangent(torch.cat(vectors, 2), torch.cat((first.weights, second.weights)))
 
 
 def rows(plan: Plan, position: int) -> int:

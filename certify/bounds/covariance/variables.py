@@ -22,7 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from certify.bounds.covariance.moves import Cotangent, full
+from certify.bounds.covariance.cotangents import Cotangent, Factors
+from certify.bounds.covariance.moves import full
 from certify.bounds.covariance.spectrum import largest, leading, mean
 from certify.bounds.covariance.starts import SLACK, WIDER
 from certify.bounds.covariance.steps import Activate, Join, Mask, Pool, Start
@@ -57,9 +58,9 @@ class _Probe:
         self.value = float(mean(quotients, self.weights)) / self.scale
         return self.value
 
-    def cotangent(self, total: Tensor) -> Cotangent:
+    def cotangent(self, total: Tensor) -> Factors:
         """Return the derivative given ``total`` = df/d(log s), ``[1]``."""
-        return Cotangent(self.vectors, total / (self.value * self.scale))
+        return Factors(self.vectors, total / (self.value * self.scale))
 
 
 class _OfActivation:
@@ -81,11 +82,11 @@ class _OfActivation:
         of_x = slope * self.D
         return of_x, self._whole(self.probe.cotangent(of_x.sum()[None]))
 
-    def _whole(self, part: Cotangent) -> Cotangent:
+    def _whole(self, part: Factors) -> Factors:
         if self.rows is None:
             return part
         V = part.vectors
-        return Cotangent(V.new_zeros(len(V), self.all_rows, 1).index_copy(1, self.rows, V), part.weights)
+        return Factors(V.new_zeros(len(V), self.all_rows, 1).index_copy(1, self.rows, V), part.weights)
 
 
 class _OfCrop(_OfActivation):
@@ -162,7 +163,7 @@ class _OfPool:
         of_x = slope * self.delta - total * self.vector.abs().square()
         V = self.vector.new_zeros(self.frequencies, self.size, 1)
         V[self.position, :, 0] = self.vector * self.shape.rsqrt()
-        return of_x, Cotangent(V, total[None] / (self.delta[0] / self.shape[0] * self.weight))
+        return of_x, Factors(V, total[None] / (self.delta[0] / self.shape[0] * self.weight))
 
 
 _KINDS: Mapping[type, Callable[[Trial, Any, Tensor, tuple[Tensor, ...]], Variable]] = MappingProxyType(
@@ -196,14 +197,20 @@ class Coordinates:
         parts = dict(zip(self.variables, torch.split(x, self.sizes), strict=True))
         return self.trial.run(lambda position, read: self.variables[position].multiplier(parts[position], read))
 
-    def gradient(self, made: Pass, cotangent: Cotangent) -> Tensor:
-        """Return df/dx for the last pass that was run, given the derivative of f for the last register."""
+    def gradient(self, made: Pass, cotangent: Cotangent, barrier: float = 0.0) -> Tensor:
+        """Return df/dx for the last pass that was run, given the derivative of f for the last register.
+
+        Args:
+            made: The pass.
+            cotangent: That derivative.
+            barrier: What f holds of the sum of all barriers besides, as a factor.
+        """
         slopes: dict[int, Tensor] = {}
 
         def also(position: int, slope: Tensor) -> Cotangent | None:
             slopes[position], more = self.variables[position].slope(slope)
             return more
 
-        self.trial.derivatives(made, cotangent, also)
+        self.trial.derivatives(made, cotangent, barrier=barrier, also=also)
         none = {position: self.zero().new_zeros(v.size) for position, v in self.variables.items()}
         return torch.cat([(none | slopes)[position] for position in self.variables])
