@@ -19,24 +19,31 @@ from certify.stats.populations import (
 )
 from certify.stats.radius import BOUNDS, RadiusBound, radius_l2, smallest_n, split_alpha
 from certify.stats.selftest import self_test
+from certify.stats.sequential import Operation, SequentialTest, crossing, look_grid, operate, sequential_test
 
 __all__ = [
     "BOUNDS",
+    "Operation",
     "RadiusBound",
     "Requirement",
+    "SequentialTest",
     "alpha_for_all",
     "charged_alpha",
+    "crossing",
     "draw_grid",
     "expected_false_upper",
     "failure_upper",
     "false_certificates_quantile",
     "list_requirement",
+    "look_grid",
     "noise_charge",
+    "operate",
     "population_limits",
     "population_requirement",
     "radius_l2",
     "sample_plan",
     "self_test",
+    "sequential_test",
     "smallest_n",
     "smallest_population_sample",
     "split_alpha",

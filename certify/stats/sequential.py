@@ -1,0 +1,253 @@
+r"""The gate question "is the radius at least r?": an exact group-sequential test.
+
+Let A be fixed by the pilot, p its probability, and p0 = Phi(r / sigma): the radius exceeds r when p > p0. S_n counts
+the votes for A among the first n fresh draws. At looks n_1 < ... < n_K the test compares S with two rows of integers:
+
+    S >= up_j    "certified r"        S <= lo_j    "given up"        after n_K    "undecided".
+
+*Level.* For every p <= p0 the probability that S ever reaches up_j is at most alpha. At p = p0 it is computed below
+(`crossing`), and the rows are chosen so that it is at most alpha. For p < p0 draw both laws from common uniforms:
+S_n(p) <= S_n(p0) for all n at once, and a path that crosses still crosses when raised. Giving up only removes paths.
+Looks, cap and rows depend on (p0, alpha, beta, cap) alone, never on data. In the same way, with failures in place of
+votes, the test gives up with probability at most beta when p >= p0. []
+
+*Shape.* The rows are level sets of a likelihood ratio of p > p0 against p0, with the prior Beta(1/2, 1/2) cut off below
+p0; q standing for a success probability,
+
+    log W(S, n) = log B(S + 1/2, n - S + 1/2) - log B(1/2, 1/2) + log P(Beta(S + 1/2, n - S + 1/2) > p0)
+                  - log P(Beta(1/2, 1/2) > p0) - S log p0 - (n - S) log(1 - p0).
+
+Nothing rests on W: any rows with a small enough crossing probability are valid, and these are nearly the shortest. W
+alone gives a threshold that always suffices: it is a non-negative supermartingale for every p <= p0, because the mean
+of one factor, p q / p0 + (1 - p)(1 - q) / (1 - p0) with q > p0 >= p, is at most 1; by Ville's inequality it ever
+reaches 1/alpha with probability at most alpha. That threshold, log(1 / alpha), is the upper end of the search, and the
+test that holds at *every* n (`anytime`).
+
+*Rounding.* p0 is rounded up, so the exact null lies inside the computed one. All terms of the crossing probability are
+non-negative; each probability of a binomial law is off by less than 1e-8 of itself, over all looks by less than 1e-6,
+which the calibration leaves free; what is dropped at the ends of a law is added to the crossing probability.
+
+Source: P. Armitage, C. McPherson and B. Rowe, Repeated significance tests on accumulating data, JRSS A 132 (1969), for
+the exact recursion; H. Robbins, Statistical methods related to the law of the iterated logarithm, Annals of
+Mathematical Statistics 41 (1970), for mixtures and Ville's inequality.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check_within
+from certify.stats.plan import BLOCK
+
+GROWTH = 1.15  # of one look to the next
+SLACK = 1e-6  # of alpha, for the rounding of the crossing probability
+DROPPED = 1e-20  # probabilities below are taken out of the recursion, and into the crossing probability
+POLISHED = 0.95  # of alpha: below, single rows are lowered
+STEPS = 40  # of the bisection over the threshold
+LARGEST_RATIO = 8.0  # r / sigma; beyond, p0 is 1 in float64
+QUANTILE_ERROR = 1e-13  # relative, of the normal tail of scipy
+
+
+@dataclass(frozen=True)
+class SequentialTest:
+    """The table of one question: at ``looks[j]`` draws, ``up[j]`` votes certify and ``lo[j]`` votes give up.
+
+    ``p0`` is the null, rounded up. ``level`` bounds the probability of a false certificate, ``give_up_level`` that of
+    giving up although p >= p0. A row above its look, or below 0, cannot be reached.
+    """
+
+    ratio: float
+    p0: float
+    alpha: float
+    beta: float
+    cap: int
+    looks: tuple[int, ...]
+    up: tuple[int, ...]
+    lo: tuple[int, ...]
+    threshold: float
+    level: float
+    give_up_level: float
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the question and its integer rows."""
+        text = repr((self.ratio, self.alpha, self.beta, self.cap, self.looks, self.up, self.lo))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Operation(NamedTuple):
+    """What a test does at one p: probabilities of its ends, and the mean number of draws."""
+
+    certified: float
+    given_up: float
+    mean_draws: float
+
+
+def look_grid(cap: int) -> tuple[int, ...]:
+    """Return the looks: whole blocks of 128, each at least 1.15 times the one before, the last at ``cap``.
+
+    Raises:
+        ValueError: If ``cap`` is not an integer within 1..10^9.
+
+    Example:
+        >>> look_grid(1200)
+        (128, 256, 384, 512, 640, 768, 896, 1152, 1200)
+    """
+    cap = check_integer(cap, "cap", 1, MAX_DRAWS)
+    looks = [min(BLOCK, cap)]
+    while looks[-1] < cap:
+        blocks = max(math.ceil(GROWTH * looks[-1] / BLOCK), looks[-1] // BLOCK + 1)
+        looks.append(min(blocks * BLOCK, cap))
+    return tuple(looks)
+
+
+@lru_cache(maxsize=64)
+def sequential_test(ratio: float, alpha: float, beta: float, cap: int) -> SequentialTest:
+    """Return the table of the question "is the radius at least ratio * sigma?".
+
+    Args:
+        ratio: r / sigma, above 0 and at most 8.
+        alpha: Bound of the probability of certifying when p <= p0.
+        beta: Bound of the probability of giving up when p >= p0.
+        cap: The most draws.
+
+    Raises:
+        ValueError: If an argument is outside its range, of another kind, or NaN.
+
+    Example:
+        >>> test = sequential_test(1.0, 0.001, 0.001, 4096)
+        >>> test.looks[:3], test.up[:3], test.lo[:3]
+        ((128, 256, 384), (121, 235, 348), (92, 193, 295))
+        >>> 0.0009 < test.level <= 0.001
+        True
+    """
+    ratio = check_within(ratio, "ratio", 2.0**-30, LARGEST_RATIO, "ask for a radius of at most 8 sigma")
+    alpha, beta = check_alpha(alpha), check_alpha(beta, "beta")
+    looks = look_grid(cap)
+    tail = float(scipy.special.ndtr(-ratio))
+    p0 = math.nextafter(1.0 - math.nextafter(tail * (1 - QUANTILE_ERROR), 0.0), 1.0)
+    up, threshold, level = _calibrated(looks, p0, 1.0 - p0, alpha)
+    give_up = math.nextafter(tail * (1 + QUANTILE_ERROR), 1.0)
+    failures, _, give_up_level = _calibrated(looks, give_up, 1.0 - give_up, beta)
+    lo = tuple(min(n - most, top - 1) for n, most, top in zip(looks, failures, up, strict=True))
+    return SequentialTest(ratio, p0, alpha, beta, looks[-1], looks, up, lo, threshold, level, give_up_level)
+
+
+def log_ratio(votes: NDArray[np.float64], draws: NDArray[np.float64], p0: float, q0: float) -> NDArray[np.float64]:
+    """Return log W of the module docstring, q0 = 1 - p0 given apart since it may be tiny."""
+    special = scipy.special
+    a, b = votes + 0.5, draws - votes + 0.5
+    weight = special.betaln(a, b) - special.betaln(0.5, 0.5)
+    with np.errstate(divide="ignore"):
+        beyond = np.log(special.betaincc(a, b, p0)) - np.log(special.betaincc(0.5, 0.5, p0))
+    found: NDArray[np.float64] = weight + beyond - votes * math.log1p(-q0) - (draws - votes) * math.log(q0)
+    return found
+
+
+def rows_at(looks: Sequence[int], p0: float, q0: float, threshold: float) -> tuple[int, ...]:
+    """Return per look the least votes, at least p0 n, with log W >= threshold; n + 1 where none has it."""
+    draws = np.asarray(looks, dtype=np.float64)
+    low, high = np.ceil(p0 * draws), draws + 1.0
+    while np.any(low < high):
+        middle = np.floor((low + high) / 2.0)
+        reached = log_ratio(np.minimum(middle, draws), draws, p0, q0) >= threshold
+        enough = reached & (middle <= draws)
+        high = np.where(enough, middle, high)
+        low = np.where(enough, low, np.minimum(middle + 1.0, high))
+    return tuple(int(votes) for votes in high)
+
+
+def crossing(looks: Sequence[int], up: Sequence[int], p: float, q: float | None = None) -> float:
+    """Return the probability that the votes ever reach ``up``, by the recursion over looks, up to rounding from above.
+
+    Args:
+        looks: Draws at each look.
+        up: Votes that cross there.
+        p: The probability of a vote.
+        q: 1 - p, where that loses digits.
+
+    Example:
+        One look: a binomial tail, here P(Bin(10, 1/2) >= 9) = 11/1024.
+
+        >>> abs(crossing((10,), (9,), 0.5) - 11 / 1024) < 1e-12
+        True
+    """
+    never = tuple(-1 for _ in looks)
+    return operate(looks, up, never, p, q).certified
+
+
+def operate(looks: Sequence[int], up: Sequence[int], lo: Sequence[int], p: float, q: float | None = None) -> Operation:
+    """Return the probabilities of both ends and the mean number of draws, by the recursion over looks."""
+    q = 1.0 - p if q is None else q
+    alive, first = np.ones(1), 0  # alive[i]: probability of first + i votes and no end yet
+    certified = given_up = dropped = mean = 0.0
+    for (before, now), most, least in zip(pairwise((0, *looks)), up, lo, strict=True):
+        mean += (now - before) * float(alive.sum())
+        law, start = _binomial(now - before, p, q)
+        alive, first = np.convolve(alive, law), first + start
+        votes = first + np.arange(len(alive))
+        certified += float(alive[votes >= most].sum())
+        given_up += float(alive[votes <= least].sum())
+        kept = (votes > least) & (votes < most)
+        small = kept & (alive < DROPPED)
+        dropped += float(alive[small].sum()) + 1e-18
+        inside = np.flatnonzero(kept & ~small)
+        if not len(inside):
+            break
+        alive, first = np.where(kept, alive, 0.0)[inside[0] : inside[-1] + 1], first + int(inside[0])
+    return Operation(min(1.0, certified + dropped), given_up, mean)
+
+
+def _binomial(n: int, p: float, q: float) -> tuple[NDArray[np.float64], int]:
+    """Return the probabilities of Bin(n, p) around its mean, and the first count; what is left out is below 1e-18."""
+    if min(p, q) <= 0.0:
+        return np.ones(1), (n if q <= 0.0 else 0)
+    spread = 10.0 * math.sqrt(n * p * q) + 50.0
+    first, last = max(0, math.floor(n * p - spread)), min(n, math.ceil(n * p + spread))
+    k = np.arange(first, last + 1, dtype=np.float64)
+    special = scipy.special
+    ways = special.gammaln(n + 1.0) - special.gammaln(k + 1.0) - special.gammaln(n - k + 1.0)
+    found: NDArray[np.float64] = np.exp(ways + special.xlogy(k, p) + special.xlogy(n - k, q))
+    return found, first
+
+
+def _calibrated(looks: Sequence[int], p0: float, q0: float, alpha: float) -> tuple[tuple[int, ...], float, float]:
+    """Return the rows of the least threshold found whose crossing probability at p0 is below alpha, it, and that."""
+    most, low, high = alpha * (1.0 - SLACK), 0.0, math.log(1.0 / alpha) + 1e-6
+    rows = rows_at(looks, p0, q0, high)
+    level = crossing(looks, rows, p0, q0)
+    if not level <= most:  # never seen: Ville's inequality is strict by a wide margin
+        return tuple(n + 1 for n in looks), math.inf, 0.0
+    for _ in range(STEPS):
+        middle = (low + high) / 2.0
+        tried = rows_at(looks, p0, q0, middle)
+        found = level if tried == rows else crossing(looks, tried, p0, q0)
+        if found <= most:
+            rows, level, high = tried, found, middle
+        else:
+            low = middle
+    if level < POLISHED * most:
+        rows, level = _polished(looks, rows, p0, q0, most, level)
+    return rows, high, level
+
+
+def _polished(
+    looks: Sequence[int], rows: tuple[int, ...], p0: float, q0: float, most: float, level: float
+) -> tuple[tuple[int, ...], float]:
+    """Lower single rows by one vote, late looks first, as long as the crossing probability allows it."""
+    for place in reversed(range(len(looks))):
+        lowered = (*rows[:place], rows[place] - 1, *rows[place + 1 :])
+        found = crossing(looks, lowered, p0, q0) if rows[place] > 0 else math.inf
+        if found <= most:
+            rows, level = lowered, found
+    return rows, level
