@@ -59,8 +59,8 @@ def symmetrise(Y: Tensor) -> Tensor:
 
 
 def is_finite(A: Tensor) -> bool:
-    """Return whether all entries are finite."""
-    return bool(torch.isfinite(torch.view_as_real(A) if A.is_complex() else A).all())
+    """Return whether all entries are finite, and their sum too: infinities and NaN stay in a sum."""
+    return math.isfinite(float((torch.view_as_real(A) if A.is_complex() else A).sum()))
 
 
 def finite(A: Tensor) -> Tensor | None:
@@ -94,9 +94,9 @@ def rounding_terms(stored: Tensor) -> Tensor:
     return U64 * dominating(magnitude(stored)) + 4.0 * stored.shape[1] * TINY
 
 
-def column_norms(A: Tensor, inverse_scales: Tensor) -> Tensor:
-    """Return at least the norms of the columns ``[F, n]`` times the inverse scales, up to relative roundings."""
-    norms: Tensor = torch.linalg.vector_norm(magnitude(A) * inverse_scales[:, None, :], dim=1) + LOST * A.shape[1]
+def column_norms(absolute: Tensor) -> Tensor:
+    """Return at least the norms of the columns ``[F, n]`` of non-negative matrices, up to relative roundings."""
+    norms: Tensor = torch.linalg.vector_norm(absolute, dim=1) + LOST * absolute.shape[1]
     return norms
 
 

@@ -23,8 +23,9 @@ gamma_(k(q)+1) (|| |M'|_:k || + || |K'| || x_k) for the rounding of R, q = |U|. 
 
     M'^* K'^-1 M' <= sym(S) + [ gamma_k(q) |M'|^T |X| ] + [ x r^T ] + [ r r^T / kappa ],
 
-and the assembly, four roundings per entry and a spare one, errs by gamma_5 |B| (|M| + |sym S|) |B|. No error term costs
-more than products with vectors: the proof takes a second factorisation and the product K' X beyond the plain formula.
+and the assembly, four roundings per entry and two spare ones (for those of S, which is taken as |M'|^T |X|), errs by
+gamma_6 |B| (|M| + |sym S|) |B|. No error term costs more than products with vectors: the proof takes a second
+factorisation and the product K' X beyond the plain formula.
 
 Reference: (1) is the elimination of the LipSDP-Neuron matrix inequality (M. Fazlyab et al., arXiv 1906.04893) by Schur
 complements.
@@ -45,6 +46,7 @@ from certify.bounds.covariance.domination import (
     TINY,
     add_to_diagonal,
     column_norms,
+    dominating,
     finite,
     inner_order,
     magnitude,
@@ -98,10 +100,20 @@ class Slopes:
 
 @dataclass(frozen=True, eq=False)
 class Complement:
-    """``matrix`` S ``[F, n, n]`` and ``diagonal`` e ``[F, n]`` with M_:U K^-1 M_U: <= sym(S) + diag(e)."""
+    """``matrix`` S and ``diagonal`` e with M_:U K^-1 M_U: <= sym(S) + diag(e); diag(``size``) dominates |sym S|."""
 
     matrix: Tensor
     diagonal: Tensor
+    size: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """The norms of the columns of R, divided by their scales ``[F, n]``; ``kappa`` <= K', and k(q)."""
+
+    norms: Tensor
+    kappa: float
+    order: int
 
 
 def activate_upper(M: Tensor, lower: Tensor, upper: Tensor, D: Tensor) -> Tensor | None:
@@ -174,7 +186,8 @@ def _rounded_block(block: Tensor, rows: Tensor, n: int) -> Tensor:
 def complement_upper(M: Tensor, rows: Tensor, D: Tensor) -> Complement | None:
     """Return an upper bound of M_:U K^-1 M_U: for K = D - M_UU, U = ``rows``; None where K > 0 is not proved."""
     if not len(rows):
-        return Complement(torch.zeros_like(M), torch.zeros(M.shape[:2], dtype=torch.float64))
+        nothing = torch.zeros(M.shape[:2], dtype=torch.float64)
+        return Complement(torch.zeros_like(M), nothing, nothing)
     equilibrated = equilibrate(slack_lower(M, rows, D))
     if equilibrated is None:
         return None
@@ -185,10 +198,12 @@ def complement_upper(M: Tensor, rows: Tensor, D: Tensor) -> Complement | None:
         return None
     scaled = M[:, rows] * inverse_scales[:, :, None]
     X = torch.cholesky_solve(scaled, factor)
+    absolute = (magnitude(scaled), magnitude(X))
     columns = row_scales(M.diagonal(dim1=1, dim2=2).real.clamp_min(0.0).sqrt())
-    residual = total(residual_terms(K, scaled, X, columns))
-    terms = complement_terms(scaled, X, columns, residual, kappa)
-    return Complement(scaled.mH @ X, total(terms))
+    residual = total(residual_terms(K, scaled, X, columns, absolute))
+    size = size_upper(*absolute, columns)
+    terms = complement_terms(*absolute, columns, size, Residual(residual, kappa, inner_order(M, len(rows))))
+    return Complement(scaled.mH @ X, total(terms), size)
 
 
 def slack_lower(M: Tensor, rows: Tensor, D: Tensor) -> Tensor:
@@ -200,49 +215,53 @@ def slack_lower(M: Tensor, rows: Tensor, D: Tensor) -> Tensor:
     return add_to_diagonal(K, D, towards=-math.inf)
 
 
-def residual_terms(K: Tensor, M: Tensor, X: Tensor, columns: Tensor) -> ResidualTerms:
-    """Return the norms of the columns of M - K X, each divided by its scale."""
-    R = torch.baddbmm(M, K, X, alpha=-1.0)
+def residual_terms(
+    K: Tensor, M: Tensor, X: Tensor, columns: Tensor, absolute: tuple[Tensor, Tensor] | None = None
+) -> ResidualTerms:
+    """Return the norms of the columns of M - K X, each divided by its scale; ``absolute`` are |M| and |X|."""
+    M_abs, X_abs = absolute or (magnitude(M), magnitude(X))
     q = K.shape[1]
-    inverse = 1.0 / columns
+    R = torch.baddbmm(M, K, X, alpha=-1.0)
     row_sum = magnitude(K).sum(2).amax(1)[:, None]
-    spread = column_norms(M, inverse) + row_sum * column_norms(X, inverse)
-    reach = add_up(1.0, float(magnitude(X).sum(1).max()), float(magnitude(M).max()))
+    spread = column_norms(M_abs) + row_sum * column_norms(X_abs)
+    reach = add_up(1.0, float(X_abs.sum(1).max()), float(M_abs.max()))
     underflow = mul_up(8.0 * q, float(q), TINY, reach)
     gamma = gamma_up(inner_order(K, q) + 1)
-    return ResidualTerms(column_norms(R, inverse), gamma * spread, underflow * inverse)
+    return ResidualTerms(column_norms(magnitude(R)) / columns, gamma * spread / columns, underflow / columns)
 
 
-def complement_terms(M: Tensor, X: Tensor, columns: Tensor, residual: Tensor, kappa: float) -> ComplementTerms:
-    """Return the error terms of S = fl(M^* X) as an upper bound of M^* K^-1 M; ``residual`` norms divided by scales."""
-    q, n = M.shape[1:]
+def size_upper(M_abs: Tensor, X_abs: Tensor, columns: Tensor) -> Tensor:
+    """Return the diagonal ``[F, n]`` that dominates the symmetric part of |M|^T |X|."""
     inverse = (1.0 / columns)[:, :, None]
-    M_abs, X_abs = magnitude(M), magnitude(X)
     sums = (M_abs.mT @ (X_abs @ inverse) + X_abs.mT @ (M_abs @ inverse))[..., 0] / 2.0
-    product = gamma_up(inner_order(M, q)) * sums * columns
-    x = column_norms(X, inverse[..., 0])
-    x_total, r_total = x.sum(1, keepdim=True), residual.sum(1, keepdim=True)
-    first = (x * r_total + residual * x_total) / 2.0 * columns * columns
-    second = residual * r_total / kappa * columns * columns
+    size: Tensor = SLACK * sums * columns
+    return size
+
+
+def complement_terms(
+    M_abs: Tensor, X_abs: Tensor, columns: Tensor, size: Tensor, residual: Residual
+) -> ComplementTerms:
+    """Return the error terms of S = fl(M^* X) as an upper bound of M^* K^-1 M."""
+    q, n = M_abs.shape[1:]
+    x, r = column_norms(X_abs) / columns, residual.norms
+    x_total, r_total = x.sum(1, keepdim=True), r.sum(1, keepdim=True)
+    first = (x * r_total + r * x_total) / 2.0 * columns * columns
+    second = r * r_total / residual.kappa * columns * columns
     reach = mul_up(add_up(1.0, float(M_abs.max())), add_up(1.0, float(X_abs.sum(1).max())))
     underflow = mul_up(16.0 * q, float(n), TINY, reach)
-    return ComplementTerms(product, first, second, torch.full_like(columns, underflow))
+    return ComplementTerms(gamma_up(residual.order) * size, first, second, torch.full_like(columns, underflow))
 
 
 def assemble(M: Tensor, found: Complement, centre: Tensor) -> Tensor:
     """Return a stored matrix >= B (M + sym(S) + diag(e)) B."""
     P = (M + symmetrise(found.matrix)) * torch.outer(centre, centre)  # one factor, so that P stays Hermitian
     carried = SLACK * centre.square() * found.diagonal
-    return add_to_diagonal(P, total([carried, *assembly_terms(M, found.matrix, centre)]))
+    return add_to_diagonal(P, total([carried, *assembly_terms(M, found.size, centre)]))
 
 
-def assembly_terms(M: Tensor, S: Tensor, centre: Tensor) -> AssemblyTerms:
-    """Return what the four roundings of `assemble` cost."""
-    M_abs, S_abs, B = magnitude(M), magnitude(S), centre.abs()
-    diagonals = M_abs.diagonal(dim1=1, dim2=2) + S_abs.diagonal(dim1=1, dim2=2)
-    rows = row_scales(diagonals.sqrt())
-    weighted = (B / rows)[..., None]
-    sums = (M_abs @ weighted + (S_abs @ weighted + S_abs.mT @ weighted) / 2.0)[..., 0]
-    largest = add_up(1.0, float(B.max()) if len(B) else 0.0)
-    underflow = mul_up(16.0 * (len(B) + 1), TINY, largest, largest)
-    return AssemblyTerms(gamma_up(5) * B * sums * rows, torch.full_like(rows, underflow))
+def assembly_terms(M: Tensor, size: Tensor, centre: Tensor) -> AssemblyTerms:
+    """Return what the four roundings of `assemble` cost, where diag(``size``) dominates |sym S|."""
+    largest = add_up(1.0, float(centre.abs().max()) if len(centre) else 0.0)
+    underflow = mul_up(16.0 * (len(centre) + 1), TINY, largest, largest)
+    rounding = gamma_up(6) * centre.square() * (dominating(magnitude(M)) + size)
+    return AssemblyTerms(rounding, torch.full_like(size, underflow))

@@ -82,7 +82,7 @@ def linear_upper(P: Tensor, G: Tensor, error: Tensor | None = None, keep: Tensor
         >>> 25.0 <= float(linear_upper(P, G)) <= 25.0 * (1 + 1e-13)
         True
     """
-    kept, product = len(keep), G @ P
+    kept, product = len(keep), times(G, P)
     M = P.new_empty(len(P), kept + G.shape[1], kept + G.shape[1])
     M[:, kept:, kept:] = symmetrise(product @ G.mH)
     M[:, kept:, :kept] = product[:, :, keep]
@@ -99,7 +99,7 @@ def linear_terms(P: Tensor, G: Tensor, error: Tensor | None, keep: Tensor, *, ro
     """
     kept, (m, n) = len(keep), G.shape[1:]
     G_abs, P_abs = magnitude(G), magnitude(P)
-    E = torch.zeros(m, n, dtype=torch.float64) if error is None else error
+    E = torch.zeros(1, m, n, dtype=torch.float64) if error is None else error
     sizes = P_abs.diagonal(dim1=1, dim2=2).sqrt()
     scales = row_scales(torch.cat([sizes[:, keep], (G_abs.square() @ sizes.square()[..., None])[..., 0].sqrt()], 1))
     inverse = 1.0 / scales
@@ -114,6 +114,14 @@ def linear_terms(P: Tensor, G: Tensor, error: Tensor | None, keep: Tensor, *, ro
     return LinearTerms(
         gamma_up(roundings) * rounding * scales, uncertainty * scales, torch.full_like(scales, underflow)
     )
+
+
+def times(G: Tensor, P: Tensor) -> Tensor:
+    """Return fl(G P); for diagonal P, as at the input, by one multiplication per entry."""
+    diagonal = P.diagonal(dim1=1, dim2=2)
+    if int(torch.count_nonzero(P)) == int(torch.count_nonzero(diagonal)):
+        return G * diagonal[:, None]
+    return G @ P
 
 
 def _times(A: Tensor, v: Tensor) -> Tensor:

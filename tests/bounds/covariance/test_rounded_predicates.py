@@ -164,7 +164,7 @@ def test_rounding_of_the_assembly(monkeypatch):
 
 
 def test_underflow_of_the_assembly(monkeypatch):
-    M, b = torch.full((1, 1, 1), 2.0**-1040, dtype=F64), torch.full((1,), 2.0**-30, dtype=F64)
+    M, b = torch.full((1, 1, 1), 2.0**-1000, dtype=F64), torch.full((1,), 2.0**-50, dtype=F64)
     truth = diagonal([Fraction(2) ** -1100])
     assert dominates(activate_upper(M, b, b, b[:0])[0], truth)
     without(monkeypatch, elimination, "assembly_terms", "underflow")
@@ -332,7 +332,7 @@ def test_block_of_a_mask_is_rounded_up(monkeypatch):
 
 def test_result_of_an_assembly_carries_the_complement():
     M, S = torch.ones(1, 1, 1, dtype=F64), torch.zeros(1, 1, 1, dtype=F64)
-    lacking = elimination.Complement(S, torch.full((1, 1), 2.0, dtype=F64))
+    lacking = elimination.Complement(S, torch.full((1, 1), 2.0, dtype=F64), torch.zeros(1, 1, dtype=F64))
     assert float(assemble(M, lacking, torch.full((1,), 3.0, dtype=F64))) >= 9.0 * (1.0 + 2.0)
 
 
