@@ -79,7 +79,8 @@ class Relaxation:
         layer = self.chain.layers[k]
         W, b = layer.weight(self.z[k].dtype), layer.bias.to(self.z[k].dtype)
         widest = max(one.rows for one in self.chain.layers[:k]) * 2 * len(eps)
-        parts = [self._two_sided(k, rows, bias, eps, below) for rows, bias in _chunks(W, b, MOST_ENTRIES // widest + 1)]
+        slices = split_rows(layer.rows, MOST_ENTRIES // widest + 1)
+        parts = [self._two_sided(k, W[at], b[at], eps, below) for at in slices]
         return torch.cat([low for low, _ in parts], 1), torch.cat([high for _, high in parts], 1)
 
     def margins(
@@ -206,5 +207,11 @@ def _row_norms(chain: Chain, dtype: torch.dtype, norm: Norm) -> Tensor:
     return sums.sqrt() if norm == "l2" else sums
 
 
-def _chunks(W: Tensor, b: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(torch.split(W, size), torch.split(b, size), strict=True))
+def split_rows(rows: int, size: int) -> list[slice]:
+    """Return slices of at most ``size`` rows, in order.
+
+    Example:
+        >>> split_rows(5, 2)
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
