@@ -17,7 +17,7 @@ import torch
 from certify.bounds.covariance.draft import MOST_ROWS, Draft, stand
 from certify.bounds.covariance.linear import flattened
 from certify.bounds.covariance.maps import Rows, picked
-from certify.bounds.covariance.states import Behind, Flat, Lost, View
+from certify.bounds.covariance.states import Behind, Flat, Held, Lost, View
 from certify.bounds.covariance.steps import Bounded, Pool, Sides, Start
 from certify.bounds.magnitudes import root_upper
 from certify.bounds.rules import RULES
@@ -90,6 +90,8 @@ def bound(draft: Draft, operation: Operation) -> Unbounded | None:
         gain = own if draft.norm == "l2" else mul_up(own, root_upper(math.prod(draft.facts.graph.input_shape)))
     else:
         gain = _together(draft, operation, rule(*amounts))
+        behind = (draft.held[name] for name in draft.varying(operation))
+        gain = mul_up(gain, *(held.slope for held in behind if isinstance(held, Behind)))
     reason = "only its gain is known" if source is not None else "only its gain from the input is used"
     draft.fallbacks.append(f"{operation.where}: {reason}")
     made = draft.emit(Bounded(source, sides, rows, gain), rows)
@@ -118,7 +120,7 @@ def _layout(draft: Draft, operation: Operation) -> tuple[Sides, int] | None:
 
 def _source(draft: Draft, operation: Operation) -> int | None:
     """Return a register that holds the inputs of an operation and nothing else, or None."""
-    held = [draft.held[name] for name in dict.fromkeys(draft.varying(operation))]
+    held = [_before_pool(draft.held[name]) for name in dict.fromkeys(draft.varying(operation))]
     targets = [one for one in held if isinstance(one, View | Flat)]
     if len(targets) < len(held) or len({one.register for one in targets}) > 1:
         return None
@@ -126,6 +128,10 @@ def _source(draft: Draft, operation: Operation) -> int | None:
         targets = [flattened(draft, name) for name in dict.fromkeys(draft.varying(operation))]
     standing = stand(draft, [_unflattened(one) for one in targets], [operation.name], alone=True)
     return None if standing is None else standing.register
+
+
+def _before_pool(held: Held) -> Held:
+    return held.view if isinstance(held, Behind) else held
 
 
 def _unflattened(held: View | Flat) -> View | Flat:

@@ -25,7 +25,7 @@ from certify.graph import Operation
 POINTWISE = ACTIVATIONS | {
     *("batch_norm", "normalize", "add", "sub", "mul", "div", "maximum", "minimum", "max_min", "sort", "softmax"),
     *("log_softmax", "layer_norm", "rms_norm", "group_norm", "instance_norm", "concat", "flip", "roll", "expand"),
-    *("reshape", "permute"),
+    *("reshape", "permute", "slice"),
 }
 """Kinds that keep an image on its torus, if they keep its sizes."""
 
@@ -65,10 +65,11 @@ def _dims_for(facts: Facts, name: str, reader: Operation, found: Mapping[str, in
     windows = WINDOWS.get(reader.kind)
     if windows is not None:
         dims = windows(reader)
-    elif reader.kind in POINTWISE and not keeps_sizes(facts, reader, found[reader.name]):
-        return 0
     else:
-        dims = found[reader.name] if reader.kind in POINTWISE | {"pad", "slice"} else 0
+        dims = found[reader.name]
+        moves_pixels = reader.kind in ("pad", "slice")
+        if not moves_pixels and not (reader.kind in POINTWISE and keeps_sizes(facts, reader, dims)):
+            return 0
     return dims if is_image(facts.shapes[name], dims) else 0
 
 

@@ -67,12 +67,18 @@ def _from_images(draft: Draft, operation: Operation, views: Sequence[View]) -> V
     dims = len(views[0].strides)
     on_torus = draft.grids.sides(operation.name, dims) is not None
     reading = reading_of(draft.facts, operation, dims) if on_torus else None
-    if reading is not None and reading.leaves and not views[0].clean:
-        return Obstacle.UNMASKED
+    if reading is not None and not views[0].clean and _is_read_beyond(draft, draft.varying(operation)[0], dims):
+        return Obstacle.UNMASKED  # for all convolutions that read it, so that they stay in one register
     if on_torus:
         return image_view(draft, operation, views)
     means = MEANS.get(operation.kind)
     return None if means is None else means(draft, operation, views[0])
+
+
+def _is_read_beyond(draft: Draft, name: str, dims: int) -> bool:
+    readers = (draft.facts.graph.by_name[reader] for reader in draft.readers(name))
+    readings = (reading_of(draft.facts, reader, dims) for reader in readers)
+    return any(reading is not None and reading.leaves for reading in readings)
 
 
 def _from_rows(draft: Draft, operation: Operation, held: Sequence[View | Flat]) -> View | Flat | Obstacle:
