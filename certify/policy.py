@@ -295,7 +295,8 @@ def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
     settings, tables = report.settings, report.tables
     draws = settings.n if tables.plan is None else max(tables.plan)
     alpha = charged_alpha(settings.alpha, tables.alpha_charged)
-    largest = BOUNDS[settings.bound]((draws, 0), 0, alpha, settings.sigma)
+    votes = (draws, *[0] * len(report.model.classes))  # the last: invalid outputs
+    largest = BOUNDS[settings.bound](votes, 0, alpha, settings.sigma, votes)
     if gate.radius is not None and not gate.radius <= largest:
         raise InputError(
             f"gate {gate.name!r}: expected a radius that {draws} draws can certify at sigma {settings.sigma!r}, at "

@@ -151,7 +151,7 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
     alpha: float = 0.001
     procedure: Literal["planned", "fixed"] = "planned"
     price: float = 1e-5
-    bound: Literal["two-interval", "clopper-pearson"] = "two-interval"
+    bound: Literal["two-interval", "clopper-pearson", "cpm", "bonferroni"] = "two-interval"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     limit: int | None = None
     skip: int = 0

@@ -71,6 +71,8 @@ class Bound(StrEnum):
 
     two_interval = "two-interval"
     clopper_pearson = "clopper-pearson"
+    cpm = "cpm"
+    bonferroni = "bonferroni"
 
 
 class Dtype(StrEnum):

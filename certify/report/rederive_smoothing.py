@@ -114,7 +114,11 @@ def _check_certificate(
     invalid = selected == len(report.model.classes)
     draws = 0 if invalid else _asked_draws(report, counts.selection[selected])
     yield from compare(f"{where}.counts.n", draws, counts.n)
-    proved = BOUNDS[settings.bound](counts.estimation, selected, alpha, settings.sigma) if counts.n else 0.0
+    proved = (
+        BOUNDS[settings.bound](counts.estimation, selected, alpha, settings.sigma, counts.selection)
+        if counts.n
+        else 0.0
+    )
     certified = not invalid and 0.0 < proved < math.inf
     yield from compare(f"{where}.radius", proved if certified else 0.0, example.radius)
     yield from compare(f"{where}.predicted", selected if certified else None, example.predicted)

@@ -161,7 +161,7 @@ def certify_counts(
         invalid, draws = selection[-1], sum(selection)
         reason = f"the winner of the pilot is an invalid output: {invalid} of {draws} outputs were not finite"
         return Certificate(None, 0.0, reason)
-    radius = BOUNDS[bound](estimation, selected, alpha, sigma)
+    radius = BOUNDS[bound](estimation, selected, alpha, sigma, selection)
     if not 0.0 < radius < math.inf:
         return Certificate(None, 0.0, _abstention(estimation, selected))
     return Certificate(selected, radius)
@@ -198,7 +198,7 @@ def _refuse_hopeless(procedure: Procedure) -> None:
     most = procedure.settings.n if procedure.plan is None else max(procedure.plan)
     if _certifies_unanimous(procedure, most):
         return
-    least = smallest_n(procedure.alpha, 0.0, procedure.settings.bound)
+    least = smallest_n(procedure.alpha, 0.0, procedure.settings.bound, procedure.classes + 1)
     if procedure.plan is not None and least > BLOCK_DRAWS:
         least = math.ceil(least / BLOCK_DRAWS) * BLOCK_DRAWS  # a plan holds whole blocks
     raise InputError(

@@ -17,7 +17,7 @@ from certify.stats.populations import (
     population_requirement,
     smallest_population_sample,
 )
-from certify.stats.radius import BOUNDS, RadiusBound, radius_l2, smallest_n, split_alpha
+from certify.stats.radius import BOUNDS, RadiusBound, class_buckets, radius_l2, smallest_n, split_alpha
 from certify.stats.selftest import self_test
 from certify.stats.sequential import Operation, SequentialTest, crossing, look_grid, operate, sequential_test
 
@@ -29,6 +29,7 @@ __all__ = [
     "SequentialTest",
     "alpha_for_all",
     "charged_alpha",
+    "class_buckets",
     "crossing",
     "draw_grid",
     "expected_false_upper",

@@ -21,6 +21,15 @@ can certify an example whose p_A is below 1/2.
 
 **Clopper-Pearson** (Cohen et al., Section 3.2.2): all of alpha for q_A, and b = q_A, so R = sigma Phi^-1(1 - q_A).
 
+**Bonferroni**: alpha / K for each of the K classes, b the largest bound of another class, or q_A. Valid by the union
+bound, and never better than two intervals by more than the split of alpha.
+
+**CPM** (class partitioning, Voracek, arXiv 2504.02412): the pilot's counts in falling order are I1 = A, I2 and the
+rest. Each of I1 and I2 is a bucket; while the rest of the pilot outweighs I2, its largest class becomes a bucket of its
+own; what is left is one bucket. With c buckets, every one is bounded at alpha / c: I1 from below, each other one, by
+its summed count, from above; b is the largest of these, or q_A. A class is at most as likely as its bucket, and the
+buckets are fixed before the counted draws, so the union bound over c of them proves it.
+
 A bound is a row of `BOUNDS`. What is not certified has a radius that is not positive: the caller abstains
 unless ``radius > 0``.
 """
@@ -28,16 +37,24 @@ unless ``radius > 0``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Protocol
 
 import scipy
 
 from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check_sigma, check_within
 from certify.stats.clopper_pearson import failure_upper, success_upper
 
-RadiusBound: TypeAlias = Callable[[Sequence[int], int, float, float], float]
+
+class RadiusBound(Protocol):
+    """A row of `BOUNDS`. What does not look at the pilot can be called without it."""
+
+    def __call__(
+        self, counts: Sequence[int], selected: int, alpha: float, sigma: float, pilot: Sequence[int] = (), /
+    ) -> float:
+        """Return the radius, not positive where nothing is certified."""
+
 
 SHARE = 0.9  # of alpha for the selected class; fixed, never chosen after seeing counts
 
@@ -93,7 +110,7 @@ def split_alpha(alpha: float) -> tuple[float, float]:
     return selected, alpha - selected  # exact: Sterbenz
 
 
-def _two_interval(counts: Sequence[int], selected: int, alpha: float, sigma: float) -> float:
+def _two_interval(counts: Sequence[int], selected: int, alpha: float, sigma: float, _: Sequence[int] = ()) -> float:
     """Return the two-interval radius of the module docstring."""
     n, votes, strongest = _read_votes(counts, selected)
     alpha_a, alpha_b = split_alpha(alpha)
@@ -101,11 +118,57 @@ def _two_interval(counts: Sequence[int], selected: int, alpha: float, sigma: flo
     return radius_l2(sigma, q_a, min(success_upper(strongest, n, alpha_b), q_a))
 
 
-def _clopper_pearson(counts: Sequence[int], selected: int, alpha: float, sigma: float) -> float:
+def _clopper_pearson(
+    counts: Sequence[int], selected: int, alpha: float, sigma: float, _pilot: Sequence[int] = ()
+) -> float:
     """Return the single-class radius of the module docstring."""
-    n, votes, _ = _read_votes(counts, selected)
+    n, votes, _strongest = _read_votes(counts, selected)
     q_a = failure_upper(votes, n, alpha)
     return radius_l2(sigma, q_a, q_a)
+
+
+def _bonferroni(counts: Sequence[int], selected: int, alpha: float, sigma: float, _: Sequence[int] = ()) -> float:
+    """Return the radius of the module docstring with alpha / K for each class."""
+    n, votes, strongest = _read_votes(counts, selected)
+    return _of_parts(n, votes, strongest, check_alpha(alpha) / len(counts), sigma)
+
+
+def _cpm(counts: Sequence[int], selected: int, alpha: float, sigma: float, pilot: Sequence[int] = ()) -> float:
+    """Return the radius of the module docstring from buckets of classes that the pilot suggests."""
+    n, votes, _strongest = _read_votes(counts, selected)
+    buckets = class_buckets(pilot, selected)
+    if len(pilot) != len(counts):
+        raise ValueError(f"pilot: expected {len(counts)} classes as in the counts, got {len(pilot)}; pass both whole")
+    strongest = max(sum(counts[k] for k in bucket) for bucket in buckets)
+    return _of_parts(n, votes, strongest, check_alpha(alpha) / (len(buckets) + 1), sigma)
+
+
+def _of_parts(n: int, votes: int, strongest: int, alpha: float, sigma: float) -> float:
+    part = math.nextafter(check_alpha(alpha), 0.0)  # the division may have rounded up
+    q_a = failure_upper(votes, n, part)
+    return radius_l2(sigma, q_a, min(success_upper(strongest, n, part), q_a))
+
+
+def class_buckets(pilot: Sequence[int], selected: int) -> tuple[tuple[int, ...], ...]:
+    """Return the buckets of classes other than the selected one: the second alone, single ones, and what is left.
+
+    Raises:
+        ValueError: If there are fewer than two classes.
+
+    Example:
+        >>> class_buckets((60, 20, 10, 5, 3), 0)
+        ((1,), (2, 3, 4))
+        >>> class_buckets((30, 15, 10, 10, 10, 1), 0)
+        ((1,), (2,), (3,), (4, 5))
+    """
+    if len(pilot) < 2:
+        raise ValueError(f"pilot: expected at least 2 classes, got {len(pilot)}; include the count of invalid outputs")
+    others = sorted((k for k in range(len(pilot)) if k != selected), key=lambda k: (-pilot[k], k))
+    alone = 1
+    while sum(pilot[k] for k in others[alone:]) > pilot[others[0]]:
+        alone += 1
+    singles = tuple((k,) for k in others[:alone])
+    return (*singles, tuple(others[alone:])) if others[alone:] else singles
 
 
 def _read_votes(counts: Sequence[int], selected: int) -> tuple[int, int, int]:
@@ -124,13 +187,15 @@ BOUNDS: Mapping[str, RadiusBound] = MappingProxyType(
     {
         "two-interval": _two_interval,
         "clopper-pearson": _clopper_pearson,
+        "cpm": _cpm,
+        "bonferroni": _bonferroni,
     }
 )
-"""Radius from (counts, selected, alpha, sigma): P(radius > true radius) <= alpha when ``selected`` was fixed before the
-counted draws. ``counts`` holds every class, and the invalid outputs as a class of their own."""
+"""Radius from (counts, selected, alpha, sigma, pilot counts): P(radius > true radius) <= alpha when ``selected`` was
+fixed before the counted draws. ``counts`` holds every class, and the invalid outputs as a class of their own."""
 
 
-def smallest_n(alpha: float, ratio: float, bound: str = "clopper-pearson") -> int:
+def smallest_n(alpha: float, ratio: float, bound: str = "clopper-pearson", classes: int = 2) -> int:
     """Return the least number of draws that can certify a radius of ``ratio`` times sigma.
 
     It is reached when every draw votes for the selected class. For the single-class bound that is the least n with
@@ -140,6 +205,7 @@ def smallest_n(alpha: float, ratio: float, bound: str = "clopper-pearson") -> in
         alpha: Error probability of the certificate.
         ratio: Radius divided by sigma, at least 0; 0 asks for any positive radius.
         bound: A row of `BOUNDS`.
+        classes: How many counts there are, that of invalid outputs included; Bonferroni and CPM split alpha by them.
 
     Raises:
         ValueError: If an argument is outside its range or NaN, or more than 10^9 draws would be needed.
@@ -152,8 +218,9 @@ def smallest_n(alpha: float, ratio: float, bound: str = "clopper-pearson") -> in
     ratio = check_within(ratio, "ratio", 0.0, 40.0, "give the radius in units of sigma")
     if bound not in BOUNDS:
         raise ValueError(f"bound: expected one of {', '.join(BOUNDS)}, got {bound!r}; choose one of them")
+    classes = check_integer(classes, "classes", 2, MAX_DRAWS)
     low, high = 0, 1
-    while not _certifies(high, alpha, ratio, bound):
+    while not _certifies(high, alpha, ratio, bound, classes):
         if high == MAX_DRAWS:
             raise ValueError(
                 f"ratio: expected a radius that {MAX_DRAWS} draws can certify at alpha={alpha}, got {ratio} sigma; "
@@ -162,10 +229,11 @@ def smallest_n(alpha: float, ratio: float, bound: str = "clopper-pearson") -> in
         low, high = high, min(2 * high, MAX_DRAWS)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _certifies(middle, alpha, ratio, bound) else (middle, high)
+        low, high = (low, middle) if _certifies(middle, alpha, ratio, bound, classes) else (middle, high)
     return high
 
 
-def _certifies(n: int, alpha: float, ratio: float, bound: str) -> bool:
-    radius = BOUNDS[bound]((n, 0), 0, alpha, 1.0)
+def _certifies(n: int, alpha: float, ratio: float, bound: str, classes: int) -> bool:
+    votes = (n, *[0] * (classes - 1))
+    radius = BOUNDS[bound](votes, 0, alpha, 1.0, votes)
     return radius > 0.0 and radius >= ratio

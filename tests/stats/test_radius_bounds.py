@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certify.rounding import floor_text
-from certify.stats import BOUNDS, failure_upper, radius_l2, smallest_n, split_alpha, success_upper
+from certify.stats import BOUNDS, class_buckets, failure_upper, radius_l2, smallest_n, split_alpha, success_upper
 from tests.stats.binomial_truth import ball_quantile
 
 SINGLE, PAIR = BOUNDS["clopper-pearson"], BOUNDS["two-interval"]
@@ -103,7 +103,12 @@ def test_half_of_the_votes_and_a_bit_abstains():
     assert not SINGLE((50_200, 49_800), 0, 0.001, 0.25) > 0.0
 
 
-@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+def by_even_pilot(counts, selected, alpha, sigma):
+    """CPM with a pilot that puts every rival into a bucket of its own."""
+    return BOUNDS["cpm"](counts, selected, alpha, sigma, [1] * len(counts))
+
+
+@pytest.mark.parametrize("bound", [*(BOUNDS[name] for name in sorted({*BOUNDS} - {"cpm"})), by_even_pilot])
 class TestEveryBound:
     def test_no_votes_abstain_without_nan(self, bound):
         for counts in ((0, 100, 0), (0, 1), (0, 0, 10**9)):
@@ -192,11 +197,11 @@ def test_the_least_number_of_draws(ratio, n):
 @pytest.mark.parametrize("ratio", [0.0, 0.7, 2.5])
 def test_one_draw_less_cannot_certify(bound, alpha, ratio):
     n = smallest_n(alpha, ratio, bound)
-    enough = BOUNDS[bound]((n, 0), 0, alpha, 1.0)
+    enough = BOUNDS[bound]((n, 0), 0, alpha, 1.0, (1, 0))
     assert enough > 0.0
     assert enough >= ratio
     if n > 1:
-        fewer = BOUNDS[bound]((n - 1, 0), 0, alpha, 1.0)
+        fewer = BOUNDS[bound]((n - 1, 0), 0, alpha, 1.0, (1, 0))
         assert not (fewer > 0.0 and fewer >= ratio)
 
 
@@ -222,3 +227,25 @@ def test_radius_refuses_what_is_no_probability(value):
         radius_l2(0.5, value, 0.1)
     with pytest.raises(ValueError, match="upper_b: expected"):
         radius_l2(0.5, 0.1, value)
+
+
+VECTORS = (  # published: pilot, counts, CPM's radius and buckets, Bonferroni's radius
+    ([60, 20, 10, 5, 3, 1, 1, 0, 0, 0], [6100, 1900, 1000, 500, 300, 100, 60, 20, 15, 5], 0.25722949, 3, 0.26401958),
+    ([45, 30, 10, 10, 5, 0, 0, 0, 0, 0], [4400, 2900, 1100, 1000, 500, 50, 30, 10, 5, 5], 0.07856535, 3, 0.07652662),
+    ([30, 15, 10, 10, 10, 10, 5, 5, 3, 2], [3000, 1500, *[1000] * 4, 500, 500, 300, 200], 0.10211469, 7, 0.10146809),
+    ([99, 1, 0, 0, 0, 0, 0, 0, 0, 0], [9950, 20, 10, 5, 5, 4, 3, 2, 1, 0], 1.2417807525, 3, 1.2583075066),
+)
+
+
+@pytest.mark.parametrize("pilot, counts, cpm, buckets, bonferroni", VECTORS)
+def test_published_radii_of_partitions(pilot, counts, cpm, buckets, bonferroni):
+    assert len(class_buckets(pilot, 0)) + 1 == buckets
+    assert BOUNDS["cpm"](counts, 0, 0.001, 0.5, pilot) == pytest.approx(cpm, abs=1e-7)
+    assert BOUNDS["bonferroni"](counts, 0, 0.001, 0.5) == pytest.approx(bonferroni, abs=1e-7)
+
+
+def test_a_partition_needs_the_pilot_of_the_same_classes():
+    with pytest.raises(ValueError, match="pilot"):
+        BOUNDS["cpm"]((90, 10), 0, 0.001, 0.5)
+    with pytest.raises(ValueError, match="pilot"):
+        BOUNDS["cpm"]((90, 10), 0, 0.001, 0.5, (9, 1, 0))

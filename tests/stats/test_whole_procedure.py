@@ -71,10 +71,11 @@ def false_after(procedure, pilot, n, law):
 
 def ours(bound):
     @cache
-    def certify(selected, counts):
-        return selected, BOUNDS[bound](counts, selected, ALPHA, 1.0)
+    def certify(selected, counts, pilot):
+        return selected, BOUNDS[bound](counts, selected, ALPHA, 1.0, pilot)
 
-    return lambda pilot, counts: certify(winner(pilot), counts)
+    # only CPM reads more of the pilot than its winner
+    return lambda pilot, counts: certify(winner(pilot), counts, pilot if bound == "cpm" else ())
 
 
 @cache
