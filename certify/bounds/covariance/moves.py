@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,7 +32,16 @@ from certify.bounds.covariance.spectrum import largest, mean, take
 
 Saved: TypeAlias = tuple[Tensor, ...]
 Made: TypeAlias = tuple[Tensor, Saved]
-Derivatives: TypeAlias = tuple[tuple[Cotangent | None, ...], Tensor | None]
+
+
+class Slope(NamedTuple):
+    """The derivative for a multiplier, and that part of it which is positive: the rest is what pulls the other way."""
+
+    total: Tensor
+    held: Tensor
+
+
+Derivatives: TypeAlias = tuple[tuple[Cotangent | None, ...], Slope | None]
 
 
 class Move(Protocol):
@@ -80,7 +89,10 @@ class Starting:
 
     def backward(self, _saved: Saved, cotangent: Cotangent, multiplier: Tensor | None) -> Derivatives:
         """Return the slope -mean(G_jj) / q_j^2."""
-        return (), None if multiplier is None else -mean(cotangent.diagonal(), self.weights) / multiplier**2
+        if multiplier is None:
+            return (), None
+        total = -mean(cotangent.diagonal(), self.weights) / multiplier**2
+        return (), Slope(total, torch.zeros_like(total))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +117,11 @@ class Linking:
             return M, ()
         cross = G @ of_used[:, :, self.keep]
         return _blocks(P[:, self.keep[:, None], self.keep], cross, M), ()
+
+    def at(self, index: Tensor) -> Linking:
+        """Return the same product at some of the frequencies."""
+        matrix = self.matrix if self.matrix.shape[0] == 1 else self.matrix[index]
+        return Linking(matrix, self.keep, self.used, self.rows)
 
     def _of_diagonal(self, P: Tensor) -> Tensor:
         G = self.matrix
@@ -163,6 +180,45 @@ class Folding:
             return (Whole(take(cotangent.matrix, self.back_index, self.back_conjugate)),), None
         V = take(cotangent.vectors, self.back_index, self.back_conjugate)
         return (Factors(V, cotangent.weights),), None
+
+
+@dataclass(frozen=True, eq=False)
+class Passing:
+    """The register that is read, unchanged: its step is taken together with the next one."""
+
+    def forward(self, sources: Sequence[Tensor], _multiplier: Tensor | None) -> Made | None:
+        """Return the register."""
+        return sources[0], ()
+
+    def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
+        """Return the derivative."""
+        return (cotangent,), None
+
+
+@dataclass(frozen=True, eq=False)
+class LinkingFolding:
+    """A product and the stride behind it, one alias after the other: the fine W P W^H is never held as a whole."""
+
+    linking: Linking
+    folding: Folding
+
+    def forward(self, sources: Sequence[Tensor], multiplier: Tensor | None) -> Made | None:
+        """Return the mean over the aliases of W P W^H."""
+        (P,) = sources
+        if P.ndim == 2 or P.shape[0] == 1:
+            made = self.linking.forward(sources, multiplier)
+            return None if made is None else self.folding.forward((made[0],), None)
+        total = torch.zeros((), dtype=P.dtype, device=P.device)
+        for index, conjugate in zip(self.folding.index, self.folding.conjugate, strict=True):
+            M = self.linking.at(index).forward((P[index],), multiplier)
+            if M is not None:
+                total = total + torch.where(conjugate[:, None, None], M[0].conj(), M[0])
+        return total / len(self.folding.index), ()
+
+    def backward(self, saved: Saved, cotangent: Cotangent, multiplier: Tensor | None) -> Derivatives:
+        """Return W^H G W with the G of the coarse frequency."""
+        (fine,), _ = self.folding.backward(saved, cotangent, multiplier)
+        return ((None,), None) if fine is None else self.linking.backward(saved, fine, multiplier)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,20 +295,22 @@ class Bracketing:
         base = scaled.expand(max(len(scaled), len(reached)), -1, -1).to(reached.dtype)
         return base.index_copy(1, U, reached)
 
-    def _diagonal_slope(self, G: Cotangent, source: Cotangent, product: Product) -> Tensor:
+    def _diagonal_slope(self, G: Cotangent, source: Cotangent, product: Product) -> Slope:
         """Return the diagonal of C G C - T G T^H, where T = A - B: T G T^H = A G A^H - A G B - B G A^H + B G B."""
         at, reached, crossed = (mean(one.diagonal(), self.weights) for one in (G, source, product))
         of_all = reached - 2 * crossed * self.middle + self.middle**2 * at
-        if self.unstable is None:
-            return self.half**2 * at - of_all
-        return self.half**2 * at[self.unstable] - of_all[self.unstable]
+        if self.unstable is not None:
+            at, of_all = at[self.unstable], of_all[self.unstable]
+        held = self.half**2 * at
+        return Slope(held - of_all, held)
 
-    def _matrix_slope(self, G: Cotangent, source: Cotangent, product: Product) -> Tensor:
+    def _matrix_slope(self, G: Cotangent, source: Cotangent, product: Product) -> Slope:
         rows = torch.arange(len(self.middle)) if self.unstable is None else self.unstable
         at, reached = (mean(one.whole()[:, rows[:, None], rows].real, self.weights) for one in (G, source))
         crossed = mean(product.block(rows).real, self.weights) * self.middle[rows]
-        outer = torch.outer(self.half, self.half) - torch.outer(self.middle[rows], self.middle[rows])
-        return outer * at - reached + crossed + crossed.mT
+        held = torch.outer(self.half, self.half) * at
+        unheld = reached - crossed - crossed.mT + torch.outer(self.middle[rows], self.middle[rows]) * at
+        return Slope(held - unheld, held)
 
     def barrier(self, saved: Saved, D: Tensor) -> float:
         """Return -log det(D^{-1/2} K D^{-1/2}), averaged over frequencies."""
@@ -301,7 +359,8 @@ class Pooling:
 
     def backward(self, _saved: Saved, cotangent: Cotangent, _multiplier: Tensor | None) -> Derivatives:
         """Return the slope of delta; M itself plays no part beyond feasibility."""
-        return (None,), self.factor * mean(cotangent.diagonal(), self.weights)
+        total = self.factor * mean(cotangent.diagonal(), self.weights)
+        return (None,), Slope(total, total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -379,7 +438,8 @@ class Joining:
             return (None, None), None
         (first, second), t, rows = saved, multiplier, saved[0].shape[1]
         above, below = cotangent.part(0, rows), cotangent.part(rows, rows + second.shape[1])
-        slope = self._trace(above, first) - self._trace(below, second) / t**2
+        held = self._trace(above, first)
+        slope = Slope(held - self._trace(below, second) / t**2, held)
         return (above.scaled(1 + t), below.scaled(1 + 1 / t)), slope
 
     def _trace(self, G: Cotangent, P: Tensor) -> Tensor:

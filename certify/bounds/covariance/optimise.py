@@ -4,11 +4,22 @@ The functions minimised are smooth (`objectives`), in coordinates in which most 
 best point of all those seen is kept, judged by the bound itself, so that the search may stop at any time. How long it
 searches is a number of evaluations, worked out from the size of the plan: the same plan gives the same multipliers on
 a slow and on a fast machine.
+
+For every choice of multipliers the bound is at least the optimum of the semidefinite program LipSDP-Neuron (Fazlyab et
+al., NeurIPS 2019, arXiv 1906.04893) with multipliers shared as in the plan, and the best choice attains it: with
+Lambda = 1 / (C^2 D) the recursion eliminates one layer after the other from its matrix inequality by Schur complements.
+At that optimum the matrices D - M are singular as a rule. So the search follows the minima of
+
+    f(x) = smooth objective(mu) + mu times the sum of all barriers,     mu -> 0,
+
+which are smooth: plain descent on the objective stops early, at a kink. Plans so large that only a few evaluations can
+be paid for are searched in single precision and without barriers, whose derivatives have full rank.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -16,19 +27,23 @@ import torch
 from torch import Tensor
 
 from certify.bounds.covariance.cotangents import Cotangent
-from certify.bounds.covariance.descent import minimise
+from certify.bounds.covariance.descent import Descent, Point
 from certify.bounds.covariance.objectives import Objective, pairs, row, soft_diagonal, soft_norm
-from certify.bounds.covariance.starts import SHAPES, start
-from certify.bounds.covariance.steps import Multipliers, Plan
+from certify.bounds.covariance.starts import SHAPES, Shape, start
+from certify.bounds.covariance.steps import Activate, Flatten, Linear, Multipliers, Plan
 from certify.bounds.covariance.trial import Trial, rows
 from certify.bounds.covariance.variables import Coordinates
 
 Effort: TypeAlias = Literal["fast", "default", "max"]
 
-WORK = {"default": 2.0e11, "max": 1.0e12}  # floating-point operations, roughly
-FEWEST = {"default": 30, "max": 80}
+WORK = {"default": 2e12, "max": 2e13}  # floating-point operations, roughly
+FEWEST = {"default": 12, "max": 40}
 MOST = {"default": 160, "max": 800}
-STAGES = ((1e-2, 0.4), (1e-3, 0.3), (1e-4, 0.3))  # mu of the barriers, share of the evaluations
+STAGES = ((1e-2, 0.4), (1e-3, 0.3), (1e-4, 0.3))  # mu, share of the evaluations
+LARGE = 5e10  # floating-point operations of one pass from which on the search is the short one
+GUESSES = 4
+REPAIRS = 40
+POLISHING = 30
 
 
 @dataclass
@@ -54,36 +69,74 @@ def optimise(plan: Plan, effort: Effort = "default", objective: Objective = "nor
     Raises:
         ValueError: If no closed form is feasible in floating point: the plan holds numbers that are not finite.
     """
-    trial = Trial(plan)
+    large = work(plan) > LARGE
+    trial = Trial(plan, torch.float32 if large else torch.float64)
     goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
+    best = _started(trial, goal, (0.25, "product") if large else SHAPES)
+    if effort != "fast" and any(trial.free):
+        _search(trial, goal, best, evaluations(plan, effort), barriers=not large)
+    return _feasible(plan, best)
+
+
+def polish(plan: Plan, multipliers: Multipliers, objectives: Iterable[Objective]) -> dict[Objective, Multipliers]:
+    """Return multipliers for each of several objectives, each searched for a little from the same start.
+
+    Args:
+        plan: The plan.
+        multipliers: Feasible ones, as a rule those of the objective "pairs".
+        objectives: As a rule all pairs (i, j).
+    """
+    trial, found = Trial(plan), {}
+    for objective in objectives:
+        goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
+        best = _Best(math.inf, multipliers)
+        _search(trial, goal, best, POLISHING, barriers=True, stages=((1e-4, 1.0),))
+        found[objective] = best.multipliers or multipliers
+    return found
+
+
+def _started(trial: Trial, goal: Goal, shapes: Iterable[Shape]) -> _Best:
     best = _Best()
-    for shape in SHAPES:
+    for shape in shapes:
         made = start(trial, shape)
         if made.feasible:
             best.offer(goal.bound(made.output), made.multipliers)
     if best.multipliers is None:
         raise ValueError("expected a plan with a feasible closed form, got none; are all matrices finite?")
-    if effort != "fast" and any(trial.free):
-        _search(trial, goal, best, evaluations(plan, effort))
-    return best.multipliers
+    return best
 
 
-def _search(trial: Trial, goal: Goal, best: _Best, count: int) -> None:
+def _search(
+    trial: Trial, goal: Goal, best: _Best, count: int, *, barriers: bool, stages: Iterable[tuple[float, float]] = STAGES
+) -> None:
     if best.multipliers is None:
         return
     coordinates = Coordinates(trial, best.multipliers)
-    x = coordinates.zero()
-    for mu, share in STAGES:
+    x, guesses = coordinates.zero(), GUESSES
+    for mu, share in stages if barriers else ((STAGES[0][0], 1.0),):
 
-        def function(x: Tensor, mu: float = mu) -> tuple[float, Tensor] | None:
+        def function(x: Tensor, mu: float = mu) -> Point | None:
             made = coordinates.run(x)
             if not made.feasible:
                 return None
             best.offer(goal.bound(made.output), made.multipliers)
             value, cotangent = goal.smooth(made.output, mu)
-            return value + mu * trial.barrier(made), coordinates.gradient(made, cotangent, mu)
+            wall = mu if barriers else 0.0
+            gradient, guess = coordinates.gradient(made, cotangent, wall)
+            return Point(value + wall * trial.barrier(made), gradient, guess)
 
-        x = minimise(function, x, evaluations=math.ceil(share * count), tolerance=mu / 100)
+        x = Descent(function, x, guesses=guesses).run(math.ceil(share * count), tolerance=mu / 100)
+        guesses = 0
+
+
+def _feasible(plan: Plan, best: _Best) -> Multipliers:
+    """Return the multipliers in double precision, enlarged where they are not feasible in it."""
+    given = best.multipliers or {}
+    if all(multiplier.dtype == torch.float64 for multiplier in given.values()):
+        return given
+    trial = Trial(plan)
+    made = trial.run(lambda position, _: given[position].to(torch.float64), repairs=REPAIRS)
+    return made.multipliers if made.feasible else start(trial, "product").multipliers
 
 
 class Goal:
@@ -125,9 +178,22 @@ def evaluations(plan: Plan, effort: Effort) -> int:
 
 
 def work(plan: Plan) -> float:
-    """Return roughly the floating-point operations of one pass: matrix products and inverses."""
-    total = 1.0
-    for position, step in enumerate(plan.steps):
-        n, complex_cost = rows(plan, position), 4.0 if step.sides else 1.0
-        total += 4.0 * complex_cost * plan.frequencies(position) * n**3
-    return total
+    """Return roughly the floating-point operations of one pass: matrix products and inverses.
+
+    Example:
+        >>> from certify.bounds.covariance.steps import Activate, Plan, Start
+        >>> slopes = torch.zeros(3), torch.ones(3)
+        >>> work(Plan((Start((), 3), Activate(0, (), *slopes))))
+        54.0
+    """
+    return sum(_work(plan, position) for position in range(len(plan.steps)))
+
+
+def _work(plan: Plan, position: int) -> float:
+    step, n = plan.steps[position], float(rows(plan, position))
+    if isinstance(step, Activate):
+        return 2 * n**3 * plan.frequencies(position) * (4 if step.sides else 1)
+    if isinstance(step, Linear | Flatten):
+        count, m, k = step.matrix.shape
+        return 2.0 * m * k * (m + k) * max(count, plan.frequencies(position)) * (4 if count > 1 else 1)
+    return 0.0

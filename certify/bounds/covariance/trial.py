@@ -26,9 +26,12 @@ from certify.bounds.covariance.moves import (
     Folding,
     Joining,
     Linking,
+    LinkingFolding,
     Move,
+    Passing,
     Pooling,
     Saved,
+    Slope,
     Starting,
     full,
 )
@@ -49,8 +52,10 @@ from certify.bounds.covariance.steps import (
     Step,
 )
 
+REPAIR = 1.15
+
 Choose: TypeAlias = Callable[[int, tuple[Tensor, ...]], Tensor]
-Also: TypeAlias = Callable[[int, Tensor], "Cotangent | None"]
+Also: TypeAlias = Callable[[int, Slope], "Cotangent | None"]
 
 
 def sources(step: Step) -> tuple[int, ...]:
@@ -105,15 +110,18 @@ class Pass:
 class Trial:
     """A plan with the constants of its steps prepared, in float64 or, to search faster, float32.
 
-    Registers that depend on no multiplier are computed once.
+    Registers that depend on no multiplier are computed once. With ``fuse``, products and the strides behind them are
+    taken together, which needs less memory; the register of the product is then the one it read.
     """
 
-    def __init__(self, plan: Plan, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, plan: Plan, dtype: torch.dtype = torch.float64, *, fuse: bool = True) -> None:
         self.plan = plan
         self.dtype = dtype
         self.sources = tuple(sources(step) for step in plan.steps)
         self.free = tuple(is_free(step, plan.norm) for step in plan.steps)
-        self.moves: tuple[Move, ...] = tuple(_PREPARE[type(step)](self, step) for step in plan.steps)
+        self.moves: list[Move] = [_PREPARE[type(step)](self, step) for step in plan.steps]
+        if fuse:
+            self._fuse()
         self.last_reader = self._last_readers()
         self._fix()
 
@@ -145,6 +153,16 @@ class Trial:
         last[-1] = len(last)
         return last
 
+    def _fuse(self) -> None:
+        readers = [source for read in self.sources for source in read]
+        for position, folding in enumerate(self.moves):
+            linking = self.moves[self.sources[position][0]] if self.sources[position] else None
+            if not isinstance(folding, Folding) or not isinstance(linking, Linking):
+                continue
+            if readers.count(self.sources[position][0]) == 1:
+                self.moves[self.sources[position][0]] = Passing()
+                self.moves[position] = LinkingFolding(linking, folding)
+
     def _fix(self) -> None:
         """Compute what depends on no multiplier, and keep what is read by what does."""
         made: dict[int, Tensor] = {}
@@ -158,20 +176,21 @@ class Trial:
         self._fixed = {position: register for position, register in made.items() if position in needed}
         self._idle = frozenset(made) - needed
 
-    def run(self, choose: Choose, *, keep: bool = False) -> Pass:
+    def run(self, choose: Choose, *, keep: bool = False, repairs: int = 0) -> Pass:
         """Return one forward pass.
 
         Args:
             choose: The multiplier of a step, given its position and the registers it reads; asked for free steps only.
             keep: Whether to keep all registers, not only those that are read again.
+            repairs: How often to enlarge a multiplier that is not feasible, by a factor of `REPAIR` each time.
         """
         made = Pass([None] * len(self.moves), {}, [None] * len(self.moves), True)
         for position in range(len(self.moves)):
-            if not self._advance(position, made, choose, keep):
+            if not self._advance(position, made, choose, keep=keep, repairs=repairs):
                 return dataclasses.replace(made, feasible=False)
         return made
 
-    def _advance(self, position: int, made: Pass, choose: Choose, keep: bool) -> bool:
+    def _advance(self, position: int, made: Pass, choose: Choose, *, keep: bool, repairs: int) -> bool:
         if position in self._fixed:
             made.registers[position] = self._fixed[position]
             return True
@@ -180,6 +199,11 @@ class Trial:
         read = tuple(register for s in self.sources[position] if (register := made.registers[s]) is not None)
         multiplier = choose(position, read) if self.free[position] else None
         result = self.moves[position].forward(read, multiplier)
+        for _ in range(repairs if multiplier is not None else 0):
+            if result is not None or multiplier is None:
+                break
+            multiplier = multiplier * REPAIR
+            result = self.moves[position].forward(read, multiplier)
         if result is None:
             return False
         made.registers[position], made.saved[position] = result
@@ -201,7 +225,7 @@ class Trial:
 
     def derivatives(
         self, made: Pass, cotangent: Cotangent, *, barrier: float = 0.0, also: Also | None = None
-    ) -> dict[int, Tensor]:
+    ) -> dict[int, Slope]:
         """Return the derivative of f for every multiplier of a pass, given that for the last register.
 
         Args:
@@ -212,7 +236,7 @@ class Trial:
                 derivative for its multiplier, what that adds to the derivative for the (one) register it reads.
         """
         pending: dict[int, Cotangent] = {len(self.moves) - 1: cotangent}
-        slopes: dict[int, Tensor] = {}
+        slopes: dict[int, Slope] = {}
         for position in range(len(self.moves) - 1, -1, -1):
             at, saved = pending.pop(position, None), made.saved[position]
             if at is None or saved is None:
@@ -222,7 +246,7 @@ class Trial:
             more: list[Cotangent | None] = []
             if barrier and slope is not None and multiplier is not None and isinstance(move, Bracketing):
                 wall, own = move.barrier_slopes(saved, multiplier)
-                more, slope = [wall.scaled(barrier)], slope + barrier * own
+                more, slope = [wall.scaled(barrier)], slope._replace(total=slope.total + barrier * own)
             if slope is not None:
                 slopes[position] = slope
                 more = [*more, also(position, slope) if also else None]
@@ -342,7 +366,7 @@ def evaluate(plan: Plan, multipliers: Multipliers) -> list[Tensor]:
         >>> float(evaluate(plan, {2: torch.tensor([18.0], dtype=torch.float64)})[-1])
         9.0
     """
-    trial = Trial(plan)
+    trial = Trial(plan, fuse=False)
     made = trial.run(lambda position, _: multipliers[position].to(trial.device, trial.dtype), keep=True)
     return [_shown(trial, position, register) for position, register in enumerate(made.registers)]
 

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from certify.bounds.covariance.cotangents import Cotangent, Factors
-from certify.bounds.covariance.moves import full
+from certify.bounds.covariance.moves import Slope, full
 from certify.bounds.covariance.spectrum import largest, leading, mean
 from certify.bounds.covariance.starts import SLACK, WIDER
 from certify.bounds.covariance.steps import Activate, Join, Mask, Pool, Start
 from certify.bounds.covariance.trial import Pass, Trial
 
 LIMIT = 40
+GENTLE, FARTHEST = 0.2, 2.0  # of the steps to balance: all layers take theirs at once
 
 
 class Variable(Protocol):
@@ -42,6 +43,9 @@ class Variable(Protocol):
 
     def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
         """Return df/dx and what f gains through the register read, given df/d(multiplier)."""
+
+    def balance(self, slope: Slope) -> Tensor:
+        """Return the step in x to where both parts of the slope would balance, if they only scaled with D."""
 
 
 class _Probe:
@@ -82,6 +86,10 @@ class _OfActivation:
         of_x = slope * self.D
         return of_x, self._whole(self.probe.cotangent(of_x.sum()[None]))
 
+    def balance(self, slope: Slope) -> Tensor:
+        held = slope.held.clamp(min=1e-300)
+        return 0.5 * ((slope.held - slope.total) / held).clamp(min=1e-6).log()
+
     def _whole(self, part: Factors) -> Factors:
         if self.rows is None:
             return part
@@ -114,6 +122,9 @@ class _OfCrop(_OfActivation):
         of_x = torch.where(self.on_diagonal, of_x * self.entries, of_x)
         return of_x, self._whole(self.probe.cotangent((slope * self.D).sum()[None]))
 
+    def balance(self, slope: Slope) -> Tensor:
+        return torch.zeros(self.size, dtype=slope.total.dtype, device=slope.total.device)
+
 
 class _OfJoin:
     def __init__(self, _trial: Trial, _step: Join, first: Tensor, _read: tuple[Tensor, ...]) -> None:
@@ -125,6 +136,9 @@ class _OfJoin:
 
     def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
         return slope * self.t, None
+
+    def balance(self, slope: Slope) -> Tensor:
+        return torch.zeros(self.size, dtype=slope.total.dtype, device=slope.total.device)
 
 
 class _OfStart:
@@ -138,6 +152,9 @@ class _OfStart:
 
     def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
         return self.q * (slope - self.pixels * (slope @ self.q)), None
+
+    def balance(self, slope: Slope) -> Tensor:
+        return 0.5 * (-slope.total).clamp(min=1e-300).log()
 
 
 class _OfPool:
@@ -164,6 +181,9 @@ class _OfPool:
         V = self.vector.new_zeros(self.frequencies, self.size, 1)
         V[self.position, :, 0] = self.vector * self.shape.rsqrt()
         return of_x, Factors(V, total[None] / (self.delta[0] / self.shape[0] * self.weight))
+
+    def balance(self, slope: Slope) -> Tensor:
+        return torch.zeros(self.size, dtype=slope.total.dtype, device=slope.total.device)
 
 
 _KINDS: Mapping[type, Callable[[Trial, Any, Tensor, tuple[Tensor, ...]], Variable]] = MappingProxyType(
@@ -197,8 +217,8 @@ class Coordinates:
         parts = dict(zip(self.variables, torch.split(x, self.sizes), strict=True))
         return self.trial.run(lambda position, read: self.variables[position].multiplier(parts[position], read))
 
-    def gradient(self, made: Pass, cotangent: Cotangent, barrier: float = 0.0) -> Tensor:
-        """Return df/dx for the last pass that was run, given the derivative of f for the last register.
+    def gradient(self, made: Pass, cotangent: Cotangent, barrier: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Return df/dx for the last pass that was run, and part of the step to where all slopes would balance.
 
         Args:
             made: The pass.
@@ -206,11 +226,17 @@ class Coordinates:
             barrier: What f holds of the sum of all barriers besides, as a factor.
         """
         slopes: dict[int, Tensor] = {}
+        steps: dict[int, Tensor] = {}
 
-        def also(position: int, slope: Tensor) -> Cotangent | None:
-            slopes[position], more = self.variables[position].slope(slope)
+        def also(position: int, slope: Slope) -> Cotangent | None:
+            variable = self.variables[position]
+            slopes[position], more = variable.slope(slope.total)
+            steps[position] = variable.balance(slope)
             return more
 
         self.trial.derivatives(made, cotangent, barrier=barrier, also=also)
         none = {position: self.zero().new_zeros(v.size) for position, v in self.variables.items()}
-        return torch.cat([(none | slopes)[position] for position in self.variables])
+        slope, step = (
+            torch.cat([(none | parts)[position] for position in self.variables]) for parts in (slopes, steps)
+        )
+        return slope, GENTLE * step.clamp(-FARTHEST, FARTHEST)
