@@ -10,7 +10,7 @@ from certify.bounds.covariance.draft import MOST_ROWS, Draft, Standing, fits, st
 from certify.bounds.covariance.linear import flattened
 from certify.bounds.covariance.maps import Entries, Map, Rows, error_of
 from certify.bounds.covariance.states import Flat, View
-from certify.bounds.covariance.steps import Join, Mask, Sides
+from certify.bounds.covariance.steps import Join, Mask
 from certify.graph import Operation
 
 
@@ -49,7 +49,7 @@ def join(draft: Draft, operation: Operation) -> bool:
     Two registers at a time: an operation with more inputs comes again.
     """
     names = list(dict.fromkeys(draft.varying(operation)))
-    if not _on_one_torus(draft, names):
+    if not _on_one_torus(draft, operation, names):
         return False
     groups: dict[int, list[str]] = {}
     for name in names:
@@ -70,23 +70,18 @@ def join(draft: Draft, operation: Operation) -> bool:
     return _emit_join(draft, (first, chosen[0]), (second, chosen[1]))
 
 
-def _on_one_torus(draft: Draft, names: Sequence[str]) -> bool:
+def _on_one_torus(draft: Draft, operation: Operation, names: Sequence[str]) -> bool:
     """Tell whether values stand on the same pixels, after making plain rows of all if some are."""
-    images = [held.strides for held in map(draft.held.__getitem__, names) if isinstance(held, View) and held.strides]
+    held = [draft.held[name] for name in names]
+    images = [one for one in held if isinstance(one, View) and one.strides]
     if len(images) == len(names):
-        return len({_pixels(draft, name) for name in names}) == 1
-    if any(not isinstance(draft.held[name], View | Flat) for name in names):
+        output = draft.grids.sides(operation.name, len(images[0].strides))
+        return all(draft.pixels(view) == output for view in images)
+    if any(not isinstance(one, View | Flat) for one in held):
         return False
     for name in names:
         draft.held[name] = flattened(draft, name)
     return True
-
-
-def _pixels(draft: Draft, name: str) -> Sides:
-    held = draft.held[name]
-    if not isinstance(held, View):
-        return ()
-    return tuple(a // b for a, b in zip(draft.sides(held.register), held.strides, strict=True))
 
 
 def _emit_join(draft: Draft, first: tuple[Standing, list[str]], second: tuple[Standing, list[str]]) -> bool:

@@ -85,6 +85,10 @@ class Draft:
         """Return the dtype of matrices that act on a register."""
         return torch.complex128 if self.sides(register) else torch.float64
 
+    def pixels(self, view: View) -> Sides:
+        """Return the sides of the torus a view stands on, fewer than its register's behind strides."""
+        return tuple(a // b for a, b in zip(self.sides(view.register), view.strides, strict=True))
+
     def nothing(self, register: int) -> Tensor:
         """Return the matrix of a `Linear` that computes no rows."""
         return torch.zeros(1, 0, self.width(register), dtype=self.dtype(register))

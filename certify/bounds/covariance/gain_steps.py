@@ -126,7 +126,8 @@ def _source(draft: Draft, operation: Operation) -> int | None:
         return None
     if len({(type(one), one.strides if isinstance(one, View) else ()) for one in targets}) > 1:
         targets = [flattened(draft, name) for name in dict.fromkeys(draft.varying(operation))]
-    standing = stand(draft, [_unflattened(one) for one in targets], [operation.name], alone=True)
+    targets = [_unflattened(targets[0])] if len(targets) == 1 else targets
+    standing = stand(draft, targets, [operation.name], alone=True)
     return None if standing is None else standing.register
 
 

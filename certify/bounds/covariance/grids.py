@@ -4,7 +4,7 @@ Values that are computed from one another by convolutions, pools and operations 
 stands on every ``step``-th pixel of the family's own torus of sides N, so on a torus of sides N / step. N is the least
 multiple of all steps on which every value fits, and every reading finds the zeros it expects outside
 (`certify.bounds.covariance.readings`); a larger torus would be sound as well. A value of which only a gain is used
-(resampling, flattening, wrapping around) begins a family of its own.
+(resampling, flattening, wrapping around) begins a family of its own, until it is added to a value of another.
 
 Values without a spatial operation ahead of them are better held as plain rows; `image_dims` says which are not.
 """
@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from types import MappingProxyType
 
-from certify.bounds.covariance.readings import Axis, reading_of
+from certify.bounds.covariance.readings import reading_of
 from certify.bounds.covariance.steps import Sides
 from certify.bounds.facts import Facts
 from certify.bounds.slopes import ACTIVATIONS
@@ -44,7 +45,7 @@ class Place:
     """Where a value stands: the first value of its family, and its step on that torus per axis."""
 
     family: str
-    steps: tuple[int, ...]
+    steps: tuple[Fraction, ...]
 
 
 def is_image(shape: tuple[int, ...], dims: int) -> bool:
@@ -101,7 +102,8 @@ class Grids:
         self._facts = facts
         self.dims = image_dims(facts)
         self._places: dict[str, Place] = {}
-        self._needs: dict[str, tuple[int, ...]] = {}
+        self._joined: dict[str, Place] = {}  # a family that became part of another: the place of its own torus there
+        self._wanted: list[tuple[Place, tuple[int, ...]]] = []
         for operation in facts.graph:
             if operation.name in names:
                 self._place(operation)
@@ -109,58 +111,68 @@ class Grids:
 
     def sides(self, name: str, dims: int) -> Sides | None:
         """Return the sides of the torus of a value with ``dims`` spatial axes, or None when it is no image."""
-        place = self._places.get(name)
-        if place is None or len(place.steps) != dims:
+        if name not in self._places or len(self._places[name].steps) != dims:
             return None
-        return tuple(side // step for side, step in zip(self._sides[place.family], place.steps, strict=True))
+        place = self._now(self._places[name])
+        return tuple(int(side / step) for side, step in zip(self._sides[place.family], place.steps, strict=True))
+
+    def _now(self, place: Place) -> Place:
+        """Return a place in the family that its own has become part of."""
+        while place.family in self._joined:
+            into = self._joined[place.family]
+            place = Place(into.family, tuple(a * b for a, b in zip(place.steps, into.steps, strict=True)))
+        return place
 
     def _place(self, operation: Operation) -> None:
-        shape = self._facts.shapes[operation.name]
         place = self._inherited(operation) or self._new(operation)
-        if place is None:
-            return
-        self._places[operation.name] = place
-        self._require(place, shape[-len(place.steps) :])
+        if place is not None:
+            self._places[operation.name] = place
+            self._wanted.append((place, self._facts.shapes[operation.name][-len(place.steps) :]))
 
     def _new(self, operation: Operation) -> Place | None:
         dims = self.dims[operation.name]
-        return Place(operation.name, (1,) * dims) if is_image(self._facts.shapes[operation.name], dims) else None
+        one = (Fraction(1),) * dims
+        return Place(operation.name, one) if is_image(self._facts.shapes[operation.name], dims) else None
 
     def _inherited(self, operation: Operation) -> Place | None:
         """Return the place an operation's output takes from its inputs', when they agree."""
-        read = [name for name in operation.inputs if name not in self._facts.independent]
-        places = {self._places.get(name) for name in read}
-        place = places.pop() if len(places) == 1 else None
-        if place is None:
+        facts = self._facts
+        places = [self._places.get(name) for name in operation.inputs if name not in facts.independent]
+        place = places[0] if places else None
+        dims = 0 if place is None else len(place.steps)
+        if place is None or not is_image(facts.shapes[operation.name], dims):
             return None
-        dims = len(place.steps)
-        if not is_image(self._facts.shapes[operation.name], dims):
-            return None
-        reading = reading_of(self._facts, operation, dims)
+        reading = reading_of(facts, operation, dims)
         if reading is not None:
-            self._read(place, reading.axes)
+            self._wanted.append((place, tuple(axis.need for axis in reading.axes)))
             return _stepped(place, reading.strides)
         if operation.kind in ("conv", "max_pool", "avg_pool") and len(operation.integers("stride")) == dims:
             return _stepped(place, operation.integers("stride"))
-        kept = operation.kind in POINTWISE and keeps_sizes(self._facts, operation, dims)
-        return place if kept else None
+        if operation.kind not in POINTWISE or not keeps_sizes(facts, operation, dims):
+            return None
+        return self._now(place) if all(self._agree(place, other) for other in places) else None
 
-    def _read(self, place: Place, axes: tuple[Axis, ...]) -> None:
-        self._require(place, tuple(axis.need for axis in axes))
-
-    def _require(self, place: Place, sizes: tuple[int, ...]) -> None:
-        needed = tuple(size * step for size, step in zip(sizes, place.steps, strict=True))
-        before = self._needs.get(place.family, needed)
-        self._needs[place.family] = tuple(map(max, before, needed))
+    def _agree(self, first: Place, other: Place | None) -> bool:
+        """Tell whether two values stand on the same pixels, after joining their families if they are two."""
+        if other is None or len(other.steps) != len(first.steps):
+            return False
+        a, b = self._now(first), self._now(other)
+        if a.family != b.family:
+            self._joined[b.family] = Place(a.family, tuple(x / y for x, y in zip(a.steps, b.steps, strict=True)))
+        return self._now(other).steps == a.steps
 
     def _family_sides(self) -> Mapping[str, Sides]:
         multiples: dict[str, tuple[int, ...]] = {}
-        for place in self._places.values():
-            before = multiples.get(place.family, place.steps)
-            multiples[place.family] = tuple(map(math.lcm, before, place.steps))
+        needs: dict[str, tuple[Fraction, ...]] = {}
+        for wanted, sizes in self._wanted:
+            place = self._now(wanted)
+            needed = tuple(size * step for size, step in zip(sizes, place.steps, strict=True))
+            whole = tuple(step.numerator for step in place.steps)
+            needs[place.family] = tuple(map(max, needs.get(place.family, needed), needed))
+            multiples[place.family] = tuple(map(math.lcm, multiples.get(place.family, whole), whole))
         return {
-            family: tuple(-(-need // step) * step for need, step in zip(needs, multiples[family], strict=True))
-            for family, needs in self._needs.items()
+            family: tuple(math.ceil(need / whole) * whole for need, whole in zip(found, multiples[family], strict=True))
+            for family, found in needs.items()
         }
 
 

@@ -70,7 +70,8 @@ def _from_images(draft: Draft, operation: Operation, views: Sequence[View]) -> V
     if reading is not None and not views[0].clean and _is_read_beyond(draft, draft.varying(operation)[0], dims):
         return Obstacle.UNMASKED  # for all convolutions that read it, so that they stay in one register
     if on_torus:
-        return image_view(draft, operation, views)
+        found = image_view(draft, operation, views)
+        return found if found is None or draft.pixels(found) == draft.grids.sides(operation.name, dims) else None
     means = MEANS.get(operation.kind)
     return None if means is None else means(draft, operation, views[0])
 
@@ -111,7 +112,8 @@ def flattened(draft: Draft, name: str) -> View | Flat:
 def _same_columns(first: View | Flat, second: View | Flat) -> bool:
     """Tell whether two values are maps of the same columns."""
     if isinstance(first, Flat) and isinstance(second, Flat):
-        return first.view.map is second.view.map and first.windows is second.windows
+        same_image = first.view.map is second.view.map and first.view.strides == second.view.strides
+        return same_image and first.sizes == second.sizes and first.windows is second.windows
     return type(first) is type(second)
 
 

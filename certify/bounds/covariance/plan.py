@@ -7,6 +7,7 @@ treats goes on by its gain alone. The order of the steps never affects soundness
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from certify.bounds.covariance.combining import join, mask
@@ -15,7 +16,7 @@ from certify.bounds.covariance.entrywise import activate, leave_to_pool
 from certify.bounds.covariance.gain_steps import begin, bound, pool
 from certify.bounds.covariance.linear import Obstacle, linear_view
 from certify.bounds.covariance.states import Flat, View
-from certify.bounds.covariance.steps import Linear, Plan
+from certify.bounds.covariance.steps import Bounded, Linear, Plan
 from certify.bounds.facts import Facts
 from certify.graph import Operation
 from certify.results import Norm, Unbounded
@@ -49,6 +50,8 @@ def compile_plan(facts: Facts, value: str, norm: Norm, gains: Mapping[str, float
     known = gains[value]
     if isinstance(known, Unbounded):
         return known
+    if value in facts.independent:
+        return Plan((Bounded(None, (), math.prod(facts.shapes[value]), 0.0),), norm)
     draft = Draft(facts.into("l2"), value, norm, gains)
     begin(draft)
     while value not in draft.held:

@@ -1,7 +1,8 @@
 r"""Operations that multiply entries by known numbers: normalisations with fixed statistics, products with constants.
 
 Shifts do not matter to differences. The factor weight / sqrt(variance + eps) keeps its sign and is computed with three
-roundings, 1 / std and the reciprocal of a constant with one: relative errors of at most 4 u and u.
+roundings, 1 / std and the reciprocal of a constant with one: relative errors of at most 4 u and u, above underflow; a
+computed factor below `LEAST` is given up.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from certify.graph import Operation
 from certify.norms import batch_norm_scales
 
 RELATIVE = 2.0**-50  # eight roundings
+LEAST = 2.0**-500
 
 
 def factors(facts: Facts, operation: Operation) -> Tensor | None:
@@ -39,14 +41,22 @@ def factors(facts: Facts, operation: Operation) -> Tensor | None:
     return found.to(torch.float64).expand(facts.shapes[operation.name])
 
 
-def _batch_norm(facts: Facts, operation: Operation) -> Tensor:
-    variance = facts.graph.required_weight(operation, "variance")
-    scale, _ = batch_norm_scales(facts.graph.weight(operation, "weight"), variance, operation.number("eps"))
-    return scale.reshape(1, -1, *[1] * (len(facts.shape(operation)) - 2))
+def _unless_tiny(quotient: Tensor, numerator: Tensor | None = None) -> Tensor | None:
+    """Return a computed quotient, or None when an entry may have underflowed."""
+    tiny = quotient.abs() < LEAST
+    exact = torch.zeros_like(tiny) if numerator is None else numerator == 0.0
+    return None if bool((tiny & ~exact).any()) else quotient
 
 
-def _normalize(facts: Facts, operation: Operation) -> Tensor:
-    return 1.0 / facts.graph.required_weight(operation, "std")
+def _batch_norm(facts: Facts, operation: Operation) -> Tensor | None:
+    weight, variance = facts.graph.weight(operation, "weight"), facts.graph.required_weight(operation, "variance")
+    scale, _ = batch_norm_scales(weight, variance, operation.number("eps"))
+    found = _unless_tiny(scale, weight)
+    return None if found is None else found.reshape(1, -1, *[1] * (len(facts.shape(operation)) - 2))
+
+
+def _normalize(facts: Facts, operation: Operation) -> Tensor | None:
+    return _unless_tiny(1.0 / facts.graph.required_weight(operation, "std"))
 
 
 def _mul(facts: Facts, operation: Operation) -> Tensor | None:
@@ -56,7 +66,7 @@ def _mul(facts: Facts, operation: Operation) -> Tensor | None:
 
 def _div(facts: Facts, operation: Operation) -> Tensor | None:
     below = operation.inputs[1]
-    return 1.0 / facts.constants[below] if below in facts.constants else None
+    return _unless_tiny(1.0 / facts.constants[below]) if below in facts.constants else None
 
 
 SCALINGS: Mapping[str, Callable[[Facts, Operation], Tensor | None]] = MappingProxyType(

@@ -234,6 +234,74 @@ def test_branches_on_different_pixels_are_exact_once_they_are_flattened():
     assert upper <= 1.000001 * float(torch.linalg.matrix_norm(jacobian(b.graph(), torch.zeros(1, 5).double()), 2))
 
 
+@pytest.mark.parametrize(("taps", "side"), [(1, 8), (5, 10)])
+def test_images_that_begin_families_stand_on_one_torus_when_they_are_added(taps, side):
+    """Both upsampled images have eight pixels; a window of five behind their sum needs a torus of ten."""
+    b = Build(1, 4)
+    left = b.add("upsample_nearest", b.add("relu", b.conv(b.normal(1, 1, 3))), scale=[2])
+    right = b.add("upsample_nearest", b.add("tanh", b.conv(b.normal(1, 1, 3), "x")), scale=[2])
+    b.add("add", left, right)
+    b.add("relu")
+    b.conv(b.normal(1, 1, taps), padding=[[taps // 2, taps // 2]])
+    plan = plan_of(b.graph())
+    assert [type(step) for step in plan.steps].count(Join) == 1
+    assert {step.sides for step in plan.steps if isinstance(step, Bounded)} == {(side,)}
+    check_above_jacobians(b.graph(), plan)
+
+
+def test_a_skip_around_a_resampling_is_joined():
+    """As in a U-Net: down by two, up by two, beside what was there before."""
+    b = Build(1, 6, 4)
+    start = b.add("relu", b.conv(b.normal(2, 1, 3, 3)))
+    b.conv(b.normal(3, 2, 3, 3), start, stride=[2, 2])
+    b.add("relu")
+    b.add("concat", start, b.add("upsample_nearest", scale=[2, 2]), dim=1)
+    b.conv(b.normal(1, 5, 5, 5), padding=[[2, 2], [2, 2]])
+    plan = plan_of(b.graph())
+    assert [type(step) for step in plan.steps].count(Join) == 1
+    assert plan.steps[-1].sides == (8, 6)
+    check_above_jacobians(b.graph(), plan)
+
+
+def test_rows_of_the_same_image_on_other_pixels_are_told_apart():
+    """The even pixels and the first three, as rows: three rows each, of the same register."""
+    b = Build(1, 6)
+    start = b.add("relu", b.conv(b.normal(1, 1, 3)))
+    even = b.add("reshape", b.add("slice", start, dim=2, start=0, stop=6, step=2), shape=[-1, 3])
+    first = b.add("reshape", b.add("slice", start, dim=2, start=0, stop=3, step=1), shape=[-1, 3])
+    b.add("sub", even, first)
+    plan = plan_of(b.graph())
+    upper = check_above_jacobians(b.graph(), plan)
+    assert upper > 0.0
+    made, _ = registers(plan, random_choice(torch.Generator().manual_seed(1)))
+    assert float(made[-1][0, 0, 0]) < 1e-9 < float(made[-1][0, 1, 1])
+
+
+def test_a_value_that_never_varies_has_gain_zero():
+    b = Build(3)
+    b.add("sub", "x", "x")
+    b.add("relu", b.constant(b.normal(1, 3)))
+    graph = b.graph()
+    plan = plan_of(graph)
+    assert [type(step) for step in plan.steps] == [Bounded]
+    assert plan.steps[0].gain == 0.0
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e-320])
+def test_scalings_that_may_underflow_keep_their_gain(factor):
+    b = Build(2, 4)
+    b.add(
+        "batch_norm",
+        mean=b.normal(2),
+        variance=torch.full((2,), 1e300, dtype=torch.float64),
+        weight=torch.full((2,), factor, dtype=torch.float64),
+        eps=0.0,
+    )
+    b.conv(b.normal(1, 2, 3))
+    plan = plan_of(b.graph())
+    assert any(isinstance(step, Bounded) for step in plan.steps)
+
+
 def test_values_with_several_readers_go_along():
     """Densely connected layers: every value is read by all that follow."""
     b = Build(2, 6, 5)
