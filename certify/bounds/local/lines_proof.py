@@ -64,7 +64,7 @@ class Rows:
 class Margins:
     """Proved margins: z_chosen - z_other >= lower - slope ||x - x*|| on the ball, for every class in ``others``.
 
-    All ``[B, classes - 1]``. ``kept[k]`` are rows ``[B, o, m_k]`` and constants ``[B, o]`` with
+    All ``[B, classes - 1]``. ``kept[k]``, for every layer k, are rows ``[B, o, m_k]`` and constants ``[B, o]`` with
     z_chosen - z_other >= rows . y_k + const on the ball, proved as well (y_k the real activations at the same x).
     """
 
@@ -195,9 +195,7 @@ class ProvedRelaxation:
         z, e = self.centres.z[0], self.centres.z_error[0]
         gamma = gamma_up(z.shape[1] + 4.0)
         v = now.const + (now.rows @ z[..., None])[..., 0]
-        lost = (now.rows.abs() @ (gamma * z.abs() + e + SMALLEST)[..., None])[..., 0] + 2.0 * U64 * (
-            v.abs() + now.const.abs()
-        )
+        lost = _against(now.rows, gamma * z.abs() + e) + _addition(v, now.const)
         return _sub_down(v, GROWN * (now.loss + lost) + z.shape[1] * SMALLEST)
 
     def _slope(self, rows: Tensor) -> Tensor:
@@ -211,22 +209,17 @@ class ProvedRelaxation:
         """Return the bounds of the second layer (the module's last paragraph)."""
         first, layer = self.chain.layers[:2]
         step, z, e = self._step(0, below), self.centres.z[0], self.centres.z_error[0]
-        lines = step.lines
-        steepest = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
+        steepest = torch.maximum(step.lines.lower_slope.abs(), step.lines.upper_slope.abs())
         gamma = gamma_up(layer.terms + 8.0)
-        sizes = (
-            gamma * (steepest * z.abs() + step.offsets)
-            + steepest * e
-            + layer.error * self.reach(0, below)
-            + 4.0 * SMALLEST
-        )
-        lost = layer.magnitude(sizes) + gamma * layer.bias.abs() + layer.bias_error
+        sizes = gamma * (steepest * z.abs() + step.offsets) + steepest * e + layer.error * self.reach(0, below)
+        lost = layer.magnitude(sizes + 4.0 * SMALLEST) + gamma * layer.bias.abs() + layer.bias_error
         lost = GROWN * lost + 4.0 * _underflow(layer, z)
-        rounded = (gamma_up(patches.transfer.shape[0] + 8.0) + first.error) * layer.magnitude(steepest * self.row_norms)
-        rounded = GROWN * rounded + 4.0 * first.rows * first.columns * SMALLEST
+        per_row = gamma_up(patches.transfer.shape[0] + 8.0) + first.error
+        rounded = GROWN * per_row * layer.magnitude(steepest * self.row_norms)
+        rounded = rounded + 4.0 * first.rows * first.columns * SMALLEST
 
         def side(sign: float) -> Tensor:
-            v, s = self._patch_rows(patches, lines, sign)
+            v, s = self._patch_rows(patches, step.lines, sign)
             return _lower(_sub_down(v, lost), nextafter_up(s + rounded), eps)
 
         return side(1.0), -side(-1.0)
@@ -270,10 +263,7 @@ def _through_lines(now: Rows, step: _Step) -> Rows:
     """Step 1."""
     rows, const = through_lines(now.rows, now.const, step.lines)
     gamma = gamma_up(rows.shape[2] + 4.0)
-    lost = (now.rows.abs() @ (gamma * step.offsets + SMALLEST)[..., None])[..., 0]
-    lost = (
-        lost + (rows.abs() @ (U64 * step.Z + SMALLEST)[..., None])[..., 0] + 2.0 * U64 * (const.abs() + now.const.abs())
-    )
+    lost = _against(now.rows, gamma * step.offsets) + _against(rows, U64 * step.Z) + _addition(const, now.const)
     underflow = SMALLEST * (step.Z.sum(1, keepdim=True) + 4.0 * rows.shape[2])
     return Rows(rows, const, GROWN * (now.loss + lost) + underflow)
 
@@ -283,9 +273,19 @@ def _through_layer(now: Rows, layer: Layer, Y: Tensor) -> Rows:
     rows = layer.backward(now.rows)
     const = now.const + now.rows @ layer.bias
     weights = (gamma_up(layer.terms + 4.0) + layer.error) * layer.magnitude(Y)
-    per_entry = weights + gamma_up(layer.rows + 4.0) * layer.bias.abs() + layer.bias_error + SMALLEST
-    lost = (now.rows.abs() @ per_entry[..., None])[..., 0] + 2.0 * U64 * (const.abs() + now.const.abs())
+    biases = gamma_up(layer.rows + 4.0) * layer.bias.abs() + layer.bias_error
+    lost = _against(now.rows, weights + biases) + _addition(const, now.const)
     return Rows(rows, const, GROWN * (now.loss + lost) + _underflow(layer, Y))
+
+
+def _against(rows: Tensor, sizes: Tensor) -> Tensor:
+    """Return |A| . sizes for rows ``[B, r, m]`` and sizes ``[B, m]``, products that underflowed included."""
+    return (rows.abs() @ (sizes + SMALLEST)[..., None])[..., 0]
+
+
+def _addition(after: Tensor, before: Tensor) -> Tensor:
+    """Return what one or two additions to a constant round."""
+    return 2.0 * U64 * (after.abs() + before.abs())
 
 
 def _underflow(layer: Layer, Y: Tensor) -> Tensor:
