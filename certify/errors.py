@@ -7,6 +7,8 @@ the command line, so that no other file needs a table of them. Bad arguments of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class CertifyError(Exception):
     """Any failure the user can act on: input, usage, configuration (exit code 2)."""
@@ -34,3 +36,14 @@ class SoundnessError(Exception):
     """An invariant of a certificate is broken: a bug of this tool, never the user's (exit code 70)."""
 
     exit_code = 70
+
+
+class BrokenCertificate(SoundnessError):  # noqa: N818 - what was found, not what went wrong
+    """The falsifier broke a certificate of its own run: the report is withheld (exit code 70).
+
+    ``evidence`` holds both inputs in full, and all that is needed to see it again, as plain JSON: save it whole.
+    """
+
+    def __init__(self, message: str, evidence: Mapping[str, object]) -> None:
+        super().__init__(message)
+        self.evidence = dict(evidence)

@@ -20,6 +20,7 @@ from certify.bounds.steepest import (
     Box,
     Network,
     ascend,
+    inside,
     jacobian_gains,
     random_inputs,
     typical_distance,
@@ -169,7 +170,8 @@ def _search(graph: Graph, data: Tensor | None, norm: Norm, seed: int, box: Box) 
         gains, _ = _gains(fast, data.float(), norm, 1e-3 * distance, SCREEN_STEPS, seed, rows)
         near = data[gains.argsort(descending=True, stable=True)]
     starts = torch.split(torch.cat([near[: effort.starts - len(loose)], loose]).float(), rows)
-    steep = [ascend(fast, x, norm=norm, distance=distance, steps=effort.steps, box=box, seed=seed).x for x in starts]
+    search = partial(ascend, fast, norm=norm, distance=distance, steps=effort.steps, stay=inside(box), seed=seed)
+    steep = [search(x).x for x in starts]
     points = torch.cat([near[:FINALISTS], *steep]).double()
     gains, directions = _gains(exact, points, norm, 1e-6 * distance, SCREEN_STEPS, seed, rows)
     best = gains.argsort(descending=True, stable=True)[:FINALISTS]

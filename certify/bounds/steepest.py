@@ -31,6 +31,7 @@ from certify.results import Norm
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
 Box: TypeAlias = tuple[float, float] | None
+Stay: TypeAlias = Callable[[Tensor], Tensor]
 
 NEAREST = 1e-3  # the last distance and step of an ascent, in units of the first
 
@@ -72,7 +73,19 @@ def typical_distance(points: Tensor) -> float:
     return found if 0.0 < found < math.inf else 1.0
 
 
-def ascend(network: Network, x: Tensor, *, norm: Norm, distance: float, steps: int, box: Box, seed: int) -> Segments:
+def everywhere(x: Tensor) -> Tensor:
+    """Return the inputs as they are: where an ascent may go when nothing limits it."""
+    return x
+
+
+def inside(box: Box) -> Stay:
+    """Return what brings inputs back into a box."""
+    return everywhere if box is None else lambda x: x.clamp(*box)
+
+
+def ascend(
+    network: Network, x: Tensor, *, norm: Norm, distance: float, steps: int, stay: Stay = everywhere, seed: int = 0
+) -> Segments:
     """Return pairs of inputs with large difference quotients near the given ones.
 
     Args:
@@ -81,7 +94,7 @@ def ascend(network: Network, x: Tensor, *, norm: Norm, distance: float, steps: i
         norm: The norm of the quotients.
         distance: The typical l2 distance of two inputs; the pairs begin that far apart, and end `NEAREST` times it.
         steps: Gradients taken.
-        box: Where x stays; None for everywhere.
+        stay: What brings x back to where it may be.
         seed: Of the first directions.
 
     Raises:
@@ -89,8 +102,7 @@ def ascend(network: Network, x: Tensor, *, norm: Norm, distance: float, steps: i
 
     Example:
         >>> corner = torch.tensor([[-0.5, 0.0]], dtype=torch.float64)  # flat here; 3 (x + y) is steep for x + y > 0
-        >>> found = ascend(lambda x: 3.0 * x.sum(1, keepdim=True).relu(), corner, norm="l2", distance=4.0, steps=60,
-        ...                box=None, seed=0)
+        >>> found = ascend(lambda x: 3.0 * x.sum(1, keepdim=True).relu(), corner, norm="l2", distance=4.0, steps=60)
         >>> round(float(found.quotients[0]), 6) == round(3.0 * 2**0.5, 6)
         True
     """
@@ -101,7 +113,7 @@ def ascend(network: Network, x: Tensor, *, norm: Norm, distance: float, steps: i
         half = distance / 2.0 * shrink
         rising, tilting, _ = _both_ends(network, x, v, half, norm)
         v = input_direction(rising, v, norm)
-        x = _clamped(x + 0.2 * distance * shrink * _unit(tilting, torch.zeros_like(x)), box)
+        x = stay(x + 0.2 * distance * shrink * _unit(tilting, torch.zeros_like(x)))
     return Segments(x, v, half, _both_ends(network, x, v, half, norm)[2])
 
 
@@ -194,7 +206,3 @@ def _unit(t: Tensor, otherwise: Tensor) -> Tensor:
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.dim() - 1))
-
-
-def _clamped(x: Tensor, box: Box) -> Tensor:
-    return x if box is None else x.clamp(*box)

@@ -144,9 +144,7 @@ def test_an_ascent_raises_the_quotient_of_its_pairs_and_tells_the_truth_about_it
     def network(z: torch.Tensor) -> torch.Tensor:
         return run(graph, z)
 
-    short, found = (
-        ascend(network, x, norm="l2", distance=typical_distance(x), steps=steps, box=None, seed=0) for steps in (1, 60)
-    )
+    short, found = (ascend(network, x, norm="l2", distance=typical_distance(x), steps=steps) for steps in (1, 60))
     assert float(found.quotients.mean()) > float(short.quotients.mean())
     p, q = found.ends
     quotients = (network(p) - network(q)).norm(dim=1) / (p - q).norm(dim=1)

@@ -1,0 +1,9 @@
+"""Attacks on the certificates of a run before its report leaves. What they find is a bug of this tool.
+
+An attack proposes an input; an exact check decides. Nothing an attack does not find raises a certificate.
+"""
+
+from certify.falsifier.levels import Level
+from certify.falsifier.lipschitz import OFF, falsify_lipschitz
+
+__all__ = ["OFF", "Level", "falsify_lipschitz"]
