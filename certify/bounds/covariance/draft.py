@@ -42,11 +42,13 @@ MOST_JOINT_BYTES = 2**29  # of a register that holds more than the rows it is ma
 
 
 class Draft:
-    """The steps of a plan so far. Ready operations are taken from `waiting`; `hold` records how a value is held."""
+    """The steps of a plan so far, from the value ``start`` on; ``held`` says how every value behind it is held."""
 
-    def __init__(self, facts: Facts, value: str, norm: Norm, gains: Mapping[str, float | Unbounded]) -> None:
-        self.facts, self.value, self.norm, self.gains = facts, value, norm, gains
-        self.needed = _ancestors(facts, value)
+    def __init__(
+        self, facts: Facts, value: str, norm: Norm, gains: Mapping[str, float | Unbounded], start: str
+    ) -> None:
+        self.facts, self.value, self.norm, self.gains, self.start = facts, value, norm, gains, start
+        self.needed = ancestors(facts, value, start)
         self.grids = Grids(facts, self.needed)
         self._readers: dict[str, list[str]] = {name: [] for name in self.needed}
         for operation in facts.graph:
@@ -134,11 +136,15 @@ class Draft:
         return self.facts.graph.by_name[name].module or name
 
 
-def _ancestors(facts: Facts, value: str) -> frozenset[str]:
-    """Return the values that depend on the input and that ``value`` depends on, itself included."""
-    needed, waiting = {value}, [value]
+def ancestors(facts: Facts, value: str, start: str) -> frozenset[str]:
+    """Return the values that depend on the input and that ``value`` is computed from, itself and ``start`` included.
+
+    What ``start`` is computed from is left out.
+    """
+    needed, waiting = {value, start}, [value]
     while waiting:
-        fresh = set(facts.graph.by_name[waiting.pop()].inputs) - needed - facts.independent
+        name = waiting.pop()
+        fresh = set() if name == start else set(facts.graph.by_name[name].inputs) - needed - facts.independent
         needed |= fresh
         waiting.extend(fresh)
     return frozenset(needed)

@@ -30,19 +30,34 @@ EXTREMES: Mapping[str, float] = MappingProxyType({"maximum": 1.0, "minimum": 1.0
 """Operations whose gain from all inputs together, when none broadcasts, is below that of their rule at (1, 1)."""
 
 
-def begin(draft: Draft) -> None:
-    """Hold the network's input: an image where something reads it as one, else plain rows."""
-    name = draft.facts.graph.input
-    shape, dims = draft.facts.shapes[name], draft.grids.dims[name]
+def begin(draft: Draft) -> Unbounded | None:
+    """Hold the value a plan starts from: an image where something reads it as one, else plain rows.
+
+    Returns:
+        `Unbounded` if it has no gain.
+    """
+    name = draft.start
+    shape, dims, gain = draft.facts.shapes[name], draft.grids.dims[name], _from_input(draft, name)
+    if isinstance(gain, Unbounded):
+        return gain
     sides = draft.grids.sides(name, dims) if dims else ()
-    entries = math.prod(shape)
     pixels = math.prod(shape[len(shape) - dims :])
-    if sides is None or (not sides and entries > MOST_ROWS):
+    rows = math.prod(shape) // pixels
+    if sides is None or (not sides and rows > MOST_ROWS):
         draft.held[name] = Lost()
-        return
-    rows = entries // pixels
-    register = draft.emit(Start(sides, rows, pixels), rows)
+        return None
+    is_input = name == draft.facts.graph.input
+    register = draft.emit(Start(sides, rows, pixels) if is_input else Bounded(None, sides, rows, gain), rows)
     draft.held[name] = View(register, Rows(torch.arange(rows)), (1,) * dims)
+    return None
+
+
+def _from_input(draft: Draft, name: str) -> float | Unbounded:
+    """Return at least ||dv||_2 of a value per norm of the input's difference."""
+    own = draft.gains[name]
+    if isinstance(own, Unbounded) or draft.norm == "l2":
+        return own
+    return mul_up(own, root_upper(math.prod(draft.facts.graph.input_shape)))
 
 
 def pool(draft: Draft, operation: Operation) -> bool:
@@ -76,9 +91,11 @@ def bound(draft: Draft, operation: Operation) -> Unbounded | None:
         `Unbounded` if it has no gain either.
     """
     rule = ask(RULES, draft.facts, operation)
-    own = draft.gains[operation.name]
-    if isinstance(rule, Unbounded) or isinstance(own, Unbounded):
-        return rule if isinstance(rule, Unbounded) else own if isinstance(own, Unbounded) else None
+    own = _from_input(draft, operation.name)
+    if isinstance(rule, Unbounded):
+        return rule
+    if isinstance(own, Unbounded):
+        return own
     layout = _layout(draft, operation)
     if layout is None:
         draft.held[operation.name] = Lost()
@@ -87,7 +104,7 @@ def bound(draft: Draft, operation: Operation) -> Unbounded | None:
     source = _source(draft, operation)
     amounts = [0.0 if name in draft.facts.independent else 1.0 for name in operation.inputs]
     if source is None:
-        gain = own if draft.norm == "l2" else mul_up(own, root_upper(math.prod(draft.facts.graph.input_shape)))
+        gain = own
     else:
         gain = _together(draft, operation, rule(*amounts))
         behind = (draft.held[name] for name in draft.varying(operation))

@@ -11,18 +11,29 @@ import math
 from collections.abc import Mapping
 
 from certify.bounds.covariance.combining import join, mask
+from certify.bounds.covariance.cuts import bottlenecks
 from certify.bounds.covariance.draft import Draft, stand
 from certify.bounds.covariance.entrywise import activate, leave_to_pool
 from certify.bounds.covariance.gain_steps import begin, bound, pool
 from certify.bounds.covariance.linear import Obstacle, linear_view
+from certify.bounds.covariance.memory import expected_bytes
 from certify.bounds.covariance.states import Flat, View
 from certify.bounds.covariance.steps import Bounded, Linear, Plan
 from certify.bounds.facts import Facts
 from certify.graph import Operation
 from certify.results import Norm, Unbounded
 
+MOST_BYTES = 1.5e9
 
-def compile_plan(facts: Facts, value: str, norm: Norm, gains: Mapping[str, float | Unbounded]) -> Plan | Unbounded:
+
+def compile_plan(
+    facts: Facts,
+    value: str,
+    norm: Norm,
+    gains: Mapping[str, float | Unbounded],
+    *,
+    most_bytes: float = MOST_BYTES,
+) -> Plan | Unbounded:
     """Return the plan of a value of a network: steps whose last register bounds how far the value can move.
 
     Args:
@@ -30,9 +41,11 @@ def compile_plan(facts: Facts, value: str, norm: Norm, gains: Mapping[str, float
         value: The name of the value, as a rule the logits.
         norm: The norm of the input's difference.
         gains: The l2 gain of every value, in either norm.
+        most_bytes: How much the registers and matrices may take, by an estimate made before anything is computed.
+            Where they would take more, the plan starts as early behind the input as possible.
 
     Returns:
-        The plan, or `Unbounded` when the value has no gain either.
+        The plan, or `Unbounded` when the value has no gain either, or the plan would be too large in any case.
 
     Example:
         >>> import torch
@@ -52,13 +65,22 @@ def compile_plan(facts: Facts, value: str, norm: Norm, gains: Mapping[str, float
         return known
     if value in facts.independent:
         return Plan((Bounded(None, (), math.prod(facts.shapes[value]), 0.0),), norm)
-    draft = Draft(facts.into("l2"), value, norm, gains)
-    begin(draft)
-    while value not in draft.held:
+    for start in bottlenecks(facts, value):
+        draft = Draft(facts.into("l2"), value, norm, gains, start)
+        if expected_bytes(draft) <= most_bytes:
+            return _written(draft)
+    return Unbounded(
+        f"its covariances would take more than {most_bytes / 1e9:.1f} GB", facts.graph.by_name[value].module
+    )
+
+
+def _written(draft: Draft) -> Plan | Unbounded:
+    if draft.start != draft.facts.graph.input:
+        draft.fallbacks.append(f"what is before {draft.where(draft.start)}: only its gain, for want of memory")
+    stopped = begin(draft)
+    while stopped is None and draft.value not in draft.held:
         stopped = _advance(draft)
-        if stopped is not None:
-            return stopped
-    return _finished(draft)
+    return _finished(draft) if stopped is None else stopped
 
 
 def _advance(draft: Draft) -> Unbounded | None:

@@ -15,7 +15,7 @@ from certify.bounds.covariance import combining, draft, gain_steps
 from certify.bounds.covariance.memory import plan_bytes, register_rows
 from certify.bounds.covariance.plan import compile_plan
 from certify.bounds.covariance.proof import prove
-from certify.bounds.covariance.steps import Bounded, Flatten, Join, Linear, Plan
+from certify.bounds.covariance.steps import Bounded, Flatten, Join, Linear, Plan, Start
 from certify.bounds.facts import collect_facts
 from certify.bounds.floor import jacobian
 from certify.bounds.gains import combine_rules, gain_uppers
@@ -179,6 +179,23 @@ def test_a_register_that_would_be_too_large_is_split(monkeypatch):
     assert [type(step) for step in plan.steps].count(Join) == 1
     assert any("too large" in words for words in plan.fallbacks)
     assert check_above_jacobians(residual(), plan) > together
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_plan_that_would_be_too_large_starts_behind_the_input(norm):
+    graph = residual()
+    facts = collect_facts(graph)
+    gains = gain_uppers(facts, combine_rules(facts))
+    starts = set()
+    for kilobytes in (100, 30, 15, 5, 1):
+        plan = compile_plan(facts, graph.output, norm, gains, most_bytes=1e3 * kilobytes)
+        if isinstance(plan, Unbounded):
+            assert kilobytes == 1
+            continue
+        starts.add(type(plan.steps[0]))
+        assert isinstance(plan.steps[0], Bounded) == any("want of memory" in words for words in plan.fallbacks)
+        check_above_jacobians(graph, plan)
+    assert starts == {Start, Bounded}
 
 
 def test_too_many_rows_keep_only_their_gain(monkeypatch):
