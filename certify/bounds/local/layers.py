@@ -98,6 +98,12 @@ class Layer:
         """Whether every row is carried through unchanged."""
         return all(kind == IDENTITY.kind for kind in self.kinds)
 
+    @cached_property
+    def bent(self) -> Tensor:
+        """The numbers of the rows that are not just carried through."""
+        parts = [torch.arange(one.first, one.last) for one in self.segments if one.activation.kind != IDENTITY.kind]
+        return torch.cat([torch.zeros(0, dtype=torch.long), *parts])
+
     @property
     def is_relu(self) -> bool:
         """Whether every row is a relu."""

@@ -36,7 +36,8 @@ class Relaxation:
 
     ``bounds(0, ...)``, ``bounds(1, ...)``, ... are asked in order; between two calls the caller may tighten what it was
     given (``below`` holds, for the layers before, what is to be used). Layers are counted from 0; the last one, L - 1,
-    is linear, so y_{L-2} are the last outputs of an activation.
+    is linear, so y_{L-2} are the last outputs of an activation. Rows that are only carried through, which have exact
+    lines whatever their bounds, are bounded by |W| |y| + |b| alone.
 
     Args:
         chain: The network.
@@ -77,11 +78,12 @@ class Relaxation:
         if k == 1 and self.patches is not None:
             return self._bounds_by_patches(eps, below)
         layer = self.chain.layers[k]
-        W, b = layer.weight(self.z[k].dtype), layer.bias.to(self.z[k].dtype)
         widest = max(one.rows for one in self.chain.layers[:k]) * 2 * len(eps)
-        slices = split_rows(layer.rows, MOST_ENTRIES // widest + 1)
-        parts = [self._two_sided(k, W[at], b[at], eps, below) for at in slices]
-        return torch.cat([low for low, _ in parts], 1), torch.cat([high for _, high in parts], 1)
+        size = self._magnitude(k, below) if len(layer.bent) < layer.rows else torch.zeros_like(self.z[k])
+        low, high = -size, size
+        for at in torch.split(layer.bent, MOST_ENTRIES // widest + 1):
+            low[:, at], high[:, at] = self._two_sided(k, at, eps, below)
+        return low, high
 
     def margins(
         self, rows: Tensor, const: Tensor, below: Sequence[Bounds]
@@ -109,8 +111,18 @@ class Relaxation:
             self._lines[k] = held
         return held[1]
 
-    def _two_sided(self, k: int, W: Tensor, b: Tensor, eps: Tensor, below: Sequence[Bounds]) -> Bounds:
-        count = len(b)
+    def _magnitude(self, k: int, below: Sequence[Bounds]) -> Tensor:
+        """Return |W_k| |y_{k-1}| + |b_k|, from the bounds before."""
+        layer, lines = self.chain.layers[k], self.lines(k - 1, below)
+        size = torch.maximum(*(part.abs() for part in below[k - 1]))
+        steepest = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
+        offset = torch.maximum(lines.lower_offset.abs(), lines.upper_offset.abs())
+        found = layer.magnitude((steepest * size + offset).double()) + layer.bias.abs()
+        return found.to(size.dtype)
+
+    def _two_sided(self, k: int, at: Tensor, eps: Tensor, below: Sequence[Bounds]) -> Bounds:
+        layer, dtype, count = self.chain.layers[k], self.z[k].dtype, len(at)
+        W, b = layer.weight(dtype)[at], layer.bias[at].to(dtype)
         rows = torch.cat([W, -W]).expand(len(eps), -1, -1)
         v, s = self._carry(rows, torch.cat([b, -b]).expand(len(eps), -1), k - 1, below, None)
         reached = v - eps * s
@@ -205,13 +217,3 @@ def _row_norms(chain: Chain, dtype: torch.dtype, norm: Norm) -> Tensor:
     sizes = sizes.square() if norm == "l2" else sizes
     sums = (sizes.sum(1).flatten(1) @ inside.mT).flatten()
     return sums.sqrt() if norm == "l2" else sums
-
-
-def split_rows(rows: int, size: int) -> list[slice]:
-    """Return slices of at most ``size`` rows, in order.
-
-    Example:
-        >>> split_rows(5, 2)
-        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
-    """
-    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]

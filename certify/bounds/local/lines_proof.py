@@ -43,7 +43,7 @@ from torch import Tensor
 
 from certify.bounds.local.centres import GROWN, Centres, centres_of
 from certify.bounds.local.layers import Chain, Layer
-from certify.bounds.local.lines import MOST_ENTRIES, Bounds, split_rows, through_lines
+from certify.bounds.local.lines import MOST_ENTRIES, Bounds, through_lines
 from certify.bounds.local.patches import Patches, patches_of
 from certify.bounds.local.piecewise import Lines
 from certify.bounds.magnitudes import nextafter_up, row_l1_upper, row_l2_upper
@@ -116,6 +116,8 @@ class ProvedRelaxation:
     def bounds(self, k: int, eps: Tensor, below: Sequence[Bounds]) -> Bounds:
         """Return proved l <= z_k <= u on the balls of radius eps, float64 ``[B]``; each ``[B, m_k]``.
 
+        Rows that are only carried through are bounded by |W| Y + |b| alone.
+
         Args:
             k: The layer.
             eps: The radii.
@@ -127,11 +129,13 @@ class ProvedRelaxation:
         if k == 1 and self.patches is not None:
             return self._bounds_by_patches(self.patches, eps, below)
         layer, widest = self.chain.layers[k], max(one.rows for one in self.chain.layers[:k]) * 2 * len(eps)
-        lost = self._start_loss(k, below)
-        parts = [
-            self._two_sided(k, at, lost[:, at], eps, below) for at in split_rows(layer.rows, MOST_ENTRIES // widest + 1)
-        ]
-        return torch.cat([low for low, _ in parts], 1), torch.cat([high for _, high in parts], 1)
+        lost, Y = self._start_loss(k, below), self.reach(k - 1, below)
+        crude = GROWN * ((1.0 + layer.error) * layer.magnitude(Y) + layer.bias.abs() + layer.bias_error)
+        crude = crude + _underflow(layer, Y)
+        low, high = -crude, crude
+        for at in torch.split(layer.bent, MOST_ENTRIES // widest + 1):
+            low[:, at], high[:, at] = self._two_sided(k, at, lost[:, at], eps, below)
+        return low, high
 
     def margins(self, chosen: Tensor, below: Sequence[Bounds]) -> Margins:
         """Return proved margins of the chosen class ``[B]`` over every other one.
@@ -168,7 +172,7 @@ class ProvedRelaxation:
         layer = self.chain.layers[k]
         return GROWN * (layer.error * layer.magnitude(self.reach(k - 1, below)) + layer.bias_error)
 
-    def _two_sided(self, k: int, at: slice, lost: Tensor, eps: Tensor, below: Sequence[Bounds]) -> Bounds:
+    def _two_sided(self, k: int, at: Tensor, lost: Tensor, eps: Tensor, below: Sequence[Bounds]) -> Bounds:
         layer = self.chain.layers[k]
         W, b = layer.matrix[at], layer.bias[at]
         rows = torch.cat([W, -W]).expand(len(eps), -1, -1)

@@ -186,7 +186,8 @@ def wrong_first_weights(module):
 def wrong_rows(module):
     """+-W_k against +-W*_k: theta |W| Y and theta_b."""
     for error, bias_error in ((2.0**-10, 0.0), (0.0, 0.5)):
-        last = layer(torch.tensor([[1.0, -1.0]]).double(), error=error, bias_error=torch.tensor([bias_error]).double())
+        biases = torch.tensor([bias_error]).double()
+        last = layer(torch.tensor([[1.0, -1.0]]).double(), RELU, error=error, bias_error=biases)
         found = relaxation(module, torch.ones(2).double(), zero(2), layer(torch.eye(2).double(), RELU), last)
         below = [found.bounds(0, zero(1), [])]
         low, high = found.bounds(1, zero(1), below)
