@@ -4,8 +4,12 @@ The functions take integers and floats. Words: ``alpha`` is the probability that
 counted draws, ``k`` the votes for the selected class, ``sigma`` the noise level in the space of the radius.
 """
 
+from certify.stats.anytime import anytime_radius, is_certified_anytime
 from certify.stats.charge import charged_alpha, noise_charge
 from certify.stats.clopper_pearson import failure_upper, success_lower, success_upper
+from certify.stats.comparison import PairedDifference, compare_paired, is_not_inferior, smallest_margin
+from certify.stats.holm import certified_by_holm
+from certify.stats.order_statistics import quantile_ranks
 from certify.stats.plan import draw_grid, sample_plan
 from certify.stats.populations import (
     Requirement,
@@ -20,34 +24,45 @@ from certify.stats.populations import (
 from certify.stats.radius import BOUNDS, RadiusBound, class_buckets, radius_l2, smallest_n, split_alpha
 from certify.stats.selftest import self_test
 from certify.stats.sequential import Operation, SequentialTest, crossing, look_grid, operate, sequential_test
+from certify.stats.top_k import top_k_radius, top_k_radius_of_bounds
 
 __all__ = [
     "BOUNDS",
     "Operation",
+    "PairedDifference",
     "RadiusBound",
     "Requirement",
     "SequentialTest",
     "alpha_for_all",
+    "anytime_radius",
+    "certified_by_holm",
     "charged_alpha",
     "class_buckets",
+    "compare_paired",
     "crossing",
     "draw_grid",
     "expected_false_upper",
     "failure_upper",
     "false_certificates_quantile",
+    "is_certified_anytime",
+    "is_not_inferior",
     "list_requirement",
     "look_grid",
     "noise_charge",
     "operate",
     "population_limits",
     "population_requirement",
+    "quantile_ranks",
     "radius_l2",
     "sample_plan",
     "self_test",
     "sequential_test",
+    "smallest_margin",
     "smallest_n",
     "smallest_population_sample",
     "split_alpha",
     "success_lower",
     "success_upper",
+    "top_k_radius",
+    "top_k_radius_of_bounds",
 ]

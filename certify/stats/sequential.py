@@ -131,16 +131,31 @@ def sequential_test(ratio: float, alpha: float, beta: float, cap: int) -> Sequen
         >>> 0.0009 < test.level <= 0.001
         True
     """
-    ratio = check_within(ratio, "ratio", 2.0**-30, LARGEST_RATIO, "ask for a radius of at most 8 sigma")
+    p0, q0 = null_probability(ratio)
     alpha, beta = check_alpha(alpha), check_alpha(beta, "beta")
     looks = look_grid(cap)
-    tail = float(scipy.special.ndtr(-ratio))
-    p0 = math.nextafter(1.0 - math.nextafter(tail * (1 - QUANTILE_ERROR), 0.0), 1.0)
-    up, threshold, level = _calibrated(looks, p0, 1.0 - p0, alpha)
-    give_up = math.nextafter(tail * (1 + QUANTILE_ERROR), 1.0)
+    up, threshold, level = _calibrated(looks, p0, q0, alpha)
+    give_up = math.nextafter(float(scipy.special.ndtr(-ratio)) * (1 + QUANTILE_ERROR), 1.0)
     failures, _, give_up_level = _calibrated(looks, give_up, 1.0 - give_up, beta)
     lo = tuple(min(n - most, top - 1) for n, most, top in zip(looks, failures, up, strict=True))
     return SequentialTest(ratio, p0, alpha, beta, looks[-1], looks, up, lo, threshold, level, give_up_level)
+
+
+def null_probability(ratio: float) -> tuple[float, float]:
+    """Return p0 >= Phi(ratio), and 1 - p0 exactly.
+
+    Raises:
+        ValueError: If the ratio is not within 2^-30..8, or NaN.
+
+    Example:
+        >>> p0, q0 = null_probability(1.0)
+        >>> 0.8413447460685429 <= p0 < 0.8413447460686 and p0 + q0 == 1.0
+        True
+    """
+    ratio = check_within(ratio, "ratio", 2.0**-30, LARGEST_RATIO, "ask for a radius of at most 8 sigma")
+    tail = math.nextafter(float(scipy.special.ndtr(-ratio)) * (1 - QUANTILE_ERROR), 0.0)
+    p0 = math.nextafter(1.0 - tail, 1.0)
+    return p0, 1.0 - p0
 
 
 def log_ratio(votes: NDArray[np.float64], draws: NDArray[np.float64], p0: float, q0: float) -> NDArray[np.float64]:
