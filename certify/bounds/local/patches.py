@@ -67,12 +67,17 @@ class Patches:
     @cached_property
     def inside(self) -> Tensor:
         """Whether entry r of the window of p is inside the image; ``[P_2, R]``."""
+        return self.places >= 0
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Which entry of an input channel entry r of the window of p is, -1 outside the image; ``[P_2, R]``."""
         coordinates = []
         for dim, offsets in enumerate(self.offsets):
             stride, before = self.first.stride[dim], self.first.padding[dim][0]
             start = torch.arange(self.second.outputs[dim]) * self.second.stride[dim] - self.second.padding[dim][0]
             coordinates.append((start * stride - before)[:, None] + torch.tensor(offsets)[None, :])
-        return flat_positions(coordinates, self.first.sizes) >= 0
+        return flat_positions(coordinates, self.first.sizes)
 
     def gather(self, h: Tensor) -> Tensor:
         """Return the patches ``[B, P_2, c_1 K_2]`` of vectors ``[B, m_1]`` of the first layer, 0 on padding."""
