@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from certify.bounds import Analysis
-from certify.bounds.margins import deciding_value
+from certify.bounds.margins import deciding_value, pair_gains_upper
 from certify.bounds.steepest import Box, Network
 from certify.bounds.work import rows_at_once
 from certify.errors import BrokenCertificate
 from certify.examples import Example
 from certify.graph import Graph, drop_unused, run
-from certify.results import LipschitzExample, LipschitzSettings
+from certify.results import LipschitzExample, LipschitzSettings, Unbounded
 
 MOST = torch.finfo(torch.float32).max
 
@@ -41,6 +41,23 @@ class Attacked:
     def decisive(self) -> str:
         """The value whose largest entry is the class of the exact network."""
         return deciding_value(self.analysis.facts, "exact")
+
+    @cached_property
+    def certifying(self) -> str:
+        """The value whose differences the certificates bound: that of the program they speak of."""
+        return deciding_value(self.analysis.facts, self.settings.arithmetic)
+
+    @cached_property
+    def class_uppers(self) -> Tensor | None:
+        """The constants of the differences of two entries of `certifying`, ``[K, K]``; None where there are none."""
+        found = self.analysis
+        if isinstance(found.gains[self.certifying], Unbounded):
+            return None
+        classes = range(found.facts.shapes[self.certifying][1])
+        rows = [pair_gains_upper(found.facts, found.gains, found.gains_l2, self.certifying, k) for k in classes]
+        uppers = torch.tensor(rows, dtype=torch.float64)
+        pairs = None if isinstance(found.covariance, Unbounded) else found.covariance.pair_uppers
+        return uppers if pairs is None else torch.minimum(uppers, pairs.double())
 
     @cached_property
     def rows_at_once(self) -> int:

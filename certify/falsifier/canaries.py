@@ -57,7 +57,7 @@ class Canary:
 
 def certify_alone(graph: Graph, example: Example, settings: LipschitzSettings) -> LipschitzExample:
     """Return the certificate of one example of one network, on the way every example takes."""
-    return certify_example(analyse(graph, settings), example, settings)
+    return certify_example(analyse(graph, settings, pairs=True), example, settings)
 
 
 def check_canaries(settings: LipschitzSettings, certify: Certify = certify_alone) -> int:

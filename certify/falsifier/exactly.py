@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from certify.bounds import Analysis
-from certify.bounds.certificates import Case
-from certify.bounds.errors import Pass
+from certify.bounds.errors import Pass, measured_errors
 from certify.bounds.steepest import Box
 from certify.examples import Example
 from certify.graph import run_all
@@ -37,10 +36,13 @@ Exact = list[Fraction]
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """The exact network at one float64 input, as far as a float64 pass with its error bound can tell."""
+    """A value of the exact network at one float64 input, as far as a float64 pass with its error bound can tell.
+
+    ``numbers`` are its entries as computed, off by at most ``error`` in l2 together.
+    """
 
     point: Tensor
-    logits: tuple[float, ...]
+    numbers: tuple[float, ...]
     error: float
 
     @cached_property
@@ -49,23 +51,23 @@ class Evaluated:
         return exact_point(self.point)
 
     def prefers(self, other: int, label: int) -> bool:
-        """Return whether the exact network is proved to give ``other`` a larger logit than ``label``."""
+        """Return whether the exact network is proved to give class ``other`` a larger logit than ``label``."""
         need = mul_up(sqrt_up(2.0), self.error)
-        return bool(sub_down(self.logits[other], self.logits[label]) > need)
+        return bool(sub_down(self.numbers[other], self.numbers[label]) > need)
 
 
 def evaluate(analysis: Analysis, value: str, point: Tensor) -> Evaluated | None:
-    """Return the value at one input ``[*input_shape]``, or None where nothing is proved of it."""
+    """Return a value of the network at one input ``[*input_shape]``, or None where nothing is proved of it."""
     x = point.detach().double().unsqueeze(0)
     if not bool(torch.isfinite(x).all()):
         return None
     with torch.no_grad():
         run = Pass(analysis.facts.into("l2"), analysis.rules, run_all(analysis.facts.graph, x))
-    case = Case(analysis, run, value, "exact", eight_bit=False)
-    error = case.error
-    if isinstance(error, Unbounded) or not 0.0 <= error < math.inf:
+    error = measured_errors(run, rounded_input=False)[value]
+    found = run.tensor(value).flatten()
+    if isinstance(error, Unbounded) or not 0.0 <= error < math.inf or not bool(torch.isfinite(found).all()):
         return None
-    return Evaluated(x[0], tuple(case.logits), error)
+    return Evaluated(x[0], tuple(found.tolist()), error)
 
 
 def exact_point(values: Tensor) -> Exact:
@@ -115,7 +117,7 @@ def is_inside(point: Tensor, box: Box) -> bool:
 
 def movement_lower(p: Evaluated, q: Evaluated, norm: Norm) -> float:
     """Return at most the norm of the difference of two exact outputs."""
-    exact_p, exact_q = ([Fraction(logit) for logit in at.logits] for at in (p, q))
+    exact_p, exact_q = ([Fraction(number) for number in at.numbers] for at in (p, q))
     if norm == "linf":
         found = down(float(max(abs(a - b) for a, b in zip(exact_p, exact_q, strict=True))))
     else:
@@ -126,7 +128,7 @@ def movement_lower(p: Evaluated, q: Evaluated, norm: Norm) -> float:
 def pair_movement_lower(p: Evaluated, q: Evaluated, first: int, second: int) -> float:
     """Return at most how much the exact difference of two logits changes between two inputs."""
     change = sum(
-        sign * Fraction(at.logits[k])
+        sign * Fraction(at.numbers[k])
         for at, k, sign in ((p, first, 1), (p, second, -1), (q, first, -1), (q, second, 1))
     )
     return sub_down(down(float(abs(change))), mul_up(sqrt_up(2.0), add_up(p.error, q.error)))

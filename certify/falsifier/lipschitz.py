@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from certify.bounds import Analysis
 from certify.bounds.steepest import Box
 from certify.errors import InputError
@@ -29,7 +27,6 @@ def falsify_lipschitz(
     *,
     level: Level = "quick",
     range: Box = None,  # noqa: A002 - the field of the input space
-    pair_uppers: Tensor | None = None,
     certify: Certify = certify_alone,
 ) -> Falsifier:
     """Return what was tried against the certificates of a run, none of which broke.
@@ -44,7 +41,6 @@ def falsify_lipschitz(
         settings: Those of the run; their seed is that of the attacks.
         level: How hard to try; "off" returns at once.
         range: Where inputs lie; None for everywhere.
-        pair_uppers: Constants of the differences of two logits ``[K, K]``, when certificates were made of them.
         certify: How the run certifies one example of one network, for the planted networks.
 
     Raises:
@@ -71,7 +67,7 @@ def falsify_lipschitz(
     planted = check_canaries(settings, certify)
     attacked = Attacked(analysis, examples, rows, settings, range)
     try:
-        tried = [*_bounds_words(attacked, pair_uppers, effort), *_radii_words(attacked, effort)]
+        tried = [*_bounds_words(attacked, effort), *_radii_words(attacked, effort)]
     except InputError as error:
         tried = [f"no attack by gradients ({error})"]
     return Falsifier(level=level, tried="; ".join([*tried, f"{planted} planted networks"]), found=0)
@@ -82,13 +78,13 @@ def _check_order(examples: Sequence[Example], rows: Sequence[LipschitzExample]) 
         raise ValueError("expected the rows of these examples, in their order")
 
 
-def _bounds_words(attacked: Attacked, uppers: Tensor | None, effort: LipschitzEffort) -> list[str]:
+def _bounds_words(attacked: Attacked, effort: LipschitzEffort) -> list[str]:
     words = []
     if attacked.analysis.network.upper is not None:
-        pairs, climbed = attack_constants(attacked, uppers, effort)
+        pairs, climbed = attack_constants(attacked, effort)
         words.append(
-            f"difference quotients of {pairs} pairs of examples, and of {climbed} pairs ascended for "
-            f"{effort.pair_steps} steps"
+            f"difference quotients, of all values and of pairs of classes, of {pairs} pairs of examples and of "
+            f"{climbed} pairs ascended for {effort.pair_steps} steps"
         )
     local = attack_local(attacked, effort)
     if local:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -33,50 +34,51 @@ from certify.falsifier.quotients import (
     tightest_classes,
     vector_norms,
 )
-from certify.results import LipschitzExample
+from certify.graph import run_all
+from certify.results import LipschitzExample, Unbounded
 from certify.rounding import div_down
 
 MOST_EXAMPLES = 2000  # of which all pairs are looked at
 
 
-def attack_constants(attacked: Attacked, uppers: Tensor | None, effort: LipschitzEffort) -> tuple[int, int]:
-    """Return how many pairs of examples, and how many ascended pairs, were held against the constants.
+def attack_constants(attacked: Attacked, effort: LipschitzEffort) -> tuple[int, int]:
+    """Return how many pairs of examples, and how many ascended pairs, were held against the constants of the run.
 
-    Args:
-        attacked: The run.
-        uppers: Constants of the differences of two logits, ``[K, K]``, if there are any.
-        effort: How many pairs are ascended, and for how long.
+    Those are the bound of the network, the gains of all values on the way, and the constants of pairs of classes.
 
     Raises:
         BrokenCertificate: If a difference quotient is confirmed above a constant.
         InputError: If PyTorch cannot differentiate the network.
     """
-    output, norm = attacked.graph.output, attacked.settings.norm
-    search, exact = attacked.fast(output), attacked.exact(output)
-    points = _clamped(attacked, attacked.points[:MOST_EXAMPLES])
-    pairs = [_example_pairs(attacked, exact, points)] if len(points) > 1 else []
+    points = inside(attacked.box)(attacked.points[:MOST_EXAMPLES])
     distance, starts = _starts(attacked, points, effort.pairs)
     climb = partial(
         ascended_pairs,
-        norm=norm,
+        norm=attacked.settings.norm,
         distance=distance,
         steps=effort.pair_steps,
         stay=inside(attacked.box),
         seed=attacked.settings.seed,
     )
-    pairs += [climb(search, exact, part) for part in torch.split(starts, attacked.rows_at_once)]
-    found = joined(pairs)
-    _hold_against_network(attacked, found)
-    if uppers is not None:
-        few = starts[: max(2, effort.pairs // 8)]
-        for first, second in tightest_classes(found, uppers, effort.class_pairs, norm):
-            steep = climb(difference_of(search, first, second), exact, few)
-            _hold_against_classes(attacked, joined([found, steep]), first, second, float(uppers[first, second]))
+    for value in dict.fromkeys((attacked.graph.output, attacked.certifying)):
+        search, exact = attacked.fast(value), attacked.exact(value)
+        pairs = [_example_pairs(attacked, exact, points)] if len(points) > 1 else []
+        pairs += [climb(search, exact, part) for part in torch.split(starts, attacked.rows_at_once)]
+        _hold_against_gains(attacked, value, joined(pairs))
+        if value == attacked.certifying:
+            _attack_classes(attacked, joined(pairs), climb, starts[: max(2, effort.pairs // 8)], effort.class_pairs)
     return len(points) * (len(points) - 1) // 2, len(starts)
 
 
-def _clamped(attacked: Attacked, points: Tensor) -> Tensor:
-    return inside(attacked.box)(points)
+def _attack_classes(
+    attacked: Attacked, pairs: Pairs, climb: Callable[..., Pairs], starts: Tensor, class_pairs: int
+) -> None:
+    if (uppers := attacked.class_uppers) is None:
+        return
+    search, exact = attacked.fast(attacked.certifying), attacked.exact(attacked.certifying)
+    for first, second in tightest_classes(pairs, uppers, class_pairs, attacked.settings.norm):
+        steep = climb(difference_of(search, first, second), exact, starts)
+        _hold_against_classes(attacked, joined([pairs, steep]), first, second, float(uppers[first, second]))
 
 
 def _example_pairs(attacked: Attacked, exact: Network, points: Tensor) -> Pairs:
@@ -93,19 +95,48 @@ def _starts(attacked: Attacked, points: Tensor, count: int) -> tuple[float, Tens
     return typical_distance(points if len(points) > 1 else loose), torch.cat([chosen, loose])
 
 
-def _hold_against_network(attacked: Attacked, pairs: Pairs) -> None:
-    upper, norm = attacked.analysis.network.upper, attacked.settings.norm
-    if upper is None:
+def _hold_against_gains(attacked: Attacked, value: str, pairs: Pairs) -> None:
+    """Hold the steepest pairs of one value against the gains of all values, and against the bound of the network."""
+    network = attacked.analysis.network.upper
+    for k in pairs.steepest(attacked.settings.norm).tolist():
+        if network is not None and value == attacked.graph.output:
+            _hold_pair(attacked, pairs, k, value, "the network", network, {"claim": "lipschitz"})
+        for name in _suspicious(attacked, pairs, k):
+            gain = attacked.analysis.gains[name]
+            if not isinstance(gain, Unbounded):
+                claim: dict[str, object] = {"claim": "lipschitz of a value", "value": name}
+                _hold_pair(attacked, pairs, k, name, f"value {name}", gain, claim)
+
+
+def _suspicious(attacked: Attacked, pairs: Pairs, k: int) -> list[str]:
+    """Return the values whose quotient is above their gain as far as floats can tell."""
+    norm, gains = attacked.settings.norm, attacked.analysis.gains
+    with torch.no_grad():
+        at_p, at_q = (run_all(attacked.graph, end[k].unsqueeze(0)) for end in (pairs.p, pairs.q))
+    found = []
+    for name, gain in gains.items():
+        if isinstance(gain, Unbounded) or not isinstance(at_p[name], Tensor):
+            continue
+        moved = vector_norms((at_p[name] - at_q[name]).double().reshape(1, -1), norm)
+        if float(moved / pairs.distances(norm)[k]) > gain:
+            found.append(name)
+    return found
+
+
+def _hold_pair(
+    attacked: Attacked, pairs: Pairs, k: int, value: str, what: str, upper: float, claim: dict[str, object]
+) -> None:
+    ends = _evaluated(attacked, pairs, k, value)
+    if ends is None:
         return
-    for k in pairs.steepest(norm).tolist():
-        ends = _evaluated(attacked, pairs, k)
-        if ends is not None and _quotient_lower(ends, movement_lower(*ends, norm), attacked) > upper:
-            raise _steep(attacked, ends, movement_lower(*ends, norm), "the network", upper, {"claim": "lipschitz"})
+    moved = movement_lower(*ends, attacked.settings.norm)
+    if _quotient_lower(ends, moved, attacked) > upper:
+        raise _steep(attacked, ends, moved, what, upper, claim)
 
 
 def _hold_against_classes(attacked: Attacked, pairs: Pairs, first: int, second: int, upper: float) -> None:
     for k in pairs.steepest_between(first, second, attacked.settings.norm).tolist():
-        ends = _evaluated(attacked, pairs, k)
+        ends = _evaluated(attacked, pairs, k, attacked.certifying)
         if ends is None:
             continue
         moved = pair_movement_lower(*ends, first, second)
@@ -139,10 +170,10 @@ def _attack_balls(attacked: Attacked, chosen: list[int], radius: float, steps: i
     norm, centres = attacked.settings.norm, attacked.points[chosen]
     balls = Balls(centres, torch.full((len(chosen),), radius * (1.0 - 1e-9), dtype=torch.float64), norm, attacked.box)
     across = radius * (math.sqrt(centres[0].numel()) if norm == "linf" else 1.0)
-    seed, output = attacked.settings.seed, attacked.graph.output
+    seed, value = attacked.settings.seed, attacked.certifying
     pairs = ascended_pairs(
-        attacked.fast(output),
-        attacked.exact(output),
+        attacked.fast(value),
+        attacked.exact(value),
         balls.scattered(seed),
         norm=norm,
         distance=across,
@@ -158,7 +189,7 @@ def _hold_against_ball(attacked: Attacked, pairs: Pairs, k: int, position: int, 
     norm, upper = attacked.settings.norm, _local(attacked.rows[position])
     if upper is None or not float(vector_norms(pairs.change[k : k + 1], norm) / pairs.distances(norm)[k]) > upper:
         return
-    ends, example = _evaluated(attacked, pairs, k), attacked.examples[position]
+    ends, example = _evaluated(attacked, pairs, k, attacked.certifying), attacked.examples[position]
     if ends is None or not all(is_nearer(exact_example(example), end.exact, radius, norm) for end in ends):
         return
     moved = movement_lower(*ends, norm)
@@ -167,11 +198,11 @@ def _hold_against_ball(attacked: Attacked, pairs: Pairs, k: int, position: int, 
         raise _steep(attacked, ends, moved, f"the ball of radius {radius!r} around example {example.id}", upper, claim)
 
 
-def _evaluated(attacked: Attacked, pairs: Pairs, k: int) -> tuple[Evaluated, Evaluated] | None:
+def _evaluated(attacked: Attacked, pairs: Pairs, k: int, value: str) -> tuple[Evaluated, Evaluated] | None:
     """Return both ends of a pair, when they lie in the domain and something is proved of them."""
     if not (is_inside(pairs.p[k], attacked.box) and is_inside(pairs.q[k], attacked.box)):
         return None
-    p, q = (evaluate(attacked.analysis, attacked.graph.output, point) for point in (pairs.p[k], pairs.q[k]))
+    p, q = (evaluate(attacked.analysis, value, point) for point in (pairs.p[k], pairs.q[k]))
     return None if p is None or q is None else (p, q)
 
 

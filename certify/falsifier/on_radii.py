@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -88,10 +86,10 @@ def confirm_flip(
     if not is_nearer(centre, at.exact, row.radius, attacked.settings.norm):
         return None
     label = row.predicted
-    rivals = [k for k in range(len(at.logits)) if k != label and at.prefers(k, label)]
+    rivals = [k for k in range(len(at.numbers)) if k != label and at.prefers(k, label)]
     if not rivals:
         return None
-    other = max(rivals, key=lambda k: at.logits[k])
+    other = max(rivals, key=lambda k: at.numbers[k])
     away = distance_upper(centre, at.exact, attacked.settings.norm)
     message = (
         f"example {example.id}: certified as class {label} to {row.radius!r} ({attacked.settings.norm}), and class "
@@ -111,7 +109,7 @@ def confirm_flip(
         "distance": away,
         "radius": row.radius,
         "certificate": row.method,
-        "logits": list(at.logits),
-        "logits_error": at.error if math.isfinite(at.error) else None,
+        "logits": list(at.numbers),
+        "logits_error": at.error,
     }
     return broken(message, attacked.settings, evidence)

@@ -15,7 +15,10 @@ from certify.bounds.floor import jacobian_norm
 from certify.errors import BrokenCertificate
 from certify.examples import Example
 from certify.falsifier import falsify_lipschitz
+from certify.falsifier.attacked import Attacked
 from certify.falsifier.exactly import Evaluated, movement_lower, pair_movement_lower
+from certify.falsifier.levels import LIPSCHITZ
+from certify.falsifier.on_bounds import attack_constants
 from certify.falsifier.quotients import pairs_of, steepest_examples, tightest_classes
 from certify.graph import Graph, run
 from certify.results import Norm, dump_json
@@ -39,7 +42,7 @@ def test_an_affine_bound_too_small_by_five_percent_is_found(norm: Norm, count: i
     examples = points(graph, count)
     analysis, rows, settings = certified(graph, examples, norm=norm)
     exact = exact_norm(graph, norm)
-    with pytest.raises(BrokenCertificate, match="Lipschitz constant") as caught:
+    with pytest.raises(BrokenCertificate, match="the network: a Lipschitz constant") as caught:
         falsify_lipschitz(with_upper(analysis, 0.95 * exact), examples, rows, settings)
     check_quotient(graph, caught.value.evidence, norm)
 
@@ -86,7 +89,7 @@ def test_proved_bounds_survive(name: str) -> None:
         analysis, rows, settings = certified(graph, examples, norm=norm)
         found = falsify_lipschitz(analysis, examples, rows, settings)
         assert found.found == 0
-        assert "difference quotients of 6 pairs of examples" in found.tried
+        assert "of 6 pairs of examples" in found.tried
 
 
 def test_a_steep_place_outside_the_range_does_not_count() -> None:
@@ -109,18 +112,46 @@ def pair_norms(graph: Graph, norm: Norm) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_constants_of_pairs_of_classes_are_attacked_too(norm: Norm) -> None:
+def test_constants_of_pairs_of_classes_are_attacked_too(norm: Norm, monkeypatch) -> None:
     graph = affine(8, 4, seed=3)
     examples = points(graph, 5)
     analysis, rows, settings = certified(graph, examples, norm=norm)
     exact = pair_norms(graph, norm)
-    right = falsify_lipschitz(analysis, examples, rows, settings, pair_uppers=exact * (1 + 1e-14))
-    assert right.found == 0
+    right = Attacked(analysis, examples, rows, settings, None)
+    assert right.class_uppers is not None
+    assert bool((right.class_uppers >= exact * (1 - 1e-14)).all())
+    attack_constants(right, LIPSCHITZ["full"])
     wrong = exact * (1 + 1e-14)
     wrong[1, 2] = wrong[2, 1] = 0.95 * exact[1, 2]
+    monkeypatch.setattr(Attacked, "class_uppers", wrong)
     with pytest.raises(BrokenCertificate) as caught:
-        falsify_lipschitz(analysis, examples, rows, settings, pair_uppers=wrong)
+        falsify_lipschitz(analysis, examples, rows, settings, level="full")
     assert caught.value.evidence["classes"] == [1, 2]
+
+
+def test_gains_of_values_on_the_way_are_attacked_too() -> None:
+    graph = flat(BOUNDED["relu"](1))
+    examples = points(graph, 5)
+    analysis, rows, settings = certified(graph, examples)
+    hidden = "v1"
+    wrong = changed(analysis, gains={**analysis.gains, hidden: 0.3 * analysis.gains[hidden]})
+    with pytest.raises(BrokenCertificate) as caught:
+        falsify_lipschitz(wrong, examples, rows, settings)
+    assert caught.value.evidence["value"] == hidden
+
+
+def test_a_network_that_ends_in_softmax_is_attacked_before_and_behind_it() -> None:
+    b = Build(6, seed=2)
+    logits = b.linear(6, 3, scale=3.0)
+    b.add("softmax", logits, dim=1)
+    graph = b.graph()
+    examples = points(graph, 5)
+    analysis, rows, settings = certified(graph, examples)
+    assert falsify_lipschitz(analysis, examples, rows, settings).found == 0
+    wrong = changed(analysis, gains={**analysis.gains, logits: 0.9 * exact_norm(graph, "l2")})
+    with pytest.raises(BrokenCertificate) as caught:
+        falsify_lipschitz(wrong, examples, rows, settings)
+    assert caught.value.evidence["value"] == logits
 
 
 def test_the_classes_nearest_to_their_constant_come_first() -> None:
@@ -164,7 +195,7 @@ def test_a_quotient_within_its_forward_errors_does_not_count() -> None:
     assert 0.39 < movement_lower(p, q, "l2") <= 0.4
     assert 0.39 < movement_lower(p, q, "linf") <= 0.4
     assert 1.0 - 0.6 * math.sqrt(2) - 1e-9 < pair_movement_lower(p, q, 0, 1) <= 1.0 - 0.6 * math.sqrt(2)
-    near = changed(q, logits=(1.0, 2.5))
+    near = changed(q, numbers=(1.0, 2.5))
     assert movement_lower(p, near, "l2") < 0.0
 
 
