@@ -110,6 +110,7 @@ class Linking:
         G = self.matrix
         if P.ndim == 2:
             return self._of_diagonal(P), ()
+        P = P.to(G.dtype)
         of_used = P if self.used is None else P[:, self.used]
         Z = G @ (of_used if self.used is None else of_used[:, :, self.used])
         M = Z @ G.mH
@@ -230,7 +231,7 @@ class Bracketing:
         P_UU = B (D K^{-1} D - D) B + C D C,    P_US = B D R B,    P_SS = B (M_SS + M_SU R) B.
 
     ``unstable`` and ``exact`` are the rows of U and the others, or None where U is every row; ``order`` puts the rows
-    [exact, unstable] back in place.
+    [exact, unstable] back in place. ``dtype`` is that of the register's matrices, where M is kept as a real diagonal.
     """
 
     middle: Tensor
@@ -239,10 +240,11 @@ class Bracketing:
     exact: Tensor | None
     order: Tensor | None
     weights: Tensor
+    dtype: torch.dtype
 
     def forward(self, sources: Sequence[Tensor], multiplier: Tensor | None) -> Made | None:
         """Return the bracket; without a multiplier B M B."""
-        M = full(sources[0])
+        M = full(sources[0]).to(self.dtype)
         if multiplier is None:
             return self.middle[:, None] * M * self.middle, ()
         if self.unstable is None or self.exact is None:
@@ -374,7 +376,7 @@ class Flattening:
         """Return (1/N) sum over all frequencies of A P A^H."""
         (P,) = sources
         A = self.matrix
-        Z = A * P[:, None] if P.ndim == 2 else A @ P
+        Z = A * P[:, None] if P.ndim == 2 else A @ P.to(A.dtype)
         left, right = _rows(Z * self.weights[:, None, None]), _rows(A)
         return (left @ right.mT)[None], ()
 
@@ -420,15 +422,16 @@ class Bounding:
 
 @dataclass(frozen=True, eq=False)
 class Joining:
-    """blockdiag((1 + t) P_v, (1 + 1/t) P_w)."""
+    """blockdiag((1 + t) P_v, (1 + 1/t) P_w), with matrices of ``dtype``."""
 
     weights: Tensor
+    dtype: torch.dtype
 
     def forward(self, sources: Sequence[Tensor], multiplier: Tensor | None) -> Made | None:
         """Return the block-diagonal matrix."""
         if multiplier is None or not bool((multiplier > 0).all()):
             return None
-        first, second = (full(source) for source in sources)
+        first, second = (full(source).to(self.dtype) for source in sources)
         zero = first.new_zeros(1, second.shape[1], first.shape[1])
         return _blocks((1 + multiplier) * first, zero, (1 + 1 / multiplier) * second), (first, second)
 

@@ -36,11 +36,11 @@ from certify.bounds.covariance.variables import Coordinates
 
 Effort: TypeAlias = Literal["fast", "default", "max"]
 
-WORK = {"default": 2e12, "max": 2e13}  # floating-point operations, roughly
+WORK = {"default": 5e11, "max": 5e12}  # floating-point operations, roughly
 FEWEST = {"default": 12, "max": 40}
 MOST = {"default": 160, "max": 800}
 STAGES = ((1e-2, 0.4), (1e-3, 0.3), (1e-4, 0.3))  # mu, share of the evaluations
-LARGE = 5e10  # floating-point operations of one pass from which on the search is the short one
+LARGE = 1e10  # floating-point operations of one pass from which on the search is the short one
 GUESSES = 4
 REPAIRS = 40
 POLISHING = 30

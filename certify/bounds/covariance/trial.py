@@ -141,6 +141,12 @@ class Trial:
             return tensor.to(self.dtype)
         return tensor.to(torch.complex64 if self.dtype == torch.float32 else torch.complex128)
 
+    def dtype_of(self, sides: Sides) -> torch.dtype:
+        """Return the dtype of the matrices of a register: complex on a torus."""
+        if not sides:
+            return self.dtype
+        return torch.complex64 if self.dtype == torch.float32 else torch.complex128
+
     def rows(self, position: int) -> int:
         """Return the number of rows of a register."""
         return rows(self.plan, position)
@@ -307,10 +313,11 @@ def _bracketing(trial: Trial, middle: Tensor, half: Tensor, U: Tensor, sides: Si
     everything = torch.arange(len(middle), device=trial.device)
     weights = trial.weights_of(sides)
     if torch.equal(U, everything):
-        return Bracketing(middle, half, None, None, None, weights)
+        return Bracketing(middle, half, None, None, None, weights, trial.dtype_of(sides))
     exact = everything[~torch.isin(everything, U)]
     order = torch.cat((exact, U)).argsort()
-    return Bracketing(middle, half, U, exact, None if torch.equal(order, everything) else order, weights)
+    back = None if torch.equal(order, everything) else order
+    return Bracketing(middle, half, U, exact, back, weights, trial.dtype_of(sides))
 
 
 def _pool(trial: Trial, step: Pool) -> Move:
@@ -327,7 +334,7 @@ def _bounded(trial: Trial, step: Bounded) -> Move:
 
 
 def _join(trial: Trial, step: Join) -> Move:
-    return Joining(trial.weights_of(step.sides))
+    return Joining(trial.weights_of(step.sides), trial.dtype_of(step.sides))
 
 
 _PREPARE: Mapping[type, Callable[[Trial, Any], Move]] = MappingProxyType(

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from certify.bounds.covariance.objectives import soft_norm
 from certify.bounds.covariance.starts import SHAPES, closed_forms, start
-from certify.bounds.covariance.steps import Activate, Linear, Plan, Start
+from certify.bounds.covariance.steps import Activate, Linear, Mask, Plan, Start
 from certify.bounds.covariance.trial import Trial, evaluate, move_plan
 from certify.bounds.covariance.variables import Coordinates
 from tests.bounds.covariance.hand_plans import NONE, PLANS, dense_chain, materialise, recursion, spatial
@@ -98,21 +98,52 @@ def test_derivatives_by_hand_are_those_of_autograd(plan):
         torch.testing.assert_close(by_hand[position].total, expected, rtol=1e-8, atol=1e-9 * scale)
 
 
-def test_coordinates_follow_their_own_differences(plan):
+@pytest.mark.parametrize("barrier", [0.0, 0.01])
+def test_coordinates_follow_their_own_differences(plan, barrier):
     trial = Trial(plan)
     coordinates = Coordinates(trial, start(trial, 0.25).multipliers)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(coordinates.zero().shape, generator=generator, dtype=torch.float64) / 4
 
     def value(x: torch.Tensor) -> float:
-        return soft_norm(coordinates.run(x).output, trial.weights_of(()), 0.1)[0]
+        made = coordinates.run(x)
+        return soft_norm(made.output, trial.weights_of(()), 0.1)[0] + barrier * trial.barrier(made)
 
     made = coordinates.run(x)
-    gradient, _ = coordinates.gradient(made, soft_norm(made.output, trial.weights_of(()), 0.1)[1])
+    cotangent = soft_norm(made.output, trial.weights_of(()), 0.1)[1]
+    gradient, _ = coordinates.gradient(made, cotangent, barrier)
     for index in range(len(x)):
         h = torch.zeros_like(x)
         h[index] = 1e-5
         assert float(gradient[index]) == pytest.approx((value(x + h) - value(x - h)) / 2e-5, rel=1e-5, abs=1e-8)
+
+
+def test_barriers_are_log_determinants(plan):
+    trial = Trial(plan, fuse=False)
+    multipliers = {k: v * (1.0 if k == 0 else 1.2) for k, v in start(trial, 0.25).multipliers.items()}
+    made = trial.run(lambda position, _: multipliers[position], keep=True)
+    expected = 0.0
+    for position, step in enumerate(plan.steps):
+        if position not in multipliers or not isinstance(step, Activate | Mask):
+            continue
+        M, sides = materialise(evaluate(plan, multipliers)[step.source], step.sides), step.sides
+        pixels = math.prod(sides)
+        rows = step.unstable.nonzero().flatten() if isinstance(step, Activate) else step.rows
+        n = len(M) // pixels
+        where = (np.arange(pixels)[:, None] * n + rows.numpy()).reshape(-1)
+        D = multipliers[position]
+        D = np.kron(np.eye(pixels), torch.diag(D).numpy() if D.ndim == 1 else D.numpy())
+        share = np.linalg.solve(D, D - M[np.ix_(where, where)])
+        expected -= np.linalg.slogdet(share)[1] / pixels
+    assert trial.barrier(made) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_multiplier_that_is_not_feasible_is_enlarged_until_it_is():
+    plan = dense_chain([torch.eye(2), torch.eye(2)])
+    made = Trial(plan).run(lambda position, _: torch.tensor([0.5, 0.9], dtype=torch.float64), repairs=40)
+    assert made.feasible
+    assert 1.0 < float(made.multipliers[2].min()) < 1.15
+    assert not Trial(plan).run(lambda position, _: torch.full((2,), torch.nan), repairs=40).feasible
 
 
 def test_multipliers_that_are_not_feasible_are_signalled():
