@@ -68,6 +68,45 @@ def test_rounding_of_products(monkeypatch, is_complex):
     assert linear_failures(is_complex) > 5
 
 
+def test_roundings_grow_with_the_length_of_a_row(monkeypatch):
+    """One large product, and many that a running sum from it loses."""
+    P, G = torch.ones(1, 1, dtype=F64).expand(400, 400).tril().triu() * 0.9 * 2.0**-54, torch.ones(1, 400, dtype=F64)
+    P = P.clone()
+    P[0, 0] = 1.0
+    truth = exact(G) * exact(P) * exact(G.mT)
+    assert dominates(linear_upper(P[None], G[None])[0], truth)
+    gamma = rounded.gamma_up
+    monkeypatch.setattr(rounded, "gamma_up", lambda n: gamma(1))
+    assert not dominates(linear_upper(P[None], G[None])[0], truth)
+
+
+def test_rounding_beside_kept_rows(monkeypatch):
+    """Only the blocks between kept and new rows err: the new ones are doubled, which is exact."""
+
+    def failures():
+        count = 0
+        for seed in range(20):
+            g = generator_of(seed)
+            P, G = positive(3, 3, g), torch.randn(1, 3, generator=g, dtype=F64)
+            M = linear_upper(P[None], G[None], keep=torch.arange(3))[0]
+            M[3, 3] *= 2.0
+            A = exact(torch.cat([torch.eye(3, dtype=F64), G]))
+            count += not dominates(M, A * exact(P) * A.transpose())
+        return count
+
+    without(monkeypatch, rounded, "linear_terms", "underflow")
+    assert failures() == 0
+    whole = rounded.linear_terms
+
+    def unkept(*arguments, **options):
+        terms = whole(*arguments, **options)
+        terms.rounding[:, :3] = 0.0
+        return terms
+
+    monkeypatch.setattr(rounded, "linear_terms", unkept)
+    assert failures() > 5
+
+
 def test_underflow_of_products(monkeypatch):
     P, G = torch.full((1, 1, 1), 2.0**-40, dtype=F64), torch.full((1, 1, 1), 2.0**-530, dtype=F64)
     truth = exact(G[0]) * exact(P[0]) * exact(G[0])
@@ -440,10 +479,17 @@ def test_rounding_of_the_sum_over_frequencies(monkeypatch):
 def test_uncertainty_of_a_symbol(monkeypatch):
     P, A = torch.ones(2, 1, 1, dtype=C128), torch.ones(2, 1, 1, dtype=C128)
     error = torch.full((1, 1), 0.5, dtype=F64)
-    truth = diagonal([Fraction(9, 4)])  # |1 + 1/2|^2 at both frequencies
-    assert dominates(flatten_upper(P, A, error, (2,))[0], truth)
+    truth = diagonal([Fraction(9, 4)])  # |1 + 1/2|^2 at all three frequencies
+    assert dominates(flatten_upper(P, A, error, (3,))[0], truth)
     without(monkeypatch, aliasing, "linear_terms", "uncertainty")
-    assert not dominates(flatten_upper(P, A, error, (2,))[0], truth)
+    assert not dominates(flatten_upper(P, A, error, (3,))[0], truth)
+
+
+def test_lacking_parts_count_as_often_as_their_blocks(monkeypatch):
+    P, A, error = torch.ones(2, 1, 1, dtype=C128), torch.ones(2, 1, 1, dtype=C128), torch.full((1, 1), 0.5, dtype=F64)
+    truth = diagonal([Fraction(9, 4)])
+    monkeypatch.setattr(aliasing, "multiplicities", lambda sides: torch.tensor([1.0, 1.0], dtype=F64))
+    assert not dominates(flatten_upper(P, A, error, (3,))[0], truth)
 
 
 def test_both_halves_of_the_spectrum_count():
@@ -500,7 +546,13 @@ def test_shares_are_divided_by_a_sum_rounded_up(monkeypatch):
         return True
 
     assert right()
+    absorbed = torch.full((50000,), 0.9 * 2.0**-54, dtype=F64)
+    absorbed[0] = 1.0
+    shares = proof.reciprocals_upper(absorbed, 1)
+    assert Fraction(1) / Fraction(float(shares[0])) + 49999 / Fraction(float(shares[1])) <= 1
     monkeypatch.setattr(proof, "gamma_up", lambda n: 0.0)
+    shares = proof.reciprocals_upper(absorbed, 1)
+    assert Fraction(1) / Fraction(float(shares[0])) + 49999 / Fraction(float(shares[1])) > 1
     monkeypatch.setattr(proof, "mul_up", lambda *factors: math.prod(factors))
     monkeypatch.setattr(proof, "nextafter_up", lambda x: x)
     assert not right()
