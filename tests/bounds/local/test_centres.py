@@ -10,8 +10,8 @@ import torch
 from certify.bounds.facts import collect_structure
 from certify.bounds.local.activations import IDENTITY, RELU, Activation
 from certify.bounds.local.centres import centres_of
-from certify.bounds.local.chain import Chain, chain_of
-from certify.bounds.local.layers import Layer, Segment
+from certify.bounds.local.chain import chain_of
+from certify.bounds.local.layers import Chain, Layer, Segment
 from certify.graph import Graph
 from tests.bounds.local.exact_networks import ACTIVATIONS, MP, real, run_exactly
 from tests.bounds.small_networks import Build

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from certify.bounds.facts import collect_structure
-from certify.bounds.local.chain import MAX_ROWS, Chain, chain_of
+from certify.bounds.local.building import MAX_ROWS
+from certify.bounds.local.chain import chain_of
+from certify.bounds.local.layers import Chain
 from certify.bounds.local.windows import Window
 from certify.graph import Graph, run
 from certify.results import Unbounded
@@ -16,7 +18,7 @@ from tests.bounds.small_networks import BOUNDED, Build
 
 NO_RULE = {
     *("softmax", "log_softmax", "log_softmax single", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
-    *("adaptive_max_pool", "amax", "amin", "max_min", "sort", "constants"),
+    *("sort", "constants"),
 }
 
 
@@ -74,6 +76,40 @@ def pooled(kernel, stride, padding, dilation, ceil_mode, size=7):
 )
 def test_max_pools_become_relus_exactly(window):
     made = same_function(pooled(*window))
+    assert all(layer.error == 0.0 for layer in made.layers)
+
+
+def behind_a_convolution(kind: str, **details: object) -> Graph:
+    b = Build(2, 5, 5, seed=2)
+    b.conv(b.normal(4, 2, 3, 3))
+    name = b.add(kind, **details)
+    shape = run(b.graph(), torch.zeros(1, 2, 5, 5, dtype=torch.float64)).shape
+    b.add("reshape", b.add("tanh", name), shape=[-1, shape.numel()])
+    b.linear(shape.numel(), 3)
+    return b.graph()
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        behind_a_convolution("max_min", dim=1),
+        behind_a_convolution("max_pool", kernel=[2, 2], stride=[1, 2], padding=[0, 1], dilation=[2, 1], ceil_mode=True),
+        behind_a_convolution("adaptive_max_pool", output=[2, 3]),
+        behind_a_convolution("amax", dims=[2, 3], keepdim=False),
+        behind_a_convolution("amin", dims=[1], keepdim=True),
+    ],
+)
+def test_maxima_of_convolutions(graph):
+    same_function(graph)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_pairs_are_sorted(descending):
+    b = Build(8, seed=1)
+    b.add("reshape", b.linear(8, 8), shape=[-1, 4, 2])
+    b.add("reshape", b.add("sort", dim=2, descending=descending), shape=[-1, 8])
+    b.linear(8, 3)
+    made = same_function(b.graph())
     assert all(layer.error == 0.0 for layer in made.layers)
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from certify.bounds.facts import collect_structure
-from certify.bounds.local.chain import Chain, chain_of
+from certify.bounds.local.chain import chain_of
+from certify.bounds.local.layers import Chain
 from certify.bounds.local.lines import Bounds, Relaxation
 from certify.bounds.local.patches import Patches
 from certify.bounds.local.windows import Window

@@ -7,7 +7,8 @@ import torch
 
 from certify.bounds.facts import collect_structure
 from certify.bounds.local.centres import centres_of
-from certify.bounds.local.chain import Chain, chain_of
+from certify.bounds.local.chain import chain_of
+from certify.bounds.local.layers import Chain
 from certify.bounds.local.lines import Bounds, Relaxation
 from certify.bounds.local.lines_proof import Margins, ProvedRelaxation, prove_margins
 from certify.graph import Graph
