@@ -485,13 +485,6 @@ def test_uncertainty_of_a_symbol(monkeypatch):
     assert not dominates(flatten_upper(P, A, error, (3,))[0], truth)
 
 
-def test_lacking_parts_count_as_often_as_their_blocks(monkeypatch):
-    P, A, error = torch.ones(2, 1, 1, dtype=C128), torch.ones(2, 1, 1, dtype=C128), torch.full((1, 1), 0.5, dtype=F64)
-    truth = diagonal([Fraction(9, 4)])
-    monkeypatch.setattr(aliasing, "multiplicities", lambda sides: torch.tensor([1.0, 1.0], dtype=F64))
-    assert not dominates(flatten_upper(P, A, error, (3,))[0], truth)
-
-
 def test_both_halves_of_the_spectrum_count():
     assert aliasing.multiplicities((4, 5)).tolist() == [1.0, 2.0, 2.0] * 4
     assert aliasing.multiplicities((3, 4)).tolist() == [1.0, 2.0, 1.0] * 3
@@ -546,13 +539,7 @@ def test_shares_are_divided_by_a_sum_rounded_up(monkeypatch):
         return True
 
     assert right()
-    absorbed = torch.full((50000,), 0.9 * 2.0**-54, dtype=F64)
-    absorbed[0] = 1.0
-    shares = proof.reciprocals_upper(absorbed, 1)
-    assert Fraction(1) / Fraction(float(shares[0])) + 49999 / Fraction(float(shares[1])) <= 1
     monkeypatch.setattr(proof, "gamma_up", lambda n: 0.0)
-    shares = proof.reciprocals_upper(absorbed, 1)
-    assert Fraction(1) / Fraction(float(shares[0])) + 49999 / Fraction(float(shares[1])) > 1
     monkeypatch.setattr(proof, "mul_up", lambda *factors: math.prod(factors))
     monkeypatch.setattr(proof, "nextafter_up", lambda x: x)
     assert not right()
