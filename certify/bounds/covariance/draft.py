@@ -39,6 +39,7 @@ from certify.rounding import gamma_up
 
 MOST_ROWS = 6000  # of a dense register: a factorisation of one such matrix takes some seconds on one core
 MOST_JOINT_BYTES = 2**29  # of a register that holds more than the rows it is made for
+MOST_PHASES = 2**26  # of one flattened image: a gigabyte
 
 
 class Draft:
@@ -174,6 +175,8 @@ def stand(draft: Draft, targets: Sequence[View | Flat], done: Iterable[str], *, 
     register = targets[0].register
     names = [name for name in draft.live(done) if _register(draft.held[name]) == register]
     along = [name for name in names if not alone and _alike(draft.held[name], targets[0])]
+    if any(_is_too_wide(draft, one) for one in (*targets, *(draft.held[name] for name in along))):
+        return stand(draft, targets, done, alone=True) if along else None
     maps = [_own_map(draft, target) for target in targets]
     carried = {name: _own_map(draft, draft.held[name]) for name in along}
     flat = isinstance(targets[0], Flat)
@@ -190,6 +193,14 @@ def stand(draft: Draft, targets: Sequence[View | Flat], done: Iterable[str], *, 
     for name in along:
         _move(draft, name, made, layout.carried[name])
     return Standing(made, tuple(layout.targets), tuple(along))
+
+
+def _is_too_wide(draft: Draft, held: Held) -> bool:
+    """Tell whether plain rows are too many to be written out, or read too many pixels at too many frequencies."""
+    if not isinstance(held, Flat):
+        return False
+    phases_held = math.prod(frequency_counts(draft.sides(held.register))) * math.prod(held.sizes)
+    return row_count(held.map) > MOST_ROWS or phases_held > MOST_PHASES
 
 
 def _register(held: Held) -> int | None:

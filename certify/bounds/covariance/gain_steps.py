@@ -4,6 +4,12 @@ An operation without a rule is a map of Lipschitz constant c in l2 (the gain of 
 has P' = c^2 lmax(P) I. With several inputs u_i of one register, a rule g that is monotone and homogeneous gives
 ||dv|| <= g(||du_1||, ...) <= g(1, ...) ||(du_1, ...)||. Where the inputs stand in no register, the value's own gain
 from the network's input is used: in linf sqrt(d) times the l2 gain, since ||d||_2 <= sqrt(d) ||d||_inf.
+
+*Max pooling.* By the mean value theorem (G. Lebourg 1975) a difference of maxima is max a - max a' = l.(a - a') with
+weights l_i >= 0 of sum 1, so dv' = S dv with a row of such weights per window, each on pixels of one channel. If M <=
+diag(delta), constant over pixels, and a pixel is in at most ``overlap`` windows, then by Cauchy-Schwarz
+
+    u^T S diag(delta) S^T u  <=  sum_i delta (sum_j S_ji) (sum_j S_ji u_j^2)  <=  overlap u^T diag(delta) u.
 """
 
 from __future__ import annotations

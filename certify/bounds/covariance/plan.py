@@ -3,6 +3,21 @@ r"""From the graph to a plan: the covariance recursion of a network, written dow
 Linear operations are views and cost nothing until something that is not linear reads them, so they come first; then one
 operation at a time, in the order of the graph, becomes a step, taking along whatever else is read later. What no rule
 treats goes on by its gain alone. The order of the steps never affects soundness, only which values go along together.
+
+*Why an image may stand on a torus.* For every pair of inputs there are fields on the torus, one per image of the
+network, that equal the image's difference on its true pixels, satisfy (I) of `steps` together, and vanish outside the
+true pixels where the image is called *clean*. By induction over the steps:
+
+- the input is put on the torus with zeros around it, and P = I holds for any field; it is clean;
+- a convolution that reads only true pixels, or a clean image on a torus with a gutter (`readings`), is on the true
+  pixels of its output what the torus makes of it; outside, its field is whatever the torus gives, and it is not clean;
+- behind an activation, take the field T v with T the secant slopes of the network on the true pixels and any slopes of
+  the range outside: 0 where the range contains it, which makes the image clean. The step bounds all such T;
+- a mask is the same with slopes 1 on true pixels and 0 outside: the crop that the zero padding of the next layer is;
+- behind a max pool, or an operation of which only a gain is known, put the image on the torus with zeros around it.
+
+A padded convolution never reads an image that is not clean: it is masked before, so convolutions are not merged across
+padding, while one that reads true pixels only is multiplied into the map before it.
 """
 
 from __future__ import annotations
@@ -107,7 +122,8 @@ def _finished(draft: Draft) -> Plan | Unbounded:
     held = draft.held.pop(draft.value)
     standing = stand(draft, [held], [draft.value], alone=True) if isinstance(held, View | Flat) else None
     if standing is None:
-        return Unbounded("its value has too many entries for one register", draft.where(draft.value))
+        reason = "its value has too many entries for one register, or too many pixels to flatten"
+        return Unbounded(reason, draft.where(draft.value))
     register, rows = standing.register, standing.rows[0]
     if register != draft.last:
         keep = Linear(register, draft.sides(register), rows, draft.nothing(register))

@@ -216,6 +216,22 @@ def test_too_many_rows_keep_only_their_gain(monkeypatch):
     assert "too many" in found.reason
 
 
+def test_an_image_with_too_many_pixels_to_flatten_keeps_its_gain(monkeypatch):
+    b = Build(1, 6, 5)
+    b.conv(b.normal(2, 1, 3, 3))
+    b.add("reshape", shape=[-1, 60])
+    b.linear(60, 3)
+    monkeypatch.setattr(draft, "MOST_PHASES", 28 * 30)
+    assert not plan_of(b.graph()).fallbacks
+    monkeypatch.setattr(draft, "MOST_PHASES", 28 * 30 - 1)
+    found = plan_of(b.graph())
+    assert isinstance(found, Unbounded)
+    b.add("relu")
+    plan = plan_of(b.graph())
+    assert isinstance(plan.steps[-1], Bounded)
+    check_above_jacobians(b.graph(), plan)
+
+
 def test_gains_from_the_input_are_multiplied_by_the_root_of_its_size_in_linf(monkeypatch):
     b = Build(8)
     b.linear(8, 9)
