@@ -108,7 +108,7 @@ def flatten_upper(P: Tensor, A: Tensor, error: Tensor | None, sides: Sides) -> T
 
     Args:
         P: ``[F, n, n]`` on the torus of the given sides.
-        A: ``[F, m, n]``, complex.
+        A: ``[F or 1, m, n]``, complex.
         error: ``[m, n]`` at least the modulus of what A lacks of the exact one, or None.
         sides: N_d, N = prod N_d.
 
@@ -124,7 +124,7 @@ def flatten_upper(P: Tensor, A: Tensor, error: Tensor | None, sides: Sides) -> T
     summed, lacking = torch.zeros(rows, rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.float64)
     roundings = 2 * inner_order(P, A.shape[2]) + len(P) + 2
     for chunk in chunks(len(P), max(P[0].numel(), A[0].numel(), rows * rows)):
-        G, weight = A[chunk], weights[chunk]
+        G, weight = part_of(A, chunk), weights[chunk]
         summed += ((G @ P[chunk] @ G.mH).real * weight[:, None, None]).sum(0)
         uncertain = None if error is None else part_of(error, chunk)
         terms = linear_terms(P[chunk], G, uncertain, NOTHING, roundings=roundings)

@@ -324,6 +324,7 @@ def test_growth_of_marked_rows():
         truth = math.sqrt(float(torch.linalg.eigvalsh(floats[mark.register][:, rows, rows]).max()))
         assert truth * (1 - 1e-12) <= proved.growth[mark.value] <= truth * (1 + 1e-8)
     assert proved.growth["out"] == proved.upper()
+    assert not prove(plan, multipliers, with_growth=False).growth
 
 
 def test_spatial_outputs_have_no_rows_or_pairs():
