@@ -73,7 +73,7 @@ LIPSCHITZ: Mapping[Level, LipschitzEffort] = MappingProxyType(
 )
 SMOOTHING: Mapping[Level, SmoothingEffort] = MappingProxyType(
     {
-        "quick": SmoothingEffort(examples=8, steps=6, noises=8, pilot=128, draws=1024),
+        "quick": SmoothingEffort(examples=16, steps=6, noises=8, pilot=128, draws=1024),
         "full": SmoothingEffort(examples=1000, steps=20, noises=32, pilot=256, draws=10_240),
     }
 )

@@ -1,0 +1,89 @@
+r"""A statistical proof that the noisy vote is lost at an input, and how many such losses chance allows.
+
+At an input x' inside a certified ball the certificate says that class y has the largest probability p_y. Pilot votes at
+x' name the rival j; n *fresh* votes then give k_y and k_j, and with one-sided Clopper-Pearson limits at error a each
+
+    lower(k_j) > upper(k_y)   implies   p_j > p_y   except with probability 2 a (1e-6 in all, with what the sampling of
+                                                    integer noise costs taken off).
+
+The noise at x' is its own: x' and its name enter the key of every block. One loss is no bug, for each certificate fails
+with probability alpha: of N examples at most q certificates are false, except with probability 1e-6, q the quantile of
+Binomial(N, alpha). More than q losses break the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from certify.examples import Example
+from certify.smoothing.addresses import Purpose, block_generator, block_requests
+from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.votes import BaseClassifier
+from certify.stats import charged_alpha, noise_charge, success_lower, success_upper
+
+DOUBT = 1e-6  # of one proof, and of the number of losses that chance allows
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A vote that is lost at an input: the rival, both counts of the fresh votes, and their limits."""
+
+    label: int
+    rival: int
+    votes: int
+    rival_votes: int
+    draws: int
+    upper: float
+    rival_lower: float
+
+
+def vote_counts(
+    classifier: BaseClassifier, law: NoiseLaw, example: Example, purpose: Purpose, draws: int, seed: int
+) -> list[int]:
+    """Return the votes per class of noisy copies of an input; the last entry counts invalid outputs.
+
+    The forward passes have one shape, that of a block.
+    """
+    total = torch.zeros(classifier.classes + 1, dtype=torch.int64)
+    for request in block_requests(example, purpose, draws):
+        rows = torch.from_numpy(law.draw(example, block_generator(seed, request, law.name)).rows)
+        votes = classifier.votes(law.inputs(rows.to(classifier.device), classifier.dtype))[: request.draws]
+        total += torch.bincount(votes.cpu(), minlength=classifier.classes + 1)
+    found: list[int] = total.tolist()
+    return found
+
+
+def prove_lost(
+    classifier: BaseClassifier, law: NoiseLaw, example: Example, label: int, *, pilot: int, draws: int, seed: int
+) -> Lost | None:
+    """Return the proof that class ``label`` does not win the vote at an input; None without one.
+
+    Args:
+        classifier: The base classifier, as it was certified.
+        law: The noise law of the run.
+        example: The input.
+        label: The class that was certified.
+        pilot: Votes that name the rival.
+        draws: Fresh votes of the proof.
+        seed: Of the noise.
+    """
+    first = vote_counts(classifier, law, example, "selection", pilot, seed)
+    rival = _largest_other(first, label)
+    if first[rival] <= first[label]:
+        return None
+    fresh = vote_counts(classifier, law, example, "estimation", draws, seed)
+    dimension = int(np.prod(example.stored.shape))
+    charge = noise_charge(draws, dimension, law.levels) if law.levels else 0.0
+    error = charged_alpha(DOUBT, charge) / 2.0
+    upper, lower = success_upper(fresh[label], draws, error), success_lower(fresh[rival], draws, error)
+    if not lower > upper:
+        return None
+    return Lost(label, rival, fresh[label], fresh[rival], draws, upper, lower)
+
+
+def _largest_other(counts: Sequence[int], label: int) -> int:
+    return max((k for k in range(len(counts)) if k != label), key=lambda k: (counts[k], -k))
