@@ -39,10 +39,10 @@ from certify.bounds.local.lines import Bounds
 from certify.bounds.local.lines_proof import Margins, ProvedRelaxation
 from certify.bounds.local.push_proof import Before, Front, push_upper
 from certify.bounds.local.recursion import Slopes, relative_start
-from certify.bounds.local.trial import Relative, Trial
+from certify.bounds.local.trial import LINES, Relative, Trial
 from certify.bounds.magnitudes import l2_upper, nextafter_up
 from certify.results import Norm
-from certify.rounding import SMALLEST, add_up, div_up, gamma_up, mul_up, sqrt_down, sqrt_up
+from certify.rounding import SMALLEST, add_up, div_down, div_up, gamma_up, mul_up, sqrt_down, sqrt_up
 
 MORE, MOST_ATTEMPTS = 1.02, 8  # multipliers that fail a proof are raised
 LEAST_FACTORED = 512  # rows of a first layer from which on it is treated in factors
@@ -50,11 +50,22 @@ LEAST_FACTORED = 512  # rows of a first layer from which on it is treated in fac
 
 @dataclass(frozen=True)
 class Certificate:
-    """margin >= v - s ||x - x*|| on the ball, proved; ``layer`` is that of the functional, or `LINES`."""
+    """One margin: at least v - s ||x - x*|| where ||x - x*|| <= ``ball``, proved.
+
+    ``layer`` is that of the functional, or `LINES`, or `EVERYWHERE`.
+    """
 
     v: float
     s: float
     layer: int
+    ball: float
+
+    @property
+    def radius(self) -> float:
+        """The radius this margin certifies, rounded down, 0 where nothing is proved."""
+        if not (0.0 < self.v < math.inf and 0.0 <= self.s < math.inf and self.ball > 0.0):
+            return 0.0
+        return min(self.ball, div_down(self.v, self.s)) if self.s > 0.0 else self.ball
 
     @property
     def ratio(self) -> float:
@@ -93,7 +104,7 @@ def weight_errors(layer: Layer) -> Tensor | None:
 
 def prove_trial(
     chain: Chain,
-    first: Tensor,
+    first: Tensor | None,
     centres: Centres,
     chosen: int,
     eps: float,
@@ -105,7 +116,7 @@ def prove_trial(
 
     Args:
         chain: The network.
-        first: `first_matrix`.
+        first: `first_matrix`, for trials of the recursion.
         centres: One centre, with its errors.
         chosen: The class.
         eps: The radius.
@@ -114,23 +125,24 @@ def prove_trial(
         stretch: Roots of the diagonal of P_0 in ``first``, ``[n]``; None for ones.
     """
     ascent = _Ascent(chain, first, ProvedRelaxation(chain, centres, norm), eps, stretch)
-    going = trial.relative is not None
+    going = trial.relative is not None and first is not None
     for k in range(len(chain.layers) - 1):
         going = ascent.climb(k, trial) if going else ascent.climb_by_lines(k)
     margins = ascent.lines.margins(torch.tensor([chosen]), ascent.below)
-    found = [Certificate(float(v), float(s), -1) for v, s in zip(margins.lower[0], margins.slope[0], strict=True)]
+    found = [
+        Certificate(float(v), float(s), LINES, eps) for v, s in zip(margins.lower[0], margins.slope[0], strict=True)
+    ]
     return [_better(ascent, trial, margins, j, one) for j, one in enumerate(found)]
 
 
 def _better(ascent: _Ascent, trial: Trial, margins: Margins, j: int, lines: Certificate) -> Certificate:
     """Return the certificate of class number j that the trial names, where it is proved and better."""
-    k = int(trial.method[0, j])
-    if k < 0 or k >= len(ascent.stages) or trial.relative is None:
+    if trial.relative is None or not 0 <= (k := int(trial.method[0, j])) < len(ascent.stages):
         return lines
     rows, const = margins.kept[k]
     relative, scale = trial.relative.functionals[k][0, j], float(trial.functional_scales[k][0, j])
     s = ascent.move(k, rows[0, j], relative.double(), scale)
-    found = Certificate(ascent.value(k, rows[0, j], float(const[0, j])), s, k)
+    found = Certificate(ascent.value(k, rows[0, j], float(const[0, j])), s, k, ascent.eps)
     return max(lines, found, key=lambda one: one.ratio)
 
 
@@ -138,7 +150,7 @@ class _Ascent:
     """The walk up the chain, proved: bounds, and stages as far as the recursion went."""
 
     def __init__(
-        self, chain: Chain, first: Tensor, lines: ProvedRelaxation, eps: float, stretch: Tensor | None
+        self, chain: Chain, first: Tensor | None, lines: ProvedRelaxation, eps: float, stretch: Tensor | None
     ) -> None:
         self.chain, self.first, self.lines, self.eps = chain, first, lines, eps
         self.front = Front(chain.layers[0], stretch, lines.patches)
@@ -156,7 +168,7 @@ class _Ascent:
         lower, upper = self.below[k]
         alive = self._alive(k, lower, upper)
         if k == 0:
-            matrix: Tensor | None = self.first[:, alive[:, None], alive]
+            matrix = None if self.first is None else self.first[:, alive[:, None], alive]
         else:
             matrix = self._push(k, alive, _one(trial.relative, k - 1), float(trial.scales[k - 1][0]))
         if matrix is None or not bool(torch.isfinite(matrix).all()):

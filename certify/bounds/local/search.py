@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from certify.bounds.local.trial import Centres, Trial, fresh, lines_trial, run_t
 START = 0.4  # of the distance at which the linearised margin is 0
 ROUGH, BEYOND = 0.05, 1.3  # the gap at which relaxation stops where the recursion follows, and where that starts
 LONGEST = 0.6  # step of the chase, in log eps
-GROWTH, FAR, SLOW, LEAST_STEP = 1.6, 0.3, 1.5, 0.02
+GROWTH, LEAP, FAR, SLOW, LEAST_STEP = 1.6, 8.0, 0.3, 1.5, 0.02
 MOST_TRIALS, BISECT_EVERY = 12, 3
 
 
@@ -104,7 +104,7 @@ class Interval:
         low, high = self._low(), self._high()
         if high is None:
             eps, g = low if low else self.tried[-1]
-            return eps * (GROWTH if g > FAR else math.exp(max(SLOW * g, LEAST_STEP)))
+            return eps * (min(max(GROWTH, math.exp(g / 2.0)), LEAP) if g > FAR else math.exp(max(SLOW * g, LEAST_STEP)))
         if low is None or low[0] < self.best * (1.0 - 1e-9):
             return self._below(high[0])
         self.closing += 1
@@ -123,13 +123,13 @@ class Interval:
 class Found:
     """The best trial of one centre: its radius, the ball it was made on, and what it needs to be made again.
 
-    ``trial`` has a batch of one; ``trials`` counts the radii tried.
+    ``trial`` has a batch of one, None where a margin is not positive; ``lines`` is the best of linear relaxation alone.
     """
 
     radius: float
     eps: float
     trial: Trial | None
-    trials: int
+    lines: Found | None = None
 
 
 def search(centres: Centres, effort: Effort, cuts: Sequence[int]) -> list[Found]:
@@ -151,14 +151,16 @@ class _Searches:
     def __init__(self, centres: Centres, effort: Effort, cuts: tuple[int, ...]) -> None:
         self.centres, self.effort, self.cuts = centres, effort, cuts
         count = len(centres.margins)
-        start = START * lines_trial(centres, centres.margins.new_zeros(count)).radius
-        positive = (centres.margins > 0).all(1) & torch.isfinite(start) & (start > 0)
+        linearised = lines_trial(centres, centres.margins.new_zeros(count)).radius
+        start = START * torch.where(torch.isfinite(linearised), linearised, _by_norms(centres))
+        positive = (centres.margins > 0).all(1) & (start > 0)
         self.states = [Interval(float(s), self._lines_tolerance()) for s in start]
-        self.found = [Found(0.0, 0.0, None, 0)] * count
+        self.found = [Found(0.0, 0.0, None)] * count
         self.places = [i for i in range(count) if bool(positive[i])]
 
     def run(self) -> list[Found]:
         self._go_on(self._lines)
+        by_lines = list(self.found)
         if self.effort.trials:
             self.relative = fresh(self.centres, self.cuts)
             for i in self.places:
@@ -167,7 +169,7 @@ class _Searches:
                     start, self.effort.tolerance, self.effort.trials, self.effort.chase, self.states[i].best
                 )
             self._go_on(self._recursion)
-        return self.found
+        return [replace(found, lines=lines) for found, lines in zip(self.found, by_lines, strict=True)]
 
     def _lines_tolerance(self) -> float:
         return ROUGH if self.effort.trials else self.effort.tolerance
@@ -180,7 +182,7 @@ class _Searches:
             for n, (i, R) in enumerate(zip(places, trial.radius.tolist(), strict=True)):
                 radius = self.states[i].eps
                 if self.states[i].tell(R):
-                    self.found[i] = Found(min(radius, R), radius, trial.choose(n), 0)
+                    self.found[i] = Found(min(radius, R), radius, trial.choose(n))
 
     def _lines(self, places: Tensor, eps: Tensor) -> Trial:
         return lines_trial(self.centres.choose(places), eps)
@@ -190,3 +192,10 @@ class _Searches:
         if trial.improved is not None:
             self.relative.put(places, trial.improved)
         return trial
+
+
+def _by_norms(centres: Centres) -> Tensor:
+    """Return a radius ``[B]`` to start from where all gradients are 0: the margin over a product of norms."""
+    product = math.prod(max(layer.weight(torch.float64).norm().item(), 1e-30) for layer in centres.chain.layers[:-1])
+    steepest = centres.rows.norm(dim=2).amax(1) * product
+    return torch.nan_to_num(centres.margins.amin(1) / steepest, nan=0.0, posinf=1.0)

@@ -34,7 +34,7 @@ from certify.bounds.local.recursion import (
 )
 
 MOST_CUT_ROWS = 150
-LINES = -1  # in place of the layer of a functional: linear relaxation
+LINES, EVERYWHERE = -1, -2  # in place of the layer of a functional: linear relaxation, a gain over all inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Centres:
 
     ``lines`` is their linear relaxation, ``rows`` are the margins as rows on the last hidden layer ``[B, o, m]`` with
     ``offsets`` ``[B, o]``, ``margins`` their values; ``gram`` is W_1 W_1^T, ``stretch`` the roots of the diagonal of
-    P_0 ``[B, d]`` (None: ones).
+    P_0 ``[B, d]`` (None: ones), ``everywhere`` the gains of the margins over all inputs ``[B, o]``, if known.
     """
 
     lines: Relaxation
@@ -52,6 +52,7 @@ class Centres:
     margins: Tensor
     gram: Tensor | None
     stretch: Tensor | None = None
+    everywhere: Tensor | None = None
 
     @property
     def chain(self) -> Chain:
@@ -77,6 +78,7 @@ class Centres:
             offsets=self.offsets[index],
             margins=self.margins[index],
             stretch=None if self.stretch is None else self.stretch[index],
+            everywhere=None if self.everywhere is None else self.everywhere[index],
         )
 
 
@@ -108,8 +110,8 @@ class Relative:
 class Trial:
     """What a trial found per functional ``[B, o]``: the best ratio, v and s, and by which method.
 
-    ``method`` is the layer of the functional, or `LINES`. ``relative`` and the scales are the multipliers that made it;
-    ``improved`` those to try next.
+    ``method`` is the layer of the functional, `LINES` or `EVERYWHERE`. ``relative`` and the scales are the multipliers
+    that made it; ``improved`` those to try next.
     """
 
     ratio: Tensor
@@ -183,7 +185,13 @@ def lines_trial(centres: Centres, eps: Tensor) -> Trial:
     for k in range(centres.hidden):
         below.append(centres.lines.bounds(k, eps, below))
     v, s, _ = centres.lines.margins(centres.rows, centres.offsets, below)
-    return Trial(ratios(v, s), v, s, torch.full_like(v, LINES, dtype=torch.long))
+    return _first_found(centres, v, s)
+
+
+def _first_found(centres: Centres, v: Tensor, s: Tensor) -> Trial:
+    """Return the better of linear relaxation and of the gains over all inputs."""
+    found = Trial(ratios(v, s), v, s, torch.full_like(v, LINES, dtype=torch.long))
+    return found if centres.everywhere is None else found.better(centres.margins, centres.everywhere, EVERYWHERE)
 
 
 def run_trial(centres: Centres, eps: Tensor, relative: Relative, cuts: Sequence[int]) -> Trial:
@@ -199,7 +207,7 @@ def run_trial(centres: Centres, eps: Tensor, relative: Relative, cuts: Sequence[
     for k in range(centres.hidden):
         ascent.climb(k)
     v, s, kept = centres.lines.margins(centres.rows, centres.offsets, ascent.below)
-    best = Trial(ratios(v, s), v, s, torch.full_like(v, LINES, dtype=torch.long), relative)
+    best = replace(_first_found(centres, v, s), relative=relative)
     scales, functionals = {}, dict(relative.functionals)
     last = centres.hidden - 1
     for k in (*(k for k in cuts if ascent.may_cut(k)), last):

@@ -1,0 +1,189 @@
+"""Proved local certificates: no point of the ball, in 60 digits, has a smaller margin; known radii; refusals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from certify.bounds.facts import collect_structure
+from certify.bounds.local.certify import LocalNetwork, limiting, word
+from certify.bounds.local.chain import Chain, chain_of
+from certify.bounds.local.recursion_proof import Certificate
+from certify.graph import Graph
+from tests.bounds.local.exact_networks import MP, pressing_points, real, run_exactly, size_of
+from tests.bounds.small_networks import Build
+
+
+def dense(kind: str = "relu", widths: tuple[int, ...] = (5, 9, 8), **details: object):
+    def build(seed: int) -> Graph:
+        b = Build(widths[0], seed=seed)
+        for inputs, outputs in itertools.pairwise(widths):
+            b.linear(inputs, outputs, scale=1.5)
+            b.add(kind, **details)
+        b.linear(widths[-1], 4)
+        return b.graph()
+
+    return build
+
+
+def residual(seed: int) -> Graph:
+    b = Build(4, seed=seed)
+    h = b.linear(4, 6, "x")
+    for _ in range(2):
+        h = b.add("add", h, b.linear(6, 6, b.add("relu", h), scale=1.4))
+    b.linear(6, 3, h)
+    return b.graph()
+
+
+def normalised(seed: int) -> Graph:
+    """Weights that are not floats: a normalisation before and a batch norm behind a convolution."""
+    b = Build(2, 4, 4, seed=seed)
+    b.add("normalize", mean=b.normal(2, 1, 1), std=b.positive(2, 1, 1))
+    b.conv(b.normal(3, 2, 3, 3) / 3)
+    norm = {"mean": b.normal(3), "variance": b.positive(3), "weight": b.normal(3), "bias": b.normal(3), "eps": 1e-3}
+    b.add("batch_norm", **norm)
+    b.add("relu")
+    b.conv(b.normal(3, 3, 2, 2) / 3, stride=[2, 1], padding=[[1, 0], [0, 1]])
+    b.add("relu")
+    b.add("reshape", shape=[-1, 24])
+    b.linear(24, 3)
+    return b.graph()
+
+
+NETWORKS = {
+    "dense": dense(),
+    "deep": dense(widths=(5, 8, 8, 8, 8)),
+    "one hidden layer": dense(widths=(5, 12)),
+    "residual": residual,
+    "normalised": normalised,
+    "leaky": dense("leaky_relu", negative_slope=0.1),
+    "clamp": dense("clamp", min=-0.5, max=0.7),
+    "tanh": dense("tanh"),
+    "gelu": dense("gelu", approximate="none"),
+}
+
+
+def chain(graph: Graph) -> Chain:
+    found = chain_of(collect_structure(graph), graph.output)
+    assert isinstance(found, Chain), found
+    return found
+
+
+def centre(graph: Graph, made: Chain, seed: int) -> torch.Tensor:
+    return torch.randn(1, *graph.input_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("effort", ["default", "fast"])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_no_margin_in_the_ball_is_below_its_certificate(name, effort):
+    graph = NETWORKS[name](11)
+    made = chain(graph)
+    x = centre(graph, made, 11)
+    y = int(made.run(x).argmax())
+    (found,) = LocalNetwork(made, "l2", effort).certify(x, torch.tensor([y]))
+    others = [j for j in range(made.outputs) if j != y]
+    ball = min(one.ball for one in found)
+    assert ball > 0.0
+    for delta in pressing_points(made, x[0], min(ball, 1e3), "l2", 2, 11):
+        logits, rho = run_exactly(graph, real(x[0].numpy()) + real(delta.numpy()))[graph.output], size_of(delta, "l2")
+        for j, one in zip(others, found, strict=True):
+            assert logits[y] - logits[j] >= MP.mpf(one.v) - MP.mpf(one.s) * rho
+    radius = min(one.radius for one in found)
+    for delta in pressing_points(made, x[0], radius, "l2", 1, 12):
+        logits = run_exactly(graph, real(x[0].numpy()) + real(delta.numpy()))[graph.output]
+        assert all(logits[y] >= logits[j] for j in others)
+
+
+@pytest.mark.parametrize("name", ["dense", "deep", "residual", "normalised"])
+def test_the_recursion_certifies_more_than_linear_relaxation(name):
+    graph = NETWORKS[name](5)
+    made = chain(graph)
+    x = torch.cat([centre(graph, made, seed) for seed in range(6)])
+    y = made.run(x).argmax(1)
+    radii = {}
+    for effort in ("fast", "default"):
+        found = LocalNetwork(made, "l2", effort).certify(x, y)
+        radii[effort] = torch.tensor([min(one.radius for one in row) for row in found])
+    assert bool((radii["default"] >= 0.99 * radii["fast"]).all())
+    assert float(radii["default"].mean()) > 1.01 * float(radii["fast"].mean())
+
+
+def test_a_network_that_is_affine_near_the_example_has_its_exact_radius_from_below():
+    b = Build(3)
+    W, V = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 1.0]]), torch.tensor([[1.0, 0.5], [0.25, 1.0]])
+    b.add("linear", weight=W.double(), bias=torch.tensor([20.0, 20.0]).double())
+    b.add("relu")
+    b.add("linear", weight=V.double(), bias=torch.tensor([1.0, 0.0]).double())
+    graph = b.graph()
+    made = chain(graph)
+    x = torch.tensor([[1.0, 0.5, 0.25]], dtype=torch.float64)
+    y = made.run(x).argmax(1)
+    (found,) = LocalNetwork(made).certify(x, y)
+    w = real(((V[0] - V[1]).double() @ W.double()).numpy())
+    exact = ((w * real(x[0].numpy())).sum() + MP.mpf(20) * (MP.mpf("0.75") - MP.mpf("0.5")) + 1) / MP.sqrt(
+        (w * w).sum()
+    )
+    assert exact * (1 - MP.mpf(10) ** -9) <= found[0].radius <= exact
+
+
+@pytest.mark.parametrize("width", [0.5, 2.0])
+def test_a_hidden_ridge_is_not_overlooked(width):
+    """The gradient is zero at the example, and the margin falls to 0 on the flank of a ridge, 3 - width / 2 away."""
+    c, b = 3.0, Build(4)
+    u = torch.full((1, 4), 0.5, dtype=torch.float64)
+    shift = torch.tensor([-c + width, -c, -c - width], dtype=torch.float64)
+    b.add("linear", weight=u.repeat(3, 1), bias=shift)
+    b.add("relu")
+    ridge = torch.tensor([[0.0, 0.0, 0.0], [2.0, -4.0, 2.0]], dtype=torch.float64) / width
+    b.add("linear", weight=ridge, bias=torch.tensor([0.0, -1.0], dtype=torch.float64))
+    made = chain(b.graph())
+    for effort in ("fast", "default", "max"):
+        (found,) = LocalNetwork(made, "l2", effort).certify(torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0]))
+        assert 0.0 < found[0].radius <= c - width / 2
+
+
+@pytest.mark.parametrize("bias", [[1.0, 1.0], [math.nan, 1.0]])
+def test_ties_and_nan_certify_nothing(bias):
+    b = Build(2)
+    b.linear(2, 3)
+    b.add("relu")
+    b.add("linear", weight=torch.zeros(2, 3).double(), bias=torch.ones(2).double())
+    made = chain(b.graph())
+    made.layers[-1].bias.copy_(torch.tensor(bias))
+    (found,) = LocalNetwork(made).certify(torch.zeros(1, 2, dtype=torch.float64), torch.tensor([1]))
+    assert found[0].radius == 0.0
+
+
+def test_a_gain_over_all_inputs_takes_part():
+    graph = dense()(2)
+    made = chain(graph)
+    x = centre(graph, made, 2)
+    y = made.run(x).argmax(1)
+    gains = torch.tensor([[1e-3, math.inf, math.inf]], dtype=torch.float64)
+    (found,) = LocalNetwork(made).certify(x, y, gains=gains)
+    assert word(found[0]) == "global pairs"
+    assert found[0].ball == math.inf
+    assert all(word(one).startswith("local") for one in found[1:])
+
+
+def test_the_limiting_pair_has_the_smallest_radius_after_the_errors():
+    pairs = [Certificate(1.0, 1.0, -1, 0.5), Certificate(1.0, 4.0, -1, 0.5), Certificate(0.2, 0.1, -1, 0.5)]
+    assert limiting(pairs, 0.0) == (1, pairs[1])
+    assert limiting(pairs, 0.19)[0] == 2
+    assert limiting(pairs, 3.0) == (2, pairs[2])
+
+
+def test_certificates_refuse_what_is_not_a_number():
+    for v, s, ball in (
+        (math.nan, 1.0, 1.0),
+        (1.0, math.nan, 1.0),
+        (1.0, 1.0, math.nan),
+        (1.0, -1.0, 1.0),
+        (0.0, 1.0, 1.0),
+    ):
+        assert Certificate(v, s, 0, ball).radius == 0.0
+    assert Certificate(1.0, 0.0, 0, 2.0).radius == 2.0
+    assert Certificate(1.0, math.inf, 0, 2.0).radius == 0.0
