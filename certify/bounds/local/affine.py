@@ -282,10 +282,10 @@ def _uses_once(block: Select) -> bool:
 
 
 def _in_range(block: Block, least: float = LEAST_ENTRY) -> bool:
-    """Tell that every entry is 0 or at least ``least`` in size, and finite."""
+    """Tell that every entry is 0 or between ``least`` and its reciprocal in size."""
     entries = block.weight if isinstance(block, Window) else block.scale if isinstance(block, Select) else block
     sizes = entries[entries != 0.0].abs()
-    return bool(torch.all((sizes >= least) & torch.isfinite(sizes)))
+    return bool(torch.all((sizes >= least) & (sizes <= 1.0 / least)))
 
 
 def _sum_up(*terms: Tensor) -> Tensor:

@@ -75,6 +75,9 @@ def _one(operation: Operation, inputs: list[np.ndarray], weights: dict[str, np.n
         return (inputs[0] - weights["mean"].reshape(shape)) * scale.reshape(shape) + weights["bias"].reshape(shape)
     if kind == "conv":
         return _conv(operation, inputs[0], weights)
+    if kind == "max_min":
+        a, b = np.split(inputs[0], 2, attributes["dim"] - 1)
+        return np.concatenate([np.maximum(a, b), np.minimum(a, b)], attributes["dim"] - 1)
     if kind == "max_pool":
         return _max_pool(operation, inputs[0])
     return {"add": lambda: inputs[0] + inputs[1], "reshape": lambda: inputs[0].reshape(-1)}[kind]()

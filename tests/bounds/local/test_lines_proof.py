@@ -62,6 +62,15 @@ def pooled(seed: int) -> Graph:
     return b.graph()
 
 
+def max_min(seed: int) -> Graph:
+    b = Build(5, seed=seed)
+    for inputs in (5, 6):
+        b.linear(inputs, 6, scale=1.2)
+        b.add("max_min", dim=1)
+    b.linear(6, 3)
+    return b.graph()
+
+
 def affine(seed: int) -> Graph:
     b = Build(5, seed=seed)
     b.linear(5, 3)
@@ -80,6 +89,7 @@ NETWORKS = {
     "gelu": dense("gelu", approximate="none"),
     "softplus": dense("softplus", beta=2.0, threshold=30.0),
     "hardswish": dense("hardswish"),
+    "max_min": max_min,
 }
 
 
@@ -107,13 +117,25 @@ def points(graph: Graph, made: Chain, x, eps: float, norm: str, count: int, seed
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_no_point_of_the_ball_leaves_the_bounds_or_falls_below_the_margins(name, norm):
-    graph = NETWORKS[name](7)
+    _check_ball(name, norm, seed=7, count=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_no_point_of_many_balls_leaves_the_bounds_or_falls_below_the_margins(name, norm):
+    for seed in range(25):
+        _check_ball(name, norm, seed, count=6)
+
+
+def _check_ball(name: str, norm: str, seed: int, count: int) -> None:
+    graph = NETWORKS[name](seed)
     made = chain(graph)
-    x = torch.randn(1, *graph.input_shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    x = torch.randn(1, *graph.input_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     for eps in (0.02, 0.4):
         below, margins = prove_all(made, x, eps, norm)
         chosen = int(made.run(x).argmax())
-        for rho, values in points(graph, made, x[0], eps, norm, 2, 7):
+        for rho, values in points(graph, made, x[0], eps, norm, count, seed):
             assert _check_bounds(graph, made, below, values) > 0
             logits = values[graph.output]
             for j, v, s in zip(margins.others[0], margins.lower[0], margins.slope[0], strict=True):
@@ -126,7 +148,7 @@ def _check_bounds(graph: Graph, made: Chain, below: list[Bounds], values: dict) 
     for layer, (lower, upper) in zip(made.layers, below, strict=True):
         for segment in layer.segments:
             operation = graph.by_name[segment.value]
-            if operation.kind == "max_pool":
+            if operation.kind in ("max_pool", "max_min"):
                 continue  # its pieces are no values of the graph
             own = operation.kind == segment.activation.kind
             exact = values[operation.inputs[0] if own else segment.value].reshape(-1)
