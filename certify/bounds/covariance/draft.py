@@ -106,8 +106,9 @@ class Draft:
     def mark(self, value: str, register: int, rows: Tensor) -> None:
         """Note that a value of the network stands in these rows, if they are consecutive."""
         first, last = int(rows[0]), int(rows[-1]) + 1
-        if torch.equal(rows, torch.arange(first, last)):
-            self._marks.append(Mark(value, register, first, last))
+        found = Mark(value, register, first, last)
+        if found not in self._marks and torch.equal(rows, torch.arange(first, last)):
+            self._marks.append(found)
 
     def varying(self, operation: Operation) -> list[str]:
         """Return the inputs of an operation that depend on the network's input."""
