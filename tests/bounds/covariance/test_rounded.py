@@ -306,3 +306,15 @@ def test_parts_of_the_exact_computation():
     assert not is_psd(exact(torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=F64)))
     assert is_psd(exact(torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=F64)))
     assert pick(exact(torch.eye(2, dtype=F64)), [1], [0, 1])[0, 1] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("first", range(1000, 5000, 500))
+def test_four_thousand_more_of_each(first, is_complex):
+    for seed in range(first, first + 500):
+        test_linear_dominates_the_exact_product(seed, is_complex)
+        test_linear_dominates_every_matrix_within_the_error(seed, is_complex)
+        test_activation_dominates_the_exact_formula(seed, is_complex)
+        test_mask_dominates_the_exact_formula(seed, is_complex)
+        test_largest_eigenvalue(seed, is_complex)
