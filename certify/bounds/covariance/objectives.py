@@ -2,8 +2,8 @@ r"""What is minimised over the multipliers: smooth functions of the last registe
 
 All of them are logarithms of squares of bounds, and increase with M, so that G is positive semidefinite.
 
-    norm, l2     f = min over r of  log r - mu log det(I - M / r)   ->  log lmax(M) for mu -> 0
-                 G = mu (r I - M)^{-1} at the best r
+    norm, l2     f = min over r of  log r - mu mean log det(I - M / r)   ->  log lmax(M) for mu -> 0
+                 (the mean over frequencies, where there are some);  G = mu (r I - M)^{-1} at the best r
     norm, linf   the same of diag(M) (the largest row is the norm from linf to linf)
     pairs        f = mean over i < j of log L_ij^2,  L_ij^2 = M_ii + M_jj - 2 M_ij
     (i, j)       f = log L_ij^2
@@ -21,10 +21,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from certify.bounds.covariance.cotangents import Cotangent, Factors
+from certify.bounds.covariance.cotangents import Factors
 
 Objective: TypeAlias = Literal["norm", "pairs"] | tuple[int, int] | int
-Valued: TypeAlias = tuple[float, Cotangent]
+Valued: TypeAlias = tuple[float, Factors]
 
 NEGLIGIBLE = 1e-9  # eigenvalues of G below this share of the largest are dropped
 FLOOR = 1e-300
@@ -37,12 +37,11 @@ def soft_norm(M: Tensor, weights: Tensor, mu: float) -> Valued:
     Args:
         M: ``[F, n, n]``.
         weights: The share of the spectrum of each block, ``[F]``; their sum is 1.
-        mu: Positive; the value exceeds log lmax by about mu times the number of leading eigenvalues, times log(1/mu).
+        mu: Positive. The value is above log lmax, by about mu log(1 / mu) for each leading eigenvalue.
     """
     values, vectors = torch.linalg.eigh(M)
-    counts = weights / weights.min()
-    value, shares = _soft_largest(values.clamp(min=0), counts[:, None].expand_as(values), mu)
-    return value, _kept(vectors, shares / weights.min())
+    value, shares = _soft_largest(values.clamp(min=0), weights[:, None].expand_as(values), mu)
+    return value, _kept(vectors, shares)
 
 
 def soft_diagonal(M: Tensor, _weights: Tensor, mu: float) -> Valued:

@@ -13,19 +13,22 @@ At that optimum the matrices D - M are singular as a rule. So the search follows
     f(x) = smooth objective(mu) + mu times the sum of all barriers,     mu -> 0,
 
 which are smooth: plain descent on the objective stops early, at a kink. Plans so large that only a few evaluations can
-be paid for are searched in single precision and without barriers, whose derivatives have full rank.
+be paid for are searched on a coarser torus first (`coarse`), then on their own in single precision and without
+barriers, whose derivatives have full rank.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from certify.bounds.covariance.coarse import coarsen, factors, transfer
 from certify.bounds.covariance.cotangents import Cotangent
 from certify.bounds.covariance.descent import Descent, Point
 from certify.bounds.covariance.objectives import Objective, pairs, row, soft_diagonal, soft_norm
@@ -37,10 +40,18 @@ from certify.bounds.covariance.variables import Coordinates
 Effort: TypeAlias = Literal["fast", "default", "max"]
 
 WORK = {"default": 5e11, "max": 5e12}  # floating-point operations, roughly
-FEWEST = {"default": 12, "max": 40}
+FEWEST = {"default": 5, "max": 30}
 MOST = {"default": 160, "max": 800}
-STAGES = ((1e-2, 0.4), (1e-3, 0.3), (1e-4, 0.3))  # mu, share of the evaluations
+STAGES: Mapping[Effort, tuple[tuple[float, float], ...]] = MappingProxyType(
+    {  # mu, and its share of the evaluations
+        "default": ((1e-2, 0.4), (1e-3, 0.3), (1e-4, 0.3)),
+        "max": ((1e-2, 0.2), (1e-3, 0.2), (1e-4, 0.3), (1e-5, 0.3)),
+    }
+)
+SHORT = ((1e-2, 1.0),)
 LARGE = 1e10  # floating-point operations of one pass from which on the search is the short one
+THOROUGH = 60  # evaluations
+FEW_SHAPES: tuple[Shape, ...] = (0.25, "product")
 GUESSES = 4
 REPAIRS = 40
 POLISHING = 30
@@ -69,13 +80,41 @@ def optimise(plan: Plan, effort: Effort = "default", objective: Objective = "nor
     Raises:
         ValueError: If no closed form is feasible in floating point: the plan holds numbers that are not finite.
     """
-    large = work(plan) > LARGE
-    trial = Trial(plan, torch.float32 if large else torch.float64)
+    if work(plan) > LARGE and effort != "fast":
+        return _optimise_large(plan, effort, objective)
+    trial = Trial(plan)
     goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
-    best = _started(trial, goal, (0.25, "product") if large else SHAPES)
+    best = _started(trial, goal, SHAPES if work(plan) <= LARGE else FEW_SHAPES)
     if effort != "fast" and any(trial.free):
-        _search(trial, goal, best, evaluations(plan, effort), barriers=not large)
-    return _feasible(plan, best)
+        _search(trial, goal, best, evaluations(plan, effort), stages=STAGES[effort])
+    return best.multipliers or {}
+
+
+def _optimise_large(plan: Plan, effort: Effort, objective: Objective) -> Multipliers:
+    """Search on a coarser torus first, where there is one, then a little on all frequencies in single precision."""
+    trial = Trial(plan, torch.float32)
+    goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
+    best, factor = _Best(), _factor(plan, effort)
+    if factor > 1:
+        coarse = coarsen(plan, factor)
+        made = transfer(Trial(coarse), optimise(coarse, effort, objective), trial)
+        if made.feasible:
+            best.offer(goal.bound(made.output), made.multipliers)
+    if best.multipliers is None:
+        best = _started(trial, goal, FEW_SHAPES)
+    if any(trial.free):
+        _search(trial, goal, best, evaluations(plan, effort), barriers=False, stages=SHORT)
+    return _in_double(plan, best.multipliers or {})
+
+
+def _factor(plan: Plan, effort: Effort) -> int:
+    """Return the least factor for which the coarse plan can be searched thoroughly; the largest where none is."""
+    found = 1
+    for factor in factors(plan):
+        found = factor
+        if work(coarsen(plan, factor)) <= min(LARGE, WORK[effort] / THOROUGH):
+            break
+    return found
 
 
 def polish(plan: Plan, multipliers: Multipliers, objectives: Iterable[Objective]) -> dict[Objective, Multipliers]:
@@ -90,7 +129,7 @@ def polish(plan: Plan, multipliers: Multipliers, objectives: Iterable[Objective]
     for objective in objectives:
         goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
         best = _Best(math.inf, multipliers)
-        _search(trial, goal, best, POLISHING, barriers=True, stages=((1e-4, 1.0),))
+        _search(trial, goal, best, POLISHING, stages=((1e-4, 1.0),))
         found[objective] = best.multipliers or multipliers
     return found
 
@@ -107,13 +146,20 @@ def _started(trial: Trial, goal: Goal, shapes: Iterable[Shape]) -> _Best:
 
 
 def _search(
-    trial: Trial, goal: Goal, best: _Best, count: int, *, barriers: bool, stages: Iterable[tuple[float, float]] = STAGES
+    trial: Trial,
+    goal: Goal,
+    best: _Best,
+    count: int,
+    *,
+    barriers: bool = True,
+    stages: Iterable[tuple[float, float]],
 ) -> None:
     if best.multipliers is None:
         return
     coordinates = Coordinates(trial, best.multipliers)
     x, guesses = coordinates.zero(), GUESSES
-    for mu, share in stages if barriers else ((STAGES[0][0], 1.0),):
+    for mu, share in stages:
+        coordinates.sharpen(mu)
 
         def function(x: Tensor, mu: float = mu) -> Point | None:
             made = coordinates.run(x)
@@ -129,11 +175,8 @@ def _search(
         guesses = 0
 
 
-def _feasible(plan: Plan, best: _Best) -> Multipliers:
+def _in_double(plan: Plan, given: Multipliers) -> Multipliers:
     """Return the multipliers in double precision, enlarged where they are not feasible in it."""
-    given = best.multipliers or {}
-    if all(multiplier.dtype == torch.float64 for multiplier in given.values()):
-        return given
     trial = Trial(plan)
     made = trial.run(lambda position, _: given[position].to(torch.float64), repairs=REPAIRS)
     return made.multipliers if made.feasible else start(trial, "product").multipliers

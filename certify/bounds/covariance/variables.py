@@ -10,11 +10,12 @@ derivative of s has rank one, so that derivatives keep their low rank (see `move
     crop          D = s(M) R T T^T R^T,  R R^T = D_0, T lower triangular with exp of its part of x on the diagonal
     join          t = t_0 exp(x)
     linf          q = q_0 exp(x) / (pixels sum of q_0 exp(x))
-    max-pooling   delta = l F,  F = delta_0 exp(x),  l the least number with l F - M >= 0 at all frequencies
+    max-pooling   delta = l F,  F = delta_0 exp(x),  l a smooth upper bound of lmax(F^{-1/2} M F^{-1/2}) (`objectives`)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -24,12 +25,11 @@ from torch import Tensor
 
 from certify.bounds.covariance.cotangents import Cotangent, Factors
 from certify.bounds.covariance.moves import Slope, full
-from certify.bounds.covariance.spectrum import largest, leading, mean
-from certify.bounds.covariance.starts import SLACK, WIDER
+from certify.bounds.covariance.objectives import soft_norm
+from certify.bounds.covariance.spectrum import EXACT, largest, leading, mean
 from certify.bounds.covariance.steps import Activate, Join, Mask, Pool, Start
 from certify.bounds.covariance.trial import Pass, Trial
 
-LIMIT = 40
 GENTLE, FARTHEST = 0.2, 2.0  # of the steps to balance: all layers take theirs at once
 
 
@@ -158,29 +158,36 @@ class _OfStart:
 
 
 class _OfPool:
+    mu = 1e-2
+
     def __init__(self, trial: Trial, step: Pool, first: Tensor, _read: tuple[Tensor, ...]) -> None:
-        self.size, self.first, self.trial = len(first), first, trial
-        self.sides = trial.plan.steps[step.source].sides
+        self.size, self.first = len(first), first
+        self.weights = trial.weights_of(trial.plan.steps[step.source].sides)
 
     def multiplier(self, x: Tensor, read: tuple[Tensor, ...]) -> Tensor:
         M, self.shape = full(read[0]), self.first * x.exp()
         root = self.shape.rsqrt()
-        value, self.position, self.vector = largest(root[:, None] * M * root)
-        self.weight = self.trial.weights_of(self.sides)[self.position] if len(M) > 1 else 1.0
-        self.frequencies = len(M)
-        self.delta = self.shape * value * SLACK
-        for _ in range(LIMIT):
-            if not bool(torch.linalg.cholesky_ex(torch.diag(self.delta).to(M.dtype) - M)[1].any()):
-                break
-            self.delta = self.delta * WIDER
+        scaled = root[:, None] * M * root
+        weights = self.weights if len(M) > 1 else self.weights.new_ones(1)
+        value, cotangent = self._largest(scaled, weights)
+        self.vectors, self.delta = root[:, None] * cotangent.vectors, self.shape * math.exp(value)
+        turned = (cotangent.vectors.conj() * (scaled @ cotangent.vectors)).real
+        self.own = mean(turned @ cotangent.weights, weights)
+        self.weights_of_vectors = cotangent.weights
         return self.delta
+
+    def _largest(self, scaled: Tensor, weights: Tensor) -> tuple[float, Factors]:
+        """Return log l and its derivative: smooth where all eigenvalues can be had, else by the leading one."""
+        if scaled.shape[0] * scaled.shape[1] ** 3 <= EXACT:
+            return soft_norm(scaled, weights, self.mu)
+        value, position, vector = largest(scaled)
+        V = vector.new_zeros(*scaled.shape[:2], 1)
+        V[position, :, 0] = vector
+        return math.log(max(value, 1e-200)), Factors(V, 1 / (value * weights[position])[None])
 
     def slope(self, slope: Tensor) -> tuple[Tensor, Cotangent | None]:
         total = slope @ self.delta
-        of_x = slope * self.delta - total * self.vector.abs().square()
-        V = self.vector.new_zeros(self.frequencies, self.size, 1)
-        V[self.position, :, 0] = self.vector * self.shape.rsqrt()
-        return of_x, Factors(V, total[None] / (self.delta[0] / self.shape[0] * self.weight))
+        return slope * self.delta - total * self.own, Factors(self.vectors, total * self.weights_of_vectors)
 
     def balance(self, slope: Slope) -> Tensor:
         return torch.zeros(self.size, dtype=slope.total.dtype, device=slope.total.device)
@@ -207,6 +214,12 @@ class Coordinates:
         first = multiplier.to(self.trial.device, self.trial.dtype)
         self.variables[position] = _KINDS[type(step)](self.trial, step, first, read)
         return first
+
+    def sharpen(self, mu: float) -> None:
+        """Set the smoothness of the coordinates that have one."""
+        for variable in self.variables.values():
+            if isinstance(variable, _OfPool):
+                variable.mu = mu
 
     def zero(self) -> Tensor:
         """Return the vector of the choice given at first."""
