@@ -37,7 +37,7 @@ from certify.bounds.covariance.steps import (
     Plan,
     Pool,
     Start,
-    Step,
+    sources,
 )
 from certify.bounds.magnitudes import nextafter_up
 from certify.rounding import add_up, div_up, gamma_up, mul_up
@@ -123,14 +123,6 @@ def prove(plan: Plan, multipliers: Multipliers, *, with_growth: bool = True) -> 
                 if last_reader[source] == position:
                     registers.pop(source, None)
     return Proved(registers[len(plan.steps) - 1], growth)
-
-
-def sources(step: Step) -> tuple[int, ...]:
-    """Return the registers that a step reads."""
-    if isinstance(step, Join):
-        return (step.first, step.second)
-    source = None if isinstance(step, Start) else step.source
-    return () if source is None else (source,)
 
 
 def _marked_upper(register: Tensor, mark: Mark) -> float:

@@ -167,6 +167,14 @@ class Join:
 Step: TypeAlias = Start | Linear | Fold | Activate | Mask | Pool | Flatten | Bounded | Join
 
 
+def sources(step: Step) -> tuple[int, ...]:
+    """Return the registers that a step reads."""
+    if isinstance(step, Join):
+        return (step.first, step.second)
+    source = None if isinstance(step, Start) else step.source
+    return () if source is None else (source,)
+
+
 @dataclass(frozen=True)
 class Mark:
     """Where a value of the network stands when it is complete: rows ``first`` to ``last - 1`` of a register."""

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from certify.bounds.covariance import proof
+from certify.bounds.covariance import aliasing, definite, proof
 from certify.bounds.covariance.elimination import Slopes
 from certify.bounds.covariance.proof import join_factors, prove, reciprocals_upper, scaled_upper
 from certify.bounds.covariance.starts import closed_forms
@@ -26,6 +26,7 @@ from certify.bounds.covariance.steps import (
     Plan,
     Pool,
     Start,
+    sources,
 )
 from certify.bounds.covariance.trial import evaluate
 from tests.bounds.covariance.exact_matrices import (
@@ -157,8 +158,28 @@ def test_every_register_dominates_the_exact_step(name):
         assert torch.equal(stored, stored.mH)
         assert stored.dtype == (C128 if step.sides else F64)
         assert len(stored) == plan.frequencies(k)
-        sources = [registers[source] for source in proof.sources(step)]
-        CHECKS[type(step)](plan, step, stored, sources, multipliers.get(k))
+        read = [registers[source] for source in sources(step)]
+        CHECKS[type(step)](plan, step, stored, read, multipliers.get(k))
+
+
+@pytest.mark.parametrize("name", ["spatial mask", "spatial pool", "spatial join"])
+def test_frequencies_may_be_worked_on_one_by_one(name, monkeypatch):
+    plan, forms, _ = known(name)
+    multipliers = enlarged(forms[0], plan)
+    together = prove(plan, multipliers).upper()
+    monkeypatch.setattr(aliasing, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(definite, "BATCH_NUMBERS", 1)
+    test_every_register_dominates_the_exact_step(name)
+    assert prove(plan, multipliers).upper() == pytest.approx(together, rel=1e-12)
+
+
+def test_a_multiplier_must_serve_every_chunk(monkeypatch):
+    monkeypatch.setattr(aliasing, "CHUNK_NUMBERS", 1)
+    sides, ones = (4,), torch.ones(1, dtype=F64)
+    symbol = torch.tensor([1.0, 1.0, 2.0], dtype=C128)[:, None, None]
+    plan = Plan((Start(sides, 1), Linear(0, sides, NONE, symbol), Activate(1, sides, 0.0 * ones, ones)))
+    assert prove(plan, {2: 3.0 * ones}) is None  # 4 at the last frequency
+    assert prove(plan, {2: 8.0 * ones}).upper() >= 2.0
 
 
 def test_every_step_has_a_rule_and_a_check():
