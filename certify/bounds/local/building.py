@@ -16,7 +16,8 @@ from torch import Tensor
 
 from certify.bounds.facts import Facts
 from certify.bounds.local.activations import IDENTITY, Activation
-from certify.bounds.local.affine import Affine, Source, add, dense, gather, is_selection, is_small, scale, whole
+from certify.bounds.local.affine import Affine, Block, Select, Source, add, gather, is_selection, is_small, scale, whole
+from certify.bounds.local.forms import Dense, Form, Part, Selection
 from certify.bounds.local.layers import Chain, Layer, Segment
 from certify.bounds.local.windows import Window
 from certify.graph import Operation
@@ -93,26 +94,29 @@ class Builder:
             Segment(first, last, activation, name)
             for (_, activation, name), (first, last) in zip(made, itertools.pairwise(ends), strict=True)
         )
-        window = made[0][0].blocks.get(before[0]) if len(made) == len(before) == 1 else None
-        window = window if isinstance(window, Window) else None
+        starts = dict(zip(before, itertools.accumulate((source.size for source in before), initial=0), strict=False))
+        parts = tuple(
+            Part(segment.first, starts[source], _form(block, source))
+            for (rows, _, _), segment in zip(made, segments, strict=True)
+            for source, block in rows.blocks.items()
+        )
+        form = parts[0].form if len(parts) == len(made) == len(before) == 1 else None
         return Layer(
             columns=sum(source.size for source in before),
             bias=torch.cat([rows.offset for rows, _, _ in made]),
             bias_error=torch.cat([rows.offset_error for rows, _, _ in made]),
             error=gamma_up(max(rows.steps for rows, _, _ in made)),
             segments=segments,
-            window=window,
-            dense=None if window is not None else torch.cat([_matrix(rows, before) for rows, _, _ in made]),
+            window=form if isinstance(form, Window) else None,
+            dense=form.weight if isinstance(form, Dense) else None,
+            parts=parts if form is None or isinstance(form, Selection) else (),
         )
 
 
-def _matrix(rows: Affine, before: list[Source]) -> Tensor:
-    def part(source: Source) -> Tensor:
-        if source in rows.blocks:
-            return dense(rows.blocks[source], source)
-        return torch.zeros(rows.size, source.size, dtype=torch.float64)
-
-    return torch.cat([part(source) for source in before], 1)
+def _form(block: Block, source: Source) -> Form:
+    if isinstance(block, Select):
+        return Selection(block.index, block.scale, source.size)
+    return Dense(block) if isinstance(block, Tensor) else block
 
 
 Rule: TypeAlias = Callable[[Builder, Operation, list[Affine]], Affine | Unbounded]

@@ -30,11 +30,11 @@ from certify.bounds.local.activations import (
     local_slopes,
     relax,
 )
+from certify.bounds.local.forms import Dense, Part
 from certify.bounds.local.piecewise import Lines
 from certify.bounds.local.windows import Window
 from certify.bounds.magnitudes import nextafter_up
-from certify.norms import enclose, enclose_conv, enclose_conv_l1, enclose_conv_linf, enclose_l1, enclose_linf
-from certify.results import Bracket, Norm
+from certify.results import Norm
 from certify.rounding import add_up, gamma_up, mul_up, sqrt_up
 
 
@@ -57,8 +57,9 @@ class Segment:
 class Layer:
     """One layer of a chain: m rows on n columns.
 
-    ``window`` is set when the whole layer is one convolution of the whole vector before it (its scales folded in), and
-    then the dense matrix is only made when it is asked for; otherwise ``dense`` is given.
+    Its matrix is given as ``window`` (the whole layer is one convolution of the whole vector before it, its scales
+    folded in), as ``dense``, or as ``parts``, forms in their places with zeros elsewhere. The dense matrix of a
+    convolution or of parts is only made when it is asked for.
     """
 
     columns: int
@@ -68,6 +69,7 @@ class Layer:
     segments: tuple[Segment, ...]
     window: Window | None = None
     dense: Tensor | None = None
+    parts: tuple[Part, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -75,13 +77,21 @@ class Layer:
         return len(self.bias)
 
     @cached_property
+    def placed(self) -> tuple[Part, ...]:
+        """The forms the matrix is made of, in their places."""
+        if self.window is not None:
+            return (Part(0, 0, self.window),)
+        return self.parts if self.dense is None else (Part(0, 0, Dense(self.dense)),)
+
+    @cached_property
     def matrix(self) -> Tensor:
         """The stored matrix W, float64 ``[m, n]``."""
         if self.dense is not None:
             return self.dense
-        if self.window is None:
-            raise ValueError("expected a layer with a dense matrix or a convolution, got neither")
-        return self.window.matrix()
+        found = torch.zeros(self.rows, self.columns, dtype=torch.float64)
+        for part in self.placed:
+            found[part.at_rows, part.at_columns] = part.form.matrix()
+        return found
 
     @cached_property
     def single(self) -> Tensor:
@@ -115,42 +125,47 @@ class Layer:
 
     def forward(self, h: Tensor) -> Tensor:
         """Return z = W h + b for vectors h ``[B, n]``, in the dtype of h; ``[B, m]``."""
-        linear = h @ self.weight(h.dtype).mT if self.window is None else self.window.forward(h)
-        return linear + self.bias.to(h.dtype)
+        return self._times(h) + self.bias.to(h.dtype)
 
     def backward(self, rows: Tensor) -> Tensor:
         """Return A W for rows A ``[..., m]``, in the dtype of A; ``[..., n]``."""
-        if self.window is None:
-            return rows @ self.weight(rows.dtype)
-        return self.window.backward(rows.reshape(-1, self.rows)).reshape(*rows.shape[:-1], self.columns)
+        flat = rows.reshape(-1, self.rows)
+        if len(self.placed) == 1 and self.placed[0].form.columns == self.columns:
+            found = self.placed[0].form.backward(flat[:, self.placed[0].at_rows])
+        else:
+            found = flat.new_zeros(len(flat), self.columns)
+            for part in self.placed:
+                found[:, part.at_columns] += part.form.backward(flat[:, part.at_rows])
+        return found.reshape(*rows.shape[:-1], self.columns)
+
+    def _times(self, h: Tensor) -> Tensor:
+        """Return W h."""
+        if len(self.placed) == 1 and self.placed[0].form.rows == self.rows:
+            return self.placed[0].form.forward(h[:, self.placed[0].at_columns])
+        found = h.new_zeros(len(h), self.rows)
+        for part in self.placed:
+            found[:, part.at_rows] += part.form.forward(h[:, part.at_columns])
+        return found
 
     def magnitude(self, h: Tensor) -> Tensor:
         """Return |W| h for non-negative float64 vectors h ``[..., n]``; ``[..., m]``, with the rounding of its sums."""
-        if self._absolute.window is not None:
-            return self._absolute.window.forward(h.reshape(-1, self.columns)).reshape(*h.shape[:-1], self.rows)
-        return h @ self._absolute.matrix.mT
+        return self._absolute._times(h.reshape(-1, self.columns)).reshape(*h.shape[:-1], self.rows)
 
     @cached_property
     def _absolute(self) -> Layer:
-        window = None if self.window is None else replace(self.window, weight=self.window.weight.abs())
-        return replace(self, window=window, dense=None if self.dense is None else self.dense.abs())
+        parts = tuple(replace(part, form=part.form.absolute()) for part in self.placed)
+        return replace(self, window=None, dense=None, parts=parts)
 
-    @property
+    @cached_property
     def terms(self) -> int:
         """At least the number of terms of an inner product of a column of W, or of a row."""
-        if self.window is None:
-            return max(self.rows, self.columns)
-        return self.window.weight.numel() // min(self.window.weight.shape[:2])
+        return sum(part.form.terms for part in self.placed)
 
     def row_norms(self, norm: Norm) -> Tensor:
         """Return at least the dual norm of every row of the real W* (l2 for l2, l1 for linf), float64 ``[m]``."""
-        if self.window is None:
-            sums = (self.matrix.square() if norm == "l2" else self.matrix.abs()).sum(1)
-        else:
-            sizes = self.window.weight.square() if norm == "l2" else self.window.weight.abs()
-            inside = (self.window.positions >= 0).to(torch.float64)
-            blocks = sizes.sum(1).flatten(1)
-            sums = (blocks @ inside.mT).flatten()
+        sums = torch.zeros(self.rows, dtype=torch.float64)
+        for part in self.placed:
+            sums[part.at_rows] += part.form.row_sums(norm)
         grown = 1.0 + 4.0 * (gamma_up(self.columns + 8.0) + self.error)
         above = nextafter_up((sums.sqrt() if norm == "l2" else sums) * grown)
         return torch.where(sums > 0.0, above, 0.0)
@@ -158,22 +173,17 @@ class Layer:
     @cached_property
     def gain(self) -> float:
         """At least the l2 norm of the real W*: that of W, and ``error`` times sqrt(||W||_1 ||W||_inf)."""
-        rounded = sqrt_up(mul_up(self._enclosed("l1").upper, self._enclosed("linf").upper))
-        return add_up(self._enclosed("l2").upper, mul_up(self.error, rounded))
+        rounded = mul_up(self.error, sqrt_up(mul_up(self._norm_upper("l1"), self._norm_upper("linf"))))
+        return add_up(self._norm_upper("l2"), rounded)
 
-    def _enclosed(self, norm: str) -> Bracket:
-        if self.window is None:
-            return {"l2": enclose, "l1": enclose_l1, "linf": enclose_linf}[norm](self.matrix)
-        window = self.window
-        rule = {"l2": enclose_conv, "l1": enclose_conv_l1, "linf": enclose_conv_linf}[norm]
-        return rule(
-            window.weight,
-            window.sizes,
-            stride=window.stride,
-            padding=window.padding,
-            dilation=window.dilation,
-            groups=window.groups,
-        )
+    def _norm_upper(self, norm: str) -> float:
+        """Return at least a norm of W, that of the matrix of its parts' norms: in l2 by sqrt(||.||_1 ||.||_inf)."""
+        norms = [(part, part.form.norm_upper(norm)) for part in self.placed]
+        if len(norms) == 1:
+            return norms[0][1]
+        rows = max(add_up(*(size for part, size in norms if part.first_row == p.first_row)) for p, _ in norms)
+        columns = max(add_up(*(size for part, size in norms if part.first_column == p.first_column)) for p, _ in norms)
+        return {"l1": columns, "l2": sqrt_up(mul_up(rows, columns)), "linf": rows}[norm]
 
     def activate(self, z: Tensor) -> Tensor:
         """Return h = phi(z) for z ``[..., m]``."""

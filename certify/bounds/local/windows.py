@@ -17,6 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from certify.norms import enclose_conv, enclose_conv_l1, enclose_conv_linf
+from certify.results import Bracket, Norm
+
+_ENCLOSED = {"l1": enclose_conv_l1, "l2": enclose_conv, "linf": enclose_conv_linf}
 _CONV = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
@@ -132,6 +136,32 @@ class Window:
             for n, (before, _), have in zip(self.sizes, self.padding, found.shape[2:], strict=True)
         ]
         return F.pad(found, [size for pair in reversed(short) for size in pair]).flatten(1)
+
+    def absolute(self) -> Window:
+        """Return the convolution with the absolute values of the weights."""
+        return replace(self, weight=self.weight.abs())
+
+    @property
+    def terms(self) -> int:
+        """At least the number of terms of an inner product of a row or a column of the matrix."""
+        return self.weight.numel() // min(self.weight.shape[:2])
+
+    def row_sums(self, norm: Norm) -> Tensor:
+        """Return the sums of the squares (l2) or of the sizes (linf) of every row, as computed ``[rows]``."""
+        sizes = self.weight.square() if norm == "l2" else self.weight.abs()
+        return (sizes.sum(1).flatten(1) @ (self.positions >= 0).to(sizes.dtype).mT).flatten()
+
+    def norm_upper(self, norm: str) -> float:
+        """Return at least the norm of the matrix, l1, l2 or linf."""
+        found: Bracket = _ENCLOSED[norm](
+            self.weight,
+            self.sizes,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return found.upper
 
     def _pads(self) -> list[int]:
         return [size for pair in reversed(self.padding) for size in pair]
