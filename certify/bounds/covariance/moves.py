@@ -116,7 +116,7 @@ class Linking:
         M = Z @ G.mH
         if not len(self.keep):
             return M, ()
-        cross = G @ of_used[:, :, self.keep]
+        cross = Z[:, :, self.keep] if self.used is None else G @ of_used[:, :, self.keep]
         return _blocks(P[:, self.keep[:, None], self.keep], cross, M), ()
 
     def at(self, index: Tensor) -> Linking:

@@ -34,7 +34,7 @@ from certify.bounds.covariance.descent import Descent, Point
 from certify.bounds.covariance.objectives import Objective, pairs, row, soft_diagonal, soft_norm
 from certify.bounds.covariance.starts import SHAPES, Shape, start
 from certify.bounds.covariance.steps import Activate, Flatten, Linear, Multipliers, Plan
-from certify.bounds.covariance.trial import Trial, rows
+from certify.bounds.covariance.trial import Pass, Trial, rows
 from certify.bounds.covariance.variables import Coordinates
 
 Effort: TypeAlias = Literal["fast", "default", "max"]
@@ -50,7 +50,7 @@ STAGES: Mapping[Effort, tuple[tuple[float, float], ...]] = MappingProxyType(
 )
 SHORT = ((1e-2, 1.0),)
 LARGE = 1e10  # floating-point operations of one pass from which on the search is the short one
-THOROUGH = 60  # evaluations
+THOROUGH = {"default": 60, "max": 160}  # evaluations
 FEW_SHAPES: tuple[Shape, ...] = (0.25, "product")
 GUESSES = 4
 REPAIRS = 40
@@ -96,8 +96,7 @@ def _optimise_large(plan: Plan, effort: Effort, objective: Objective) -> Multipl
     goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
     best, factor = _Best(), _factor(plan, effort)
     if factor > 1:
-        coarse = coarsen(plan, factor)
-        made = transfer(Trial(coarse), optimise(coarse, effort, objective), trial)
+        made = _taken_over(coarsen(plan, factor), effort, objective, trial)
         if made.feasible:
             best.offer(goal.bound(made.output), made.multipliers)
     if best.multipliers is None:
@@ -107,12 +106,24 @@ def _optimise_large(plan: Plan, effort: Effort, objective: Objective) -> Multipl
     return _in_double(plan, best.multipliers or {})
 
 
+def _taken_over(coarse: Plan, effort: Effort, objective: Objective, fine: Trial) -> Pass:
+    """Return the pass of the fine trial with multipliers searched on a coarse plan."""
+    large = work(coarse) > LARGE
+    trial = Trial(coarse, torch.float32 if large else torch.float64)
+    goal = Goal(objective, coarse, trial.weights_of(coarse.steps[-1].sides))
+    best = _started(trial, goal, FEW_SHAPES)
+    if any(trial.free):
+        count = max(THOROUGH[effort] // 2, min(THOROUGH[effort], evaluations(coarse, effort)))
+        _search(trial, goal, best, count, barriers=not large, stages=SHORT if large else STAGES["default"])
+    return transfer(trial, best.multipliers or {}, fine)
+
+
 def _factor(plan: Plan, effort: Effort) -> int:
     """Return the least factor for which the coarse plan can be searched thoroughly; the largest where none is."""
     found = 1
     for factor in factors(plan):
         found = factor
-        if work(coarsen(plan, factor)) <= min(LARGE, WORK[effort] / THOROUGH):
+        if work(coarsen(plan, factor)) <= min(LARGE, WORK[effort] / THOROUGH[effort]):
             break
     return found
 
