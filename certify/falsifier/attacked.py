@@ -60,16 +60,24 @@ class Attacked:
         return uppers if pairs is None else torch.minimum(uppers, pairs.double())
 
     @cached_property
+    def program(self) -> Network | None:
+        """One program that the certificates speak of, in its own precision; None when it is the exact network alone."""
+        if self.settings.arithmetic == "exact":
+            return None
+        dtype = torch.float32 if self.settings.arithmetic == "float32" else torch.float64
+        deployed = self.graph.to(dtype)
+        return lambda x: run(deployed, x.to(dtype)).double()
+
+    @cached_property
     def rows_at_once(self) -> int:
         """How many inputs run side by side."""
         return rows_at_once(self.graph)
 
-    @cached_property
-    def points(self) -> Tensor:
-        """The examples in float64, ``[N, *input_shape]``."""
-        if not self.examples:
+    def points(self, positions: Sequence[int]) -> Tensor:
+        """Return some examples in float64, ``[positions, *input_shape]``."""
+        if not positions:
             return torch.zeros(0, *self.graph.input_shape, dtype=torch.float64)
-        return torch.from_numpy(np.stack([example.values() for example in self.examples]))
+        return torch.from_numpy(np.stack([self.examples[position].values() for position in positions]))
 
     def exact(self, value: str) -> Network:
         """Return the float64 network up to a value."""

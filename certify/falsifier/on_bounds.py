@@ -38,7 +38,7 @@ from certify.graph import run_all
 from certify.results import LipschitzExample, Unbounded
 from certify.rounding import div_down
 
-MOST_EXAMPLES = 2000  # of which all pairs are looked at
+MOST_EXAMPLES, MOST_NUMBERS = 2000, 2**25  # of which all pairs are looked at
 
 
 def attack_constants(attacked: Attacked, effort: LipschitzEffort) -> tuple[int, int]:
@@ -50,7 +50,8 @@ def attack_constants(attacked: Attacked, effort: LipschitzEffort) -> tuple[int, 
         BrokenCertificate: If a difference quotient is confirmed above a constant.
         InputError: If PyTorch cannot differentiate the network.
     """
-    points = inside(attacked.box)(attacked.points[:MOST_EXAMPLES])
+    most = min(MOST_EXAMPLES, MOST_NUMBERS // math.prod(attacked.graph.input_shape))
+    points = inside(attacked.box)(attacked.points(range(min(most, len(attacked.examples)))))
     distance, starts = _starts(attacked, points, effort.pairs)
     climb = partial(
         ascended_pairs,
@@ -167,7 +168,7 @@ def _local(row: LipschitzExample) -> float | None:
 
 
 def _attack_balls(attacked: Attacked, chosen: list[int], radius: float, steps: int) -> None:
-    norm, centres = attacked.settings.norm, attacked.points[chosen]
+    norm, centres = attacked.settings.norm, attacked.points(chosen)
     balls = Balls(centres, torch.full((len(chosen),), radius * (1.0 - 1e-9), dtype=torch.float64), norm, attacked.box)
     across = radius * (math.sqrt(centres[0].numel()) if norm == "linf" else 1.0)
     seed, value = attacked.settings.seed, attacked.certifying

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,7 +14,7 @@ from certify.errors import BrokenCertificate
 from certify.examples import Example
 from certify.falsifier.attacked import Attacked, broken, listed
 from certify.falsifier.balls import Balls
-from certify.falsifier.exactly import distance_upper, evaluate, exact_example, is_inside, is_nearer
+from certify.falsifier.exactly import distance_upper, evaluate, exact_example, exact_point, is_inside, is_nearer
 from certify.falsifier.flips import ddn, margins, pgd
 from certify.falsifier.levels import LipschitzEffort
 from certify.results import LipschitzExample
@@ -51,25 +54,46 @@ def _attack_some(
     rows = [attacked.rows[k] for k in chosen]
     radii = torch.tensor([row.radius for row in rows], dtype=torch.float64)
     labels = torch.tensor([row.predicted for row in rows])
-    norm, centres = attacked.settings.norm, attacked.points[chosen]
+    norm, centres = attacked.settings.norm, attacked.points(chosen)
     near, far = (Balls(centres, share * radii, norm, attacked.box) for share in (SHARE, OUTERMOST))
     seed = attacked.settings.seed
     found = [pgd(search, near, labels, steps=effort.pgd_steps, starts=effort.pgd_starts, seed=seed)]
     if norm == "l2":
         found.append(near.project(ddn(search, near, labels, steps=effort.ddn_steps)))
     for points in (*found, *(far.outermost(points, 1.0) for points in found)):
-        with torch.no_grad():
-            lost = margins(exact(points), labels) < 0.0
-        for k in lost.nonzero().flatten().tolist():
+        for k in _lost(attacked, exact, points, labels):
             broke = confirm_flip(attacked, attacked.examples[chosen[k]], rows[k], points[k])
             if broke is not None:
                 raise broke
 
 
+def _lost(attacked: Attacked, exact: Network, points: Tensor, labels: Tensor) -> list[int]:
+    """Return the rows that seem to have another class, in float64 or in the program of the certificates."""
+    with torch.no_grad():
+        lost = margins(exact(points), labels) < 0.0
+        if attacked.program is not None:
+            lost |= ~(margins(attacked.program(points), labels) >= 0.0)
+    found: list[int] = lost.nonzero().flatten().tolist()
+    return found
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Another class at one input: which, by which logits, and how far the exact ones may be from them."""
+
+    other: int
+    logits: tuple[float, ...]
+    error: float
+    of: str
+
+
 def confirm_flip(
     attacked: Attacked, example: Example, row: LipschitzExample, point: Tensor
 ) -> BrokenCertificate | None:
-    """Return the broken certificate when an input proves it false: inside ball and domain, class lost beyond errors.
+    """Return the broken certificate when an input proves it false: inside ball and domain, class lost for certain.
+
+    For certain: by the exact network, beyond the error of the float64 pass; or by a run of the very program that the
+    certificate speaks of, whose output is what it is.
 
     Args:
         attacked: The run.
@@ -79,21 +103,16 @@ def confirm_flip(
     """
     if row.predicted is None or not is_inside(point, attacked.box):
         return None
-    at = evaluate(attacked.analysis, attacked.decisive, point)
-    if at is None:
+    norm, centre, found = attacked.settings.norm, exact_example(example), exact_point(point)
+    if not is_nearer(centre, found, row.radius, norm):
         return None
-    centre = exact_example(example)
-    if not is_nearer(centre, at.exact, row.radius, attacked.settings.norm):
+    flip = _exact_flip(attacked, row.predicted, point) or _program_flip(attacked, row.predicted, point)
+    if flip is None:
         return None
-    label = row.predicted
-    rivals = [k for k in range(len(at.numbers)) if k != label and at.prefers(k, label)]
-    if not rivals:
-        return None
-    other = max(rivals, key=lambda k: at.numbers[k])
-    away = distance_upper(centre, at.exact, attacked.settings.norm)
+    away = distance_upper(centre, found, norm)
     message = (
-        f"example {example.id}: certified as class {label} to {row.radius!r} ({attacked.settings.norm}), and class "
-        f"{other} was found at distance {away!r}"
+        f"example {example.id}: certified as class {row.predicted} to {row.radius!r} ({norm}), and class {flip.other} "
+        f"was found at distance {away!r} by {flip.of}"
     )
     evidence: dict[str, object] = {
         "claim": "radius",
@@ -104,12 +123,36 @@ def confirm_flip(
         "input": listed(torch.from_numpy(example.values())),
         "eight_bit": example.eight_bit,
         "found": listed(point),
-        "label": label,
-        "other": other,
+        "label": row.predicted,
+        "other": flip.other,
         "distance": away,
         "radius": row.radius,
         "certificate": row.method,
-        "logits": list(at.numbers),
-        "logits_error": at.error,
+        "logits": [logit if math.isfinite(logit) else repr(logit) for logit in flip.logits],
+        "logits_error": flip.error,
+        "found_by": flip.of,
     }
     return broken(message, attacked.settings, evidence)
+
+
+def _exact_flip(attacked: Attacked, label: int, point: Tensor) -> Flip | None:
+    at = evaluate(attacked.analysis, attacked.decisive, point)
+    if at is None:
+        return None
+    rivals = [k for k in range(len(at.numbers)) if k != label and at.prefers(k, label)]
+    if not rivals:
+        return None
+    other = max(rivals, key=lambda k: at.numbers[k])
+    return Flip(other, at.numbers, at.error, "the exact network")
+
+
+def _program_flip(attacked: Attacked, label: int, point: Tensor) -> Flip | None:
+    """Return a class that the program prefers; an output that is not a number is no output of the certified class."""
+    if attacked.program is None:
+        return None
+    with torch.no_grad():
+        logits = attacked.program(point.detach().double().unsqueeze(0))[0].tolist()
+    rivals = [k for k in range(len(logits)) if k != label and not logits[label] >= logits[k]]
+    if not rivals:
+        return None
+    return Flip(rivals[0], tuple(logits), 0.0, f"the program in {attacked.settings.arithmetic}")

@@ -195,6 +195,51 @@ def test_a_flip_within_its_own_forward_error_does_not_count() -> None:
     assert confirm_flip(attacked, example, row, point(-0.1)) is not None
 
 
+def absorbing() -> Graph:
+    """(x + 2^26) - 2^26 against 0: in float32 every small x is absorbed, and the logits tie."""
+    b = Build(1)
+    far = torch.tensor([2.0**26], dtype=torch.float64)
+    b.add("linear", weight=torch.tensor([[1.0]]).double(), bias=far)
+    b.add("linear", weight=torch.tensor([[1.0], [0.0]]).double(), bias=torch.cat([-far, torch.tensor([1e-3]).double()]))
+    return b.graph()
+
+
+def test_a_radius_that_only_the_deployed_program_breaks_is_found() -> None:
+    graph, example = absorbing(), Example(0, "0", 0, np.array([0.6]))
+    analysis, (row,), settings = certified(graph, [example])
+    assert 0.59 < row.radius < 0.6
+    assert falsify_lipschitz(analysis, [example], [row], settings).found == 0
+    analysis, (refused,), settings = certified(graph, [example], arithmetic="float32")
+    assert refused.radius == 0.0
+    with pytest.raises(BrokenCertificate, match="the program in float32") as caught:
+        falsify_lipschitz(analysis, [example], [claimed(refused, row.radius)], settings)
+    assert caught.value.evidence["logits"] == [0.0, pytest.approx(1e-3)]
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "float32"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_certificates_of_deployed_programs_survive(norm: Norm, arithmetic: str) -> None:
+    for graph, box in ((convolutional(seed=6), (0.0, 1.0)), (affine(12, 4, seed=8), None)):
+        examples = (points if box is None else images)(graph, 8)
+        analysis, rows, settings = certified(graph, examples, norm=norm, arithmetic=arithmetic)
+        assert sum(row.radius > 0.0 for row in rows) >= 6
+        assert falsify_lipschitz(analysis, examples, rows, settings, range=box).found == 0
+
+
+def test_an_output_that_is_no_number_is_not_the_certified_class() -> None:
+    b = Build(1)
+    b.add("linear", weight=torch.full((1, 1), 1e30, dtype=torch.float64))
+    b.add("linear", weight=torch.tensor([[1e30], [0.0]], dtype=torch.float64))
+    b.add("linear", weight=torch.tensor([[1e-60, 0.0], [0.0, 1.0]], dtype=torch.float64))
+    example = Example(0, "0", 0, np.array([1.0]))
+    analysis, rows, settings = certified(b.graph(), [example], arithmetic="float32")
+    assert rows[0].radius == 0.0
+    attacked = Attacked(analysis, [example], rows, settings, None)
+    found = confirm_flip(attacked, example, claimed(rows[0], 0.5), point(0.9))
+    assert found is not None
+    assert "nan" in dump_json(found.evidence)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_overflow_and_flat_networks_neither_break_nor_stop_the_attack(norm: Norm) -> None:
     for weight in (1e200, 0.0, 1e-300):
