@@ -22,10 +22,10 @@ from torch import Tensor
 from certify.bounds.local.centres import Centres as Proved
 from certify.bounds.local.centres import centres_of
 from certify.bounds.local.layers import Chain
-from certify.bounds.local.lines import Relaxation
-from certify.bounds.local.recursion_proof import Certificate, first_matrix, prove_trial
+from certify.bounds.local.lines import Bounds, Relaxation
+from certify.bounds.local.recursion_proof import Certificate, first_matrix, prove_bounds, prove_trial
 from certify.bounds.local.search import EFFORTS, Effort, Found, search
-from certify.bounds.local.trial import EVERYWHERE, LINES, Centres, Trial
+from certify.bounds.local.trial import EVERYWHERE, LINES, Centres, Trial, fresh, run_trial
 from certify.results import Effort as EffortWord
 from certify.results import Norm
 from certify.rounding import sub_down
@@ -92,6 +92,13 @@ class LocalNetwork:
     def _single(self) -> Tensor:
         return self.first[0].to(torch.float32)
 
+    def bounds(self, centres: Proved, eps: float) -> list[Bounds]:
+        """Return proved bounds of all hidden layers on a ball around one centre, with the recursion's first trial."""
+        y = centres.z[-1].argmax(1)
+        searched = _Batch(self, centres, y, None).searched(torch.float64)
+        trial = run_trial(searched, searched.margins.new_tensor([eps]), fresh(searched, ()), ())
+        return prove_bounds(self.chain, self.first, centres, eps, trial, self.norm)
+
     def certify(
         self, x: Tensor, chosen: Tensor, *, rounded_input: bool = False, gains: Tensor | None = None
     ) -> list[list[Certificate]]:
@@ -128,7 +135,7 @@ class _Batch:
         with torch.no_grad():
             if len(self.network.chain.layers) == 1:  # no ball matters
                 return [self._prove(n, Found(0.0, HUGE, AFFINE)) for n in range(len(self.chosen))]
-            found = search(self._centres(torch.float32), self.network.settings, self.network.cuts)
+            found = search(self.searched(torch.float32), self.network.settings, self.network.cuts)
             return [self._certify_one(n, one) for n, one in enumerate(found)]
 
     def _certify_one(self, n: int, found: Found) -> list[Certificate]:
@@ -136,7 +143,7 @@ class _Batch:
         best = self._prove(n, found)
         if not _radius(best) >= CLOSE * found.radius and found.trial is not None:
             again = search(
-                self._centres(torch.float64).choose(torch.tensor([n])), self.network.settings, self.network.cuts
+                self.searched(torch.float64).choose(torch.tensor([n])), self.network.settings, self.network.cuts
             )[0]
             best = max(best, self._prove(n, again), key=_radius)
         if found.lines is not None and not _radius(best) >= found.lines.radius * CLOSE:
@@ -164,7 +171,7 @@ class _Batch:
         s = [torch.inf] * len(v) if self.gains is None else self.gains[n].tolist()
         return [Certificate(*pair, EVERYWHERE, torch.inf) for pair in zip(v, s, strict=True)]
 
-    def _centres(self, dtype: torch.dtype) -> Centres:
+    def searched(self, dtype: torch.dtype) -> Centres:
         """Return the batch as searches need it."""
         last, z, y = self.network.chain.layers[-1], self.proved.z, self.chosen
         rows = last.matrix[y][:, None] - last.matrix[self.others]

@@ -135,6 +135,16 @@ def prove_trial(
     return [_better(ascent, trial, margins, j, one) for j, one in enumerate(found)]
 
 
+def prove_bounds(
+    chain: Chain, first: Tensor, centres: Centres, eps: float, trial: Trial, norm: Norm = "l2"
+) -> list[Bounds]:
+    """Return proved bounds of the pre-activations of all hidden layers on the ball, with the multipliers of a trial."""
+    ascent, going = _Ascent(chain, first, ProvedRelaxation(chain, centres, norm), eps, None), True
+    for k in range(len(chain.layers) - 1):
+        going = ascent.climb(k, trial) if going else ascent.climb_by_lines(k)
+    return ascent.below
+
+
 def _better(ascent: _Ascent, trial: Trial, margins: Margins, j: int, lines: Certificate) -> Certificate:
     """Return the certificate of class number j that the trial names, where it is proved and better."""
     if trial.relative is None or not 0 <= (k := int(trial.method[0, j])) < len(ascent.stages):
