@@ -162,7 +162,7 @@ def test_every_register_dominates_the_exact_step(name):
         CHECKS[type(step)](plan, step, stored, read, multipliers.get(k))
 
 
-@pytest.mark.parametrize("name", ["spatial mask", "spatial pool", "spatial join"])
+@pytest.mark.parametrize("name", ["spatial mask"])
 def test_frequencies_may_be_worked_on_one_by_one(name, monkeypatch):
     plan, forms, _ = known(name)
     multipliers = enlarged(forms[0], plan)
