@@ -17,6 +17,7 @@ Reference: H. Zhang et al. (2018), arXiv 1811.00866 (CROWN).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -60,8 +61,8 @@ class Relaxation:
 
     def choose(self, index: Tensor) -> Relaxation:
         """Return the relaxation around some of the centres."""
-        found = object.__new__(Relaxation)
-        found.__dict__.update(self.__dict__, z=tuple(z[index] for z in self.z), _lines={})
+        found = copy.copy(self)
+        found.z, found._lines = tuple(z[index] for z in self.z), {}
         return found
 
     def bounds(self, k: int, eps: Tensor, below: Sequence[Bounds]) -> Bounds:
@@ -191,9 +192,10 @@ def through_lines(rows: Tensor, const: Tensor, lines: Lines) -> tuple[Tensor, Te
         const: ``[B, r]``.
         lines: With tensors ``[B, m]``.
     """
-    positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
-    offset = positive @ lines.lower_offset[..., None] + negative @ lines.upper_offset[..., None]
-    below = positive * lines.lower_slope[:, None] + negative * lines.upper_slope[:, None]
+    offset = rows.clamp(max=0.0) @ lines.upper_offset[..., None]
+    if bool((lines.lower_offset != 0.0).any()):  # no relu has one; NaN counts
+        offset = offset + rows.clamp(min=0.0) @ lines.lower_offset[..., None]
+    below = rows * torch.where(rows > 0.0, lines.lower_slope[:, None], lines.upper_slope[:, None])
     return below, const + offset[..., 0]
 
 
