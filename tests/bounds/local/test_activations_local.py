@@ -105,6 +105,17 @@ def _check_lines(points, lines, i: int) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_no_turn_of_a_derivative_is_missing(name):
+    """A fine scan: on short intervals the range is nearly a point, so a turn that is not known would show."""
+    ends = torch.linspace(-10.0, 10.0, 321, dtype=torch.float64)
+    a, b = (part.tolist() for part in local_slopes(activation(name), ends[:-1], ends[1:]))
+    values = [exact(name, MP.mpf(i) / 32) for i in range(-320, 321)]  # every end, and every midpoint
+    for i in range(320):
+        for left in (2 * i, 2 * i + 1):
+            assert MP.mpf(a[i]) <= 32 * (values[left + 1] - values[left]) <= MP.mpf(b[i])
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_curvature_is_right_where_it_is_claimed(name):
     """Where convex: no value at a midpoint of two samples is above the mean of theirs; where concave, none below."""
     _, lower, upper = intervals(len(name) + 1)
