@@ -196,6 +196,7 @@ def test_a_plan_that_would_be_too_large_starts_behind_the_input(norm):
         assert isinstance(plan.steps[0], Bounded) == any("want of memory" in words for words in plan.fallbacks)
         check_above_jacobians(graph, plan)
     assert starts == {Start, Bounded}
+    assert isinstance(compile_plan(facts, graph.output, norm, gains, most_bytes=0.0), Unbounded)
 
 
 def test_too_many_rows_keep_only_their_gain(monkeypatch):
@@ -333,6 +334,104 @@ def test_scalings_that_may_underflow_keep_their_gain(factor):
     b.conv(b.normal(1, 2, 3))
     plan = plan_of(b.graph())
     assert any(isinstance(step, Bounded) for step in plan.steps)
+
+
+def jacobian_square(graph: Graph) -> torch.Tensor:
+    J = jacobian(graph, torch.zeros(*graph.input_shape, dtype=torch.float64))
+    return J @ J.mT
+
+
+def output_of(plan: Plan) -> torch.Tensor:
+    return registers(plan, random_choice(torch.Generator().manual_seed(0)))[0][-1][0]
+
+
+def wide_views(b: Build, slope: float) -> tuple[str, str, str]:
+    """A narrow image behind an activation, and two wide convolutions of it that are read late."""
+    start = b.add("leaky_relu", b.conv(b.normal(2, 1, 3), padding=[[0, 0]]), negative_slope=slope)
+    return start, *(b.conv(b.normal(4, 2, 3), start, padding=[[0, 0]]) for _ in range(2))
+
+
+def test_wide_views_go_along_as_the_narrow_rows_they_are_made_of():
+    b = Build(1, 8)
+    start, second, third = wide_views(b, 1.0)
+    first = b.add("leaky_relu", b.conv(b.normal(2, 2, 3), start, padding=[[0, 0]]), negative_slope=1.0)
+    inner = b.add("leaky_relu", b.conv(b.normal(4, 2, 1), first, padding=[[0, 0]]), negative_slope=1.0)
+    b.add("reshape", b.add("concat", b.add("add", inner, second), third, dim=1), shape=[-1, 32])
+    plan = plan_of(b.graph())
+    assert plan.fallbacks == ()
+    assert max(register_rows(plan)[:-1]) == 6  # two of the start, four of the branch; not four, four and four
+    exact = jacobian_square(b.graph())  # without padding and with slopes 1, nothing is lost
+    assert float((output_of(plan) - exact).abs().max()) <= 1e-12 * float(exact.abs().max())
+    linf = plan_of(b.graph(), "linf")
+    check_above_jacobians(b.graph(), linf)
+
+
+def test_wide_views_stay_in_place_when_registers_are_joined():
+    b = Build(1, 8)
+    start, second, third = wide_views(b, 0.8)
+    first = b.add("tanh", b.conv(b.normal(2, 2, 3), start, padding=[[0, 0]]))
+    sorted_input = b.add("sort", b.conv(b.normal(2, 1, 5), "x", padding=[[0, 0]]), dim=1, descending=False)
+    inner = b.conv(b.normal(4, 2, 1), b.add("add", first, sorted_input), padding=[[0, 0]])
+    b.add("reshape", b.add("concat", b.add("sub", inner, second), third, dim=1), shape=[-1, 32])
+    graph = b.graph()
+    plan = plan_of(graph)
+    assert [type(step) for step in plan.steps].count(Join) == 1
+    random = torch.Generator().manual_seed(0)
+    for point in torch.randn(5, 1, 8, generator=random, dtype=torch.float64):
+        J = jacobian(graph, point)
+        gaps = torch.linalg.eigvalsh(output_of(plan) - J @ J.mT)
+        assert float(gaps.min()) >= -1e-9 * float(gaps.max())
+
+
+def test_a_channel_shuffle_moves_rows():
+    b = Build(6, 4, 4)
+    b.conv(b.normal(6, 2, 3, 3), groups=3, padding=[[0, 0], [0, 0]])
+    b.add("reshape", shape=[-1, 3, 2, 2, 2])
+    b.add("permute", dims=[0, 2, 1, 3, 4])
+    b.add("reshape", shape=[-1, 6, 2, 2])
+    b.conv(b.normal(4, 3, 2, 1), groups=2, padding=[[0, 0], [0, 0]])
+    b.add("reshape", shape=[-1, 8])
+    plan = plan_of(b.graph())
+    assert [type(step).__name__ for step in plan.steps] == ["Start", "Flatten"]
+    exact = jacobian_square(b.graph())
+    assert float((output_of(plan) - exact).abs().max()) <= 1e-12 * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (4,)])
+@pytest.mark.parametrize("kind", ["x + c", "c + x", "x - c", "c - x", "x + x", "x - x", "c - x - x"])
+def test_sums_with_constants_and_with_oneself(shape, kind):
+    b = Build(*shape)
+    if len(shape) == 2:
+        held = b.conv(b.normal(2, 2, 3), padding=[[0, 0]])
+        size = (1, 2, 3)
+    else:
+        held, size = b.linear(4, 3), (1, 3)
+    constant = b.constant(b.normal(*size))
+    made = {
+        "x + c": lambda: b.add("add", held, constant),
+        "c + x": lambda: b.add("add", constant, held),
+        "x - c": lambda: b.add("sub", held, constant),
+        "c - x": lambda: b.add("sub", constant, held),
+        "x + x": lambda: b.add("add", held, held),
+        "x - x": lambda: b.add("sub", held, held),
+        "c - x - x": lambda: b.add("sub", b.add("sub", constant, held), held),
+    }[kind]()
+    b.add("reshape", b.add("concat", made, held, dim=1), shape=[-1, 2 * math.prod(size)])
+    plan = plan_of(b.graph())
+    exact = jacobian_square(b.graph())
+    assert float((output_of(plan) - exact).abs().max()) <= 1e-12 * float(exact.abs().max())
+
+
+def test_branches_with_too_many_rows_together_are_activated_apart(monkeypatch):
+    b = Build(3)
+    left, right = (b.add(kind, b.linear(3, 5, "x")) for kind in ("relu", "tanh"))
+    b.add("sub", b.linear(5, 2, left), b.linear(5, 2, right))
+    assert [type(step).__name__ for step in plan_of(b.graph()).steps].count("Activate") == 1
+    for module in (draft, gain_steps, combining):
+        monkeypatch.setattr(module, "MOST_ROWS", 7)
+    plan = plan_of(b.graph())
+    assert [type(step).__name__ for step in plan.steps].count("Activate") == 2
+    check_above_jacobians(b.graph(), plan)
 
 
 def test_values_with_several_readers_go_along():
