@@ -307,7 +307,7 @@ class Bracketing:
         return Slope(held - of_all, held)
 
     def _matrix_slope(self, G: Cotangent, source: Cotangent, product: Product) -> Slope:
-        rows = torch.arange(len(self.middle)) if self.unstable is None else self.unstable
+        rows = torch.arange(len(self.middle), device=self.middle.device) if self.unstable is None else self.unstable
         at, reached = (mean(one.whole()[:, rows[:, None], rows].real, self.weights) for one in (G, source))
         crossed = mean(product.block(rows).real, self.weights) * self.middle[rows]
         held = torch.outer(self.half, self.half) * at

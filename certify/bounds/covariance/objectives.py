@@ -29,6 +29,7 @@ Valued: TypeAlias = tuple[float, Factors]
 NEGLIGIBLE = 1e-9  # eigenvalues of G below this share of the largest are dropped
 FLOOR = 1e-300
 ROUNDS = 60
+ENOUGH = 1e-12
 
 
 def soft_norm(M: Tensor, weights: Tensor, mu: float) -> Valued:
@@ -54,22 +55,24 @@ def soft_diagonal(M: Tensor, _weights: Tensor, mu: float) -> Valued:
 def _soft_largest(values: Tensor, counts: Tensor, mu: float) -> tuple[float, Tensor]:
     """Return min over r of log r - mu sum of counts log(1 - value / r), and mu / (r - value).
 
-    In s = r / largest - 1 >= 0 the derivative of f, s f'(s), increases; the least r is found by bisection of its sign,
-    1 = mu sum of counts v / (1 + s - v) for v = value / largest.
+    With v = value / largest and s = r / largest - 1 the best r solves g(s) = mu sum of counts v / (1 + s - v) = 1. g
+    falls and is convex, so that Newton's steps for it rise to the solution from every point to its left; one such is
+    s = mu times the count of v = 1. Whatever s > 0 they end at, f there is above log of the largest value.
     """
     largest = float(values.max())
     if not largest > 0:
         return -math.inf, torch.zeros_like(values)
     v = values / largest
-    low, high = 0.0, mu * float(counts.sum())
+    weighted = mu * counts * v
+    s = float(weighted[v == 1].sum())
     for _ in range(ROUNDS):
-        s = (low + high) / 2
-        if mu * float((counts * v / (1 + s - v)).sum()) > 1:
-            low = s
-        else:
-            high = s
-    value = math.log(largest * (1 + high)) - mu * float((counts * torch.log1p(-v / (1 + high))).sum())
-    return value, mu / (largest * (1 + high - v))
+        terms = weighted / (1 + s - v)
+        excess = float(terms.sum()) - 1
+        s += excess / float((terms / (1 + s - v)).sum())
+        if excess < ENOUGH:
+            break
+    value = math.log(largest * (1 + s)) - mu * float((counts * torch.log1p(-v / (1 + s))).sum())
+    return value, mu / (largest * (1 + s - v))
 
 
 def _kept(vectors: Tensor, shares: Tensor) -> Factors:

@@ -209,7 +209,9 @@ class Goal:
         return row(M, self._direction(M))
 
     def bound(self, M: Tensor) -> float:
-        """Return the logarithm of the square of the bound."""
+        """Return the logarithm of the square of the bound; infinite where M is not finite."""
+        if not bool(M.isfinite().all()):
+            return math.inf
         if self.objective == "norm" and self.norm == "l2":
             return math.log(max(float(torch.linalg.eigvalsh(M).max()), 1e-300))
         if self.objective == "norm":

@@ -131,8 +131,10 @@ def leading(matrices: Tensor) -> Tensor:
 
 
 def largest_value(matrices: Tensor, finalists: int = FINALISTS) -> float:
-    """Return the value of `largest` alone."""
+    """Return the value of `largest` alone, or NaN where an entry is not finite."""
     count, n = matrices.shape[0], matrices.shape[-1]
+    if not bool(matrices.isfinite().all()):
+        return math.nan
     if count * n**3 <= EXACT and count <= finalists:
         return float(torch.linalg.eigvalsh(matrices).max())
     return largest(matrices, finalists)[0]

@@ -188,6 +188,32 @@ def test_the_soft_norm_falls_to_the_norm(M):
     assert exact <= values[-1] <= exact + 1e-4
 
 
+def test_a_network_that_is_zero_is_bounded_by_zero():
+    plan = dense_chain([torch.zeros(3, 2), torch.eye(3)])
+    assert norm(plan, optimise(plan)) <= 1e-90
+
+
+def test_rows_that_are_always_zero_do_no_harm():
+    weights = [torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, -1.0]]), torch.tensor([[1.0, 5.0, 1.0]])]
+    without = [weights[0][[0, 2]], weights[1][:, [0, 2]]]
+    with_zero, plain = (norm(plan, optimise(plan)) for plan in map(dense_chain, (weights, without)))
+    assert with_zero <= 1.001 * plain
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
+def test_a_plan_that_is_not_finite_is_refused(value):
+    with pytest.raises(ValueError, match="are all matrices finite"):
+        optimise(dense_chain([torch.tensor([[value, 1.0]]).double(), torch.eye(1), torch.eye(1)]))
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1e-30, 1e30, 1e60])
+def test_scaling_the_network_scales_the_bound(scale):
+    weights = gaussian_network(5, 8, 4)
+    scaled = [scale * weights[0], weights[1]]
+    plain, other = (norm(plan, optimise(plan)) for plan in map(dense_chain, (weights, scaled)))
+    assert other == pytest.approx(scale * plain, rel=1e-6)
+
+
 # Single networks of others, in l2 between normalised inputs and logits: what a published figure of this recursion is.
 TRAINED = {
     "lirpa_mnist_fc_3layer": 30.9,
