@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.network [--mlp] [--cnn] [--resnet18] [--local-linf] [--local-l2]
                                                          [--certificates] [--lipsdp] [--per-pair]
 
-Without a table's name, all of them. Every value of ours is proved unless its row says otherwise. Rows that quote a
-figure say "published, other machine": values compare, seconds only roughly. Peers are optional, see `network_peers`.
+Without a table's name, all of them. Every value of ours is proved unless its row says otherwise. Seconds are of
+processor time, of all threads together, since machines are shared. Rows that quote a figure say "published": it was
+measured on another machine, so values compare, seconds only roughly. Peers are optional, see `network_peers`.
 """
 
 from __future__ import annotations
