@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -33,12 +33,14 @@ from certify.bounds import (
 )
 from certify.errors import InputError
 from certify.examples import Dataset
+from certify.falsifier import falsify_lipschitz
 from certify.loading import Model, WeightsOnly, check_dataset, load, read_data
 from certify.report import lipschitz_statement, smoothing_statement, summarise_lipschitz, summarise_smoothing
 from certify.results import (
     DataRecord,
     Execution,
     Falsifier,
+    FalsifyLevel,
     InputSpace,
     LipschitzExample,
     LipschitzReport,
@@ -140,6 +142,7 @@ class LipschitzRun:
     settings: LipschitzSettings
     analysis: Analysis
     data_path: str = ""
+    falsify: FalsifyLevel = "quick"
     _clock: _Clock = field(default_factory=_Clock)
 
     def examples(self) -> Iterator[LipschitzExample]:
@@ -148,8 +151,21 @@ class LipschitzRun:
             yield from certify_examples(self.analysis, self.data, self.settings)
 
     def report(self, examples: Sequence[LipschitzExample]) -> LipschitzReport:
-        """Return the sealed report of the analysis and of all examples."""
+        """Return the sealed report of the analysis and of all examples, after attacks on what it certifies.
+
+        Raises:
+            BrokenCertificate: If an attack broke a certificate: the report is withheld, a bug of this tool.
+        """
         network = self._network()
+        attacked = () if self.data is None else self.data.examples
+        falsifier = falsify_lipschitz(
+            replace(self.analysis, network=network),
+            attacked,
+            examples,
+            self.settings,
+            level=self.falsify,
+            range=self.model.input.range,
+        )
         statement = lipschitz_statement(
             settings=self.settings, model=self.model.record, network=network, examples=examples
         )
@@ -161,7 +177,7 @@ class LipschitzRun:
             network=network,
             layers=self.analysis.layers,
             examples=tuple(examples),
-            falsifier=NOT_FALSIFIED,
+            falsifier=falsifier,
             execution=Execution(
                 model_path=self.model.path,
                 data_path=self.data_path,
@@ -199,9 +215,16 @@ class LipschitzRun:
 
 
 def start_lipschitz(
-    model: Model, data: Dataset | None = None, settings: LipschitzSettings | None = None, *, data_path: str = ""
+    model: Model,
+    data: Dataset | None = None,
+    settings: LipschitzSettings | None = None,
+    *,
+    data_path: str = "",
+    falsify: FalsifyLevel = "quick",
 ) -> LipschitzRun:
     """Prove the bounds of a network and return the run that certifies examples with them.
+
+    ``falsify`` says how hard the certificates are attacked before the report leaves.
 
     Raises:
         InputError: If the data do not fit the model.
@@ -212,13 +235,17 @@ def start_lipschitz(
     if data is not None:
         check_dataset(data, input=model.input, classes=model.classes)
     clock = _Clock()
-    return LipschitzRun(model, data, settings, analyse(model.graph, settings, pairs=data is not None), data_path, clock)
+    return LipschitzRun(
+        model, data, settings, analyse(model.graph, settings, pairs=data is not None), data_path, falsify, clock
+    )
 
 
 def lipschitz(
     model: Model | str | Path,
     data: Dataset | str | Path | None = None,
     settings: LipschitzSettings | None = None,
+    *,
+    falsify: FalsifyLevel = "quick",
 ) -> LipschitzReport:
     """Return the report of a network's Lipschitz bound and, with data, of certified radii.
 
@@ -228,9 +255,11 @@ def lipschitz(
     Args:
         model: A model, or the path of its file.
         data: Examples, or their path; None for the bounds alone.
-        settings: Norm, method and arithmetic; see `certify.results.LipschitzSettings`.
+        settings: Norm, method, effort and arithmetic; see `certify.results.LipschitzSettings`.
+        falsify: How hard the certificates are attacked before the report leaves: "off", "quick" or "full".
 
     Raises:
+        BrokenCertificate: If an attack broke a certificate: a bug of this tool; there is no report.
         InputError: If a file is not what it must be, or data and model do not fit.
         NoRuleError: If the architecture is unknown. A network without a bound is no error: the report says why.
 
@@ -249,7 +278,7 @@ def lipschitz(
     path = "" if data is None or isinstance(data, Dataset) else str(data)
     if data is not None and not isinstance(data, Dataset):
         data = read_dataset(data, loaded, skip=settings.skip, limit=settings.limit)
-    run = start_lipschitz(loaded, data, settings, data_path=path)
+    run = start_lipschitz(loaded, data, settings, data_path=path, falsify=falsify)
     return run.report(tuple(run.examples()))
 
 

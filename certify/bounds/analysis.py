@@ -11,6 +11,8 @@ from certify.bounds.covariance.network import CovarianceBound, covariance_bound
 from certify.bounds.facts import Facts, collect_facts
 from certify.bounds.gains import Gains, combine_rules, gain_uppers, linf_from_l2
 from certify.bounds.limits import VACUOUS_ABOVE, growth_shares
+from certify.bounds.local.certify import LocalNetwork
+from certify.bounds.local.chain import chain_of
 from certify.bounds.lowers import LOWERS, WORDS
 from certify.bounds.margins import deciding_value
 from certify.bounds.rules import Combine
@@ -28,7 +30,8 @@ class Analysis:
 
     ``layers`` are the rows of the report, ``network`` the bound of the whole. ``facts``, ``rules`` and ``gains`` are
     what certificates are made of: ``rules`` in l2 carry rounding errors, ``gains_l2`` and ``gains`` bound every value.
-    ``covariance`` is what the covariance recursion adds, or why it adds nothing.
+    ``covariance`` is what the covariance recursion adds, or why it adds nothing; ``local`` is the network as the chain
+    of layers on which certificates around examples are searched, or why there are none.
     """
 
     layers: tuple[LayerRow, ...]
@@ -38,6 +41,7 @@ class Analysis:
     gains_l2: Mapping[str, float | Unbounded]
     gains: Mapping[str, float | Unbounded]
     covariance: CovarianceBound | Unbounded
+    local: LocalNetwork | Unbounded
 
     @property
     def norm(self) -> Norm:
@@ -79,7 +83,15 @@ def analyse(graph: Graph, settings: LipschitzSettings, *, pairs: bool = False) -
         product = gain_uppers(facts, answers, from_l2)
         gains = gain_uppers(facts, answers, {**product, **_improved(facts, covariance, settings)})
     network = _network_bound(product[graph.output], gains[graph.output], settings.norm)
-    return Analysis(tuple(_rows(facts, answers, gains)), network, facts, rules, gains_l2, gains, covariance)
+    local = _local(facts, settings) if pairs else Unbounded("no certificates around examples were asked for")
+    return Analysis(tuple(_rows(facts, answers, gains)), network, facts, rules, gains_l2, gains, covariance, local)
+
+
+def _local(facts: Facts, settings: LipschitzSettings) -> LocalNetwork | Unbounded:
+    if settings.method != "auto":
+        return Unbounded(f"only the {settings.method} bound was asked for")
+    chain = chain_of(facts, deciding_value(facts, settings.arithmetic))
+    return chain if isinstance(chain, Unbounded) else LocalNetwork(chain, settings.norm, settings.effort)
 
 
 def _covariance(

@@ -23,23 +23,27 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 
 import torch
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from certify.bounds.analysis import PRODUCT, Analysis
 from certify.bounds.ball import NEARBY, ball_gains, best_ball
 from certify.bounds.errors import Errors, Pass, deployed_errors, measured_errors
-from certify.bounds.magnitudes import root_upper
+from certify.bounds.local.certify import limiting, word
+from certify.bounds.local.constants import local_constants
+from certify.bounds.local.recursion_proof import Certificate
+from certify.bounds.magnitudes import l2_upper, root_upper
 from certify.bounds.margins import deciding_value, pair_gains_upper
 from certify.errors import InputError
 from certify.examples import Example
 from certify.graph import run_all
 from certify.results import LipschitzExample, LipschitzSettings, Unbounded
-from certify.rounding import add_up, div_down, mul_up, sqrt_up, sub_down
+from certify.rounding import U64, add_up, div_down, mul_up, sqrt_up, sub_down
 
 
 @dataclass(frozen=True)
@@ -110,30 +114,38 @@ class Case:
 def certify_examples(
     analysis: Analysis, examples: Iterable[Example], settings: LipschitzSettings
 ) -> Iterator[LipschitzExample]:
-    """Yield the certificate of every example, in order."""
-    for example in examples:
-        yield certify_example(analysis, example, settings)
-
-
-def certify_example(analysis: Analysis, example: Example, settings: LipschitzSettings) -> LipschitzExample:
-    """Return the certificate of one example; without a proof its radius is 0 and ``reason`` says why.
+    """Yield the certificate of every example, in order; without a proof its radius is 0 and ``reason`` says why.
 
     Args:
         analysis: What `analyse` proved about the network, in the norm of the settings.
-        example: The input, as it is stored.
-        settings: The arithmetic the certificate speaks of, and the methods to try.
+        examples: The inputs, as they are stored. Some are taken together, where the network is small.
+        settings: The arithmetic the certificates speak of, and the methods to try.
 
     Raises:
         ValueError: If the analysis was made in another norm.
-        InputError: If the example does not fit the network, or is not finite.
+        InputError: If an example does not fit the network, or is not finite.
     """
     if settings.norm != analysis.norm:
         raise ValueError(f"expected an analysis in {settings.norm}, got one in {analysis.norm}")
-    started = time.perf_counter()
     value = deciding_value(analysis.facts, settings.arithmetic)
-    case = Case(analysis, _forward(analysis, example), value, settings.arithmetic, example.eight_bit)
-    found = _best(case, settings)
-    return _record(case, example, found, time.perf_counter() - started, settings.local)
+    together = 1 if isinstance(analysis.local, Unbounded) else analysis.local.batch
+    waiting = iter(examples)
+    while batch := list(islice(waiting, together)):
+        started = time.perf_counter()
+        cases = [
+            Case(analysis, _forward(analysis, example), value, settings.arithmetic, example.eight_bit)
+            for example in batch
+        ]
+        found = _best(cases, settings)
+        locals_ = [UNSET if settings.local is None else local_upper(case, settings) for case in cases]
+        seconds = (time.perf_counter() - started) / len(batch)
+        for case, example, pair, upper in zip(cases, batch, found, locals_, strict=True):
+            yield _record(case, example, pair, seconds, upper)
+
+
+def certify_example(analysis: Analysis, example: Example, settings: LipschitzSettings) -> LipschitzExample:
+    """Return the certificate of one example; see `certify_examples`."""
+    return next(certify_examples(analysis, [example], settings))
 
 
 def _forward(analysis: Analysis, example: Example) -> Pass:
@@ -147,16 +159,68 @@ def _forward(analysis: Analysis, example: Example) -> Pass:
         return Pass(analysis.facts.into("l2"), analysis.rules, run_all(graph, x))
 
 
-def _best(case: Case, settings: LipschitzSettings) -> Pair | Unbounded:
-    """Return the limiting pair of the certificate with the largest radius, or why there is none."""
+def _best(cases: Sequence[Case], settings: LipschitzSettings) -> list[Pair | Unbounded]:
+    """Return, per example, the limiting pair of its certificate with the largest radius, or why there is none."""
+    sound = [case for case in cases if not isinstance(case.error, Unbounded)]
+    local = dict(zip(map(id, sound), _around(sound), strict=True)) if sound else {}
+    return [_best_of(case, settings, local.get(id(case))) for case in cases]
+
+
+def _best_of(case: Case, settings: LipschitzSettings, local: Pair | None) -> Pair | Unbounded:
     if isinstance(case.error, Unbounded):
         return case.error
     everywhere = _everywhere(case)
-    found = [everywhere]
+    found = [everywhere, local]
     if settings.method == "auto" and any(operation.kind in NEARBY for operation in case.run.facts.graph):
         found.append(_on_a_ball(case))
     pairs = [pair for pair in found if isinstance(pair, Pair)]
     return max(pairs, key=lambda pair: (pair.radius, pair.margin_lower)) if pairs else everywhere
+
+
+def _around(cases: Sequence[Case]) -> list[Pair | None]:
+    """Return, per example, the limiting pair of the certificate on a ball around it, proved layer by layer."""
+    network = cases[0].analysis.local
+    if isinstance(network, Unbounded):
+        return [None] * len(cases)
+    x = torch.cat([case.run.tensor(case.run.facts.graph.input) for case in cases])
+    chosen = torch.tensor([case.chosen for case in cases])
+    gains = [_pair_gains(case) for case in cases]
+    rivals = [
+        [gain for other, gain in enumerate(row) if other != case.chosen] for case, row in zip(cases, gains, strict=True)
+    ]
+    found = network.certify(
+        x, chosen, rounded_input=cases[0].eight_bit, gains=torch.tensor(rivals, dtype=torch.float64)
+    )
+    return [_pair_around(case, certificates) for case, certificates in zip(cases, found, strict=True)]
+
+
+def _pair_around(case: Case, certificates: Sequence[Certificate]) -> Pair | None:
+    """Return the limiting certificate once every margin has lost the error of the deployed program."""
+    first = _limiting(case, certificates, 0.0)
+    if case.arithmetic == "exact" or not first.radius > 0.0:
+        return first
+
+    def movement(name: str) -> float:
+        return _movement_upper(case.analysis, name, first.radius)
+
+    deployed = deployed_errors(case.run, case.measured, movement, case.arithmetic)[case.value]
+    return None if isinstance(deployed, Unbounded) else _limiting(case, certificates, mul_up(sqrt_up(2.0), deployed))
+
+
+def _limiting(case: Case, certificates: Sequence[Certificate], error: float) -> Pair:
+    _, one = limiting(certificates, error)
+    method = case.analysis.network.method if one.ball == math.inf else word(one)
+    return Pair(one.v, one.s, error, one.ball, method)
+
+
+def _pair_gains(case: Case) -> list[float]:
+    """Return, per class, the least gain over all inputs that is known of its difference to the chosen one."""
+    analysis = case.analysis
+    if isinstance(analysis.gains[case.value], Unbounded):
+        return [math.inf] * len(case.logits)
+    gains = pair_gains_upper(analysis.facts, analysis.gains, analysis.gains_l2, case.value, case.chosen)
+    pairs = None if isinstance(analysis.covariance, Unbounded) else analysis.covariance.pair_uppers
+    return gains if pairs is None else [min(pair) for pair in zip(gains, pairs[case.chosen].tolist(), strict=True)]
 
 
 def _everywhere(case: Case) -> Pair | Unbounded:
@@ -164,10 +228,7 @@ def _everywhere(case: Case) -> Pair | Unbounded:
     analysis = case.analysis
     if isinstance(gain := analysis.gains[case.value], Unbounded):
         return gain
-    gains = pair_gains_upper(analysis.facts, analysis.gains, analysis.gains_l2, case.value, case.chosen)
-    pairs = None if isinstance(analysis.covariance, Unbounded) else analysis.covariance.pair_uppers
-    if pairs is not None:
-        gains = [min(pair) for pair in zip(gains, pairs[case.chosen].tolist(), strict=True)]
+    gains = _pair_gains(case)
 
     def movement(name: str, radius: float) -> float:
         return _movement_upper(analysis, name, radius)
@@ -250,18 +311,27 @@ def _movement_upper(analysis: Analysis, name: str, radius: float) -> float:
     return min(mul_up(gain_l2, radius, root_upper(entries)), mul_up(gain, radius, root_upper(own)))
 
 
-def _local_upper(case: Case, radius: float) -> float | None:
-    """Return at least the Lipschitz constant of the logits on the ball of a radius, or None if none is finite."""
-    analysis = case.analysis
-    root = 1.0 if analysis.norm == "l2" else root_upper(math.prod(analysis.facts.graph.input_shape))
+def local_upper(case: Case, settings: LipschitzSettings) -> float | None:
+    """Return at least the Lipschitz constant of the logits on the ball of the settings, or None if none is finite.
+
+    The ball is that around the exact example: it lies in one around the floats at hand that is larger by the rounding
+    of an 8-bit pixel divided by 255.
+    """
+    analysis, graph = case.analysis, case.run.facts.graph
+    x = case.run.tensor(graph.input)
+    radius = add_up(settings.local or 0.0, mul_up(U64, l2_upper(x)) if case.eight_bit else 0.0)
+    root = 1.0 if analysis.norm == "l2" else root_upper(math.prod(graph.input_shape))
     near = ball_gains(case.run, case.measured, mul_up(radius, root), analysis.gains_l2)[case.value]
-    proved = [analysis.gains[case.value], near if isinstance(near, Unbounded) else mul_up(near, root)]
-    finite = [gain for gain in proved if not isinstance(gain, Unbounded) and gain < math.inf]
-    return min(finite, default=None)
+    found = [analysis.gains[case.value], near if isinstance(near, Unbounded) else mul_up(near, root)]
+    least = min((gain for gain in found if not isinstance(gain, Unbounded)), default=math.inf)
+    if not isinstance(analysis.local, Unbounded):
+        chain = analysis.local.chain
+        least = local_constants(chain, x[0], radius, analysis.norm, settings.effort, everywhere=least).upper
+    return least if least < math.inf else None
 
 
 def _record(
-    case: Case, example: Example, found: Pair | Unbounded, seconds: float, local: float | None
+    case: Case, example: Example, found: Pair | Unbounded, seconds: float, local: float | UnsetType | None
 ) -> LipschitzExample:
     pair = found if isinstance(found, Pair) else None
     radius = 0.0 if pair is None else pair.radius
@@ -281,7 +351,7 @@ def _record(
         gain_upper=None if pair is None else pair.gain_upper,
         error_upper=None if pair is None else pair.error_upper,
         seconds=seconds,
-        local_upper=UNSET if local is None else _local_upper(case, local),
+        local_upper=local,
         ball=pair.ball if pair is not None and math.isfinite(pair.ball) else UNSET,
         reason=UNSET if radius > 0.0 else _reason(found),
     )

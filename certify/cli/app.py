@@ -23,11 +23,14 @@ import typer
 from certify._version import __version__
 from certify.cli import gate, inspect, lipschitz, report, smooth
 from certify.cli.output import write_note, write_text
-from certify.errors import CertifyError
+from certify.errors import BrokenCertificate, CertifyError
+from certify.files import write_file_atomically
+from certify.results import dump_json
 
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
+EVIDENCE = "certify-broken-certificate.json"
 INTERRUPTED = "certify: interrupted; what a smoothing run had finished is kept, run the same command again to go on"
 
 app = typer.Typer(
@@ -80,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended.exit_code
     except typer.TyperException as error:
         return _usage(error)
+    except BrokenCertificate as error:
+        write_note(f"certify: {error}")
+        _save_evidence(error)
+        return error.exit_code
     except CertifyError as error:
         write_note(f"certify: {error}")
         return error.exit_code
@@ -97,6 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_note(line)
         write_note("certify: internal error, a bug of certify; no result of this run can be trusted")
         return EXIT_INTERNAL
+
+
+def _save_evidence(error: BrokenCertificate) -> None:
+    """Write both inputs and the settings beside the caller, where a bug report can take them from."""
+    try:
+        write_file_atomically(EVIDENCE, dump_json(error.evidence, indent=1).encode())
+    except (OSError, CertifyError) as failed:
+        write_note(f"certify: the evidence could not be written to {EVIDENCE}: {failed!s:.300}")
+    else:
+        write_note(
+            f"certify: both inputs and the settings are in {EVIDENCE}; this is a bug of certify, please report it"
+        )
 
 
 def _usage(error: typer.TyperException) -> int:

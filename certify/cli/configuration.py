@@ -12,19 +12,20 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from certify.errors import InputError
 from certify.files import read_file_once
 from certify.policy import Gate, parse_gates
-from certify.results import LipschitzSettings, SmoothingSettings, refuse_other_words
+from certify.results import FalsifyLevel, LipschitzSettings, SmoothingSettings, refuse_other_words
 
 MAX_BYTES = 2**20
 NAMES = ("certify.toml", "pyproject.toml")
 TOP_KEYS = frozenset({"model", "data", "arch", "store", "smooth", "lipschitz", "gate"})
 RUN_KEYS = frozenset({"device", "batch", "workers"})
+ATTACK_KEYS = frozenset({"falsify"})
 Settings = TypeVar("Settings", SmoothingSettings, LipschitzSettings)
 
 
@@ -82,8 +83,8 @@ def _read(path: Path) -> Configuration:
     content = _section(path, _parse(path)) or {}
     _refuse_unknown(path, "", content, TOP_KEYS)
     tables = {name: _table(path, content, name) for name in ("smooth", "lipschitz")}
-    _refuse_unknown(path, "smooth", tables["smooth"], _keys(SmoothingSettings) | RUN_KEYS)
-    _refuse_unknown(path, "lipschitz", tables["lipschitz"], _keys(LipschitzSettings))
+    _refuse_unknown(path, "smooth", tables["smooth"], _keys(SmoothingSettings) | RUN_KEYS | ATTACK_KEYS)
+    _refuse_unknown(path, "lipschitz", tables["lipschitz"], _keys(LipschitzSettings) | ATTACK_KEYS)
     return Configuration(
         path=path,
         model=_path(path, content, "model"),
@@ -154,7 +155,7 @@ def smoothing_settings(configuration: Configuration, flags: Mapping[str, Any]) -
     Raises:
         InputError: If sigma is missing, or a value does not fit.
     """
-    merged = _merged(configuration.smooth, flags, RUN_KEYS)
+    merged = _merged(configuration.smooth, flags, RUN_KEYS | ATTACK_KEYS)
     if "sigma" not in merged:
         raise InputError("expected --sigma, the standard deviation of the noise in the space of the data; got none")
     return _converted(merged, SmoothingSettings, "smooth", configuration)
@@ -166,11 +167,24 @@ def lipschitz_settings(configuration: Configuration, flags: Mapping[str, Any]) -
     Raises:
         InputError: If a value does not fit.
     """
-    merged = _merged(configuration.lipschitz, flags, frozenset())
+    merged = _merged(configuration.lipschitz, flags, ATTACK_KEYS)
     settings = _converted(merged, LipschitzSettings, "lipschitz", configuration)
     if settings.local is not None and not 0.0 < settings.local < math.inf:
         raise InputError(f"lipschitz: expected --local to be a positive radius, got {settings.local}")
     return settings
+
+
+def falsify_level(flag: str | None, table: Mapping[str, Any]) -> FalsifyLevel:
+    """Return how hard certificates are attacked: the flag's word, else the table's, else quick.
+
+    Raises:
+        InputError: If the table has another word.
+    """
+    found = flag or table.get("falsify", "quick")
+    for level in get_args(FalsifyLevel):
+        if found == level:
+            return level  # type: ignore[no-any-return]
+    raise InputError(f"expected falsify to be one of {', '.join(get_args(FalsifyLevel))}, got {found!r:.100}")
 
 
 def _merged(table: Mapping[str, Any], flags: Mapping[str, Any], left_out: frozenset[str]) -> dict[str, Any]:

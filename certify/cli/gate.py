@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from certify.cli import lipschitz, options, smooth
-from certify.cli.configuration import Configuration, find_configuration, lipschitz_settings, smoothing_settings
+from certify.cli.configuration import (
+    Configuration,
+    falsify_level,
+    find_configuration,
+    lipschitz_settings,
+    smoothing_settings,
+)
 from certify.cli.output import Output
 from certify.cli.sources import data_path, model_path, read_known_model
 from certify.errors import InputError
@@ -124,6 +130,7 @@ def _run(
     path, data = model_path(None, configuration), data_path(None, configuration)
     if kind == "lipschitz":
         settings = lipschitz_settings(configuration, {})
-        return lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress)
+        level = falsify_level(None, configuration.lipschitz)
+        return lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level)
     model = read_known_model(path, configuration.arch)
     return smooth.run(model, data, None, smoothing_settings(configuration, {}), places, out, False, no_progress)

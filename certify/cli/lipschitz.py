@@ -8,11 +8,11 @@ import typer
 
 from certify.cli import options
 from certify.cli.chance import chance_level_note
-from certify.cli.configuration import find_configuration, lipschitz_settings
+from certify.cli.configuration import falsify_level, find_configuration, lipschitz_settings
 from certify.cli.output import Output
 from certify.cli.progress import consume_lipschitz, meter
 from certify.cli.sources import model_path, read_any
-from certify.results import LipschitzReport, LipschitzSettings
+from certify.results import FalsifyLevel, LipschitzReport, LipschitzSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +46,7 @@ def command(
             " run in float64 or float32. [default: exact]",
         ),
     ] = None,
+    falsify: options.Falsify = None,
     arch: options.Arch = None,
     label: options.Label = None,
     limit: options.Limit = None,
@@ -77,7 +78,8 @@ def command(
     settings = lipschitz_settings(configuration, flags)
     out = Output(format, output, color, quiet, verbose)
     path = model_path(model, configuration)
-    report = run(path, data, arch or configuration.arch, label, settings, out, no_progress)
+    level = falsify_level(falsify, configuration.lipschitz)
+    report = run(path, data, arch or configuration.arch, label, settings, out, no_progress, level)
     out.show(report)
     certified = any(example.radius > 0.0 for example in report.examples)
     return 0 if certified or report.network.upper is not None else EXIT_UNBOUNDED
@@ -91,6 +93,7 @@ def run(
     settings: LipschitzSettings,
     out: Output,
     no_progress: bool,
+    falsify: FalsifyLevel = "quick",
 ) -> LipschitzReport:
     """Return the report of one run, with progress on stderr."""
     from certify.loading import Model
@@ -104,9 +107,10 @@ def run(
         dataset = read_dataset(data, found, label=label, skip=settings.skip, limit=settings.limit)
     with meter(shown=not (out.quiet or no_progress)) as shown_by:
         shown_by.update(0, 1, "bounding the network")
-        started = start_lipschitz(found, dataset, settings, data_path="" if data is None else str(data))
+        where = "" if data is None else str(data)
+        started = start_lipschitz(found, dataset, settings, data_path=where, falsify=falsify)
         examples = consume_lipschitz(started.examples(), 0 if dataset is None else len(dataset), shown_by)
-        shown_by.update(1, 1, "looking for steep slopes")
+        shown_by.update(1, 1, "attacking the certificates")
         report = started.report(examples)
     if warning := chance_level_note(examples, len(found.classes)):
         out.note(warning)

@@ -43,6 +43,14 @@ class Method(StrEnum):
     covariance = "covariance"
 
 
+class FalsifyLevel(StrEnum):
+    """How hard the certificates are attacked before a report leaves."""
+
+    off = "off"
+    quick = "quick"
+    full = "full"
+
+
 class Effort(StrEnum):
     """How long multipliers and radii are searched."""
 
@@ -94,6 +102,10 @@ NoProgress: TypeAlias = Annotated[bool, typer.Option("--no-progress", help="No p
 ColorOption: TypeAlias = Annotated[Color, typer.Option("--color", help="Colours on the terminal.")]
 Seed: TypeAlias = Annotated[
     int | None, typer.Option("--seed", help="Seed of the run, fixed before any result is seen. [default: 0]", min=0)
+]
+Falsify: TypeAlias = Annotated[
+    FalsifyLevel | None,
+    typer.Option("--falsify", help="Attack the certificates before the report leaves. [default: quick]"),
 ]
 Device: TypeAlias = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:i. [default: auto]")]
 Batch: TypeAlias = Annotated[
