@@ -39,18 +39,18 @@ from certify.bounds.covariance.variables import Coordinates
 
 Effort: TypeAlias = Literal["fast", "default", "max"]
 
-WORK = {"default": 5e11, "max": 5e12}  # floating-point operations, roughly
-FEWEST = {"default": 5, "max": 30}
-MOST = {"default": 160, "max": 800}
+WORK = {"fast": 0.0, "default": 5e11, "max": 5e12}  # floating-point operations, roughly
+FEWEST = {"fast": 4, "default": 5, "max": 30}  # evaluations, of every plan
+MOST = {"fast": 4, "default": 160, "max": 800}
+LARGE = 1e10  # floating-point operations of one pass from which on the search is the short one
+COARSE = {"fast": 12, "default": 60, "max": 160}  # evaluations of the coarse plan of a large one
 STAGES: Mapping[Effort, tuple[tuple[float, float], ...]] = MappingProxyType(
     {  # mu, and its share of the evaluations
+        "fast": ((1e-2, 1.0),),
         "default": ((1e-2, 0.4), (1e-3, 0.3), (1e-4, 0.3)),
         "max": ((1e-2, 0.2), (1e-3, 0.2), (1e-4, 0.3), (1e-5, 0.3)),
     }
 )
-SHORT = ((1e-2, 1.0),)
-LARGE = 1e10  # floating-point operations of one pass from which on the search is the short one
-THOROUGH = {"default": 60, "max": 160}  # evaluations
 FEW_SHAPES: tuple[Shape, ...] = (0.25, "product")
 GUESSES = 4
 REPAIRS = 40
@@ -68,42 +68,39 @@ class _Best:
         if value < self.value:
             self.value, self.multipliers = value, dict(multipliers)
 
+    def take(self, goal: Goal, made: Pass) -> None:
+        if made.feasible:
+            self.offer(goal.bound(made.output), made.multipliers)
 
-def optimise(plan: Plan, effort: Effort = "default", objective: Objective = "norm") -> Multipliers:
+
+def optimise(
+    plan: Plan, effort: Effort = "default", objective: Objective = "norm", *, warm: Multipliers | None = None
+) -> Multipliers:
     """Return the best feasible multipliers found.
 
     Args:
         plan: The plan.
-        effort: "fast": the best closed form; "default"; "max": longer.
+        effort: "fast": the best closed form and a few steps from there; "default"; "max": longer.
         objective: What to minimise: "norm", "pairs" (all class pairs at once), one pair (i, j), or one row i.
+        warm: Feasible multipliers to start from instead of closed forms, as those of another objective.
 
     Raises:
         ValueError: If no closed form is feasible in floating point: the plan holds numbers that are not finite.
     """
-    if work(plan) > LARGE and effort != "fast":
-        return _optimise_large(plan, effort, objective)
-    trial = Trial(plan)
+    large = work(plan) > LARGE
+    trial = Trial(plan, torch.float32 if large else torch.float64)
     goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
-    best = _started(trial, goal, SHAPES if work(plan) <= LARGE else FEW_SHAPES)
-    if effort != "fast" and any(trial.free):
-        _search(trial, goal, best, evaluations(plan, effort), stages=STAGES[effort])
-    return best.multipliers or {}
-
-
-def _optimise_large(plan: Plan, effort: Effort, objective: Objective) -> Multipliers:
-    """Search on a coarser torus first, where there is one, then a little on all frequencies in single precision."""
-    trial = Trial(plan, torch.float32)
-    goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
-    best, factor = _Best(), _factor(plan, effort)
-    if factor > 1:
-        made = _taken_over(coarsen(plan, factor), effort, objective, trial)
-        if made.feasible:
-            best.offer(goal.bound(made.output), made.multipliers)
+    best = _Best()
+    if warm is not None:
+        best.take(goal, trial.run(lambda position, _: trial.cast(warm[position]), repairs=REPAIRS))
+    elif large and (factor := _factor(plan, effort)) > 1:
+        best.take(goal, _taken_over(coarsen(plan, factor), effort, objective, trial))
     if best.multipliers is None:
-        best = _started(trial, goal, FEW_SHAPES)
-    if any(trial.free):
-        _search(trial, goal, best, evaluations(plan, effort), barriers=False, stages=SHORT)
-    return _in_double(plan, best.multipliers or {})
+        best = _started(trial, goal, FEW_SHAPES if large else SHAPES)
+    if any(trial.free) and (not large or effort != "fast"):
+        stages = STAGES["fast"] if large else STAGES[effort]
+        _search(trial, goal, best, evaluations(plan, effort), barriers=not large, stages=stages)
+    return _in_double(plan, best.multipliers or {}) if large else best.multipliers or {}
 
 
 def _taken_over(coarse: Plan, effort: Effort, objective: Objective, fine: Trial) -> Pass:
@@ -113,8 +110,8 @@ def _taken_over(coarse: Plan, effort: Effort, objective: Objective, fine: Trial)
     goal = Goal(objective, coarse, trial.weights_of(coarse.steps[-1].sides))
     best = _started(trial, goal, FEW_SHAPES)
     if any(trial.free):
-        count = max(THOROUGH[effort] // 2, min(THOROUGH[effort], evaluations(coarse, effort)))
-        _search(trial, goal, best, count, barriers=not large, stages=SHORT if large else STAGES["default"])
+        count = max(COARSE[effort] // 2, min(COARSE[effort], evaluations(coarse, effort)))
+        _search(trial, goal, best, count, barriers=not large, stages=STAGES["fast" if large else "default"])
     return transfer(trial, best.multipliers or {}, fine)
 
 
@@ -123,7 +120,7 @@ def _factor(plan: Plan, effort: Effort) -> int:
     found = 1
     for factor in factors(plan):
         found = factor
-        if work(coarsen(plan, factor)) <= min(LARGE, WORK[effort] / THOROUGH[effort]):
+        if work(coarsen(plan, factor)) <= min(LARGE, WORK[effort] / COARSE[effort]):
             break
     return found
 
@@ -148,9 +145,7 @@ def polish(plan: Plan, multipliers: Multipliers, objectives: Iterable[Objective]
 def _started(trial: Trial, goal: Goal, shapes: Iterable[Shape]) -> _Best:
     best = _Best()
     for shape in shapes:
-        made = start(trial, shape)
-        if made.feasible:
-            best.offer(goal.bound(made.output), made.multipliers)
+        best.take(goal, start(trial, shape))
     if best.multipliers is None:
         raise ValueError("expected a plan with a feasible closed form, got none; are all matrices finite?")
     return best
@@ -228,8 +223,6 @@ class Goal:
 
 def evaluations(plan: Plan, effort: Effort) -> int:
     """Return how many forward and backward passes the effort allows for a plan."""
-    if effort == "fast":
-        return 0
     return int(min(MOST[effort], max(FEWEST[effort], WORK[effort] / work(plan))))
 
 

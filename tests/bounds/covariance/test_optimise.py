@@ -101,8 +101,8 @@ def test_the_search_never_ends_above_the_closed_forms(objective):
 
     fast, default = (bound(optimise(plan, effort, objective)) for effort in ("fast", "default"))
     forms = [bound(start(Trial(plan), shape).multipliers) for shape in SHAPES]
-    assert fast == min(forms)
-    assert default < 0.98 * fast
+    assert fast <= min(forms)
+    assert default < 0.98 * min(forms)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -156,6 +156,13 @@ def test_the_short_search_in_single_precision_ends_feasible_in_double(name, monk
     assert all(multiplier.dtype == torch.float64 for multiplier in found.values())
     forms = (norm(plan, start(Trial(plan), shape).multipliers) for shape in (0.25, "product"))
     assert norm(plan, found) <= min(forms) * 1.01
+
+
+def test_a_warm_start_is_never_left_behind():
+    plan = dense_chain(NETWORKS["E5"]())
+    found = optimise(plan)
+    again = optimise(plan, "fast", warm=found)
+    assert norm(plan, again) <= norm(plan, found) * (1 + 1e-12)
 
 
 def test_polishing_a_pair_lowers_its_bound():
