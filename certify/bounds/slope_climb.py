@@ -120,7 +120,9 @@ def _start(part: LinearPart, norm: Norm, seed: int, restarts: int) -> _Climb:
         shape = (restarts, *shapes[part.graph.by_name[name].inputs[0]][1:])
         anything = torch.randn(shape, generator=generator, dtype=torch.float64)
         choices[name] = part.best_selection(name, anything, torch.ones(()))
-    return _Climb(part, norm, torch.arange(restarts).reshape(-1, 1) % classes, v, choices)
+    output = part.values(v, choices)[part.graph.output].flatten(1)
+    rows = output.abs().amax(0).argsort(stable=True, dim=0, descending=True)  # the liveliest first
+    return _Climb(part, norm, rows[torch.arange(restarts) % classes].unsqueeze(1), v, choices)
 
 
 def _random_ends(low: Tensor, high: Tensor, restarts: int, generator: torch.Generator) -> Tensor:

@@ -27,6 +27,12 @@ from tests.bounds.test_floor import flat, hinge
 from tests.falsifier.broken_runs import NORMS, affine, certified, convolutional, images, points
 
 
+@pytest.fixture(autouse=True)
+def without_planted_networks(monkeypatch) -> None:
+    """They have tests of their own, and take longer than the attacks on such small networks."""
+    monkeypatch.setattr("certify.falsifier.lipschitz.check_canaries", lambda *_: 0)
+
+
 def with_upper(analysis: Analysis, upper: float) -> Analysis:
     return changed(analysis, network=replace(analysis.network, upper=upper))
 

@@ -35,6 +35,12 @@ from tests.falsifier.broken_runs import (
 LEVELS = ("quick", pytest.param("full", marks=pytest.mark.slow))
 
 
+@pytest.fixture(autouse=True)
+def without_planted_networks(monkeypatch) -> None:
+    """They have tests of their own, and take longer than the attacks on such small networks."""
+    monkeypatch.setattr("certify.falsifier.lipschitz.check_canaries", lambda *_: 0)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("classes", [2, 5])

@@ -264,7 +264,7 @@ def test_a_bound_that_moves_the_wrong_way_is_caught(monkeypatch, broken, finding
         check_counts([row], procedure)
 
 
-@pytest.mark.parametrize("sigma", [0.004, 0.05, 0.25, 1.0, 10.0])
+@pytest.mark.parametrize("sigma", [0.004, 0.05, 0.25, 1.0, 2.5])
 @pytest.mark.parametrize("eight_bit", [True, False])
 @pytest.mark.parametrize("bound", ["two-interval", "clopper-pearson"])
 def test_the_planted_vote_is_certified_as_it_must_be(sigma: float, eight_bit: bool, bound: str) -> None:
