@@ -44,6 +44,11 @@ class Analysis:
     local: LocalNetwork | Unbounded
 
     @property
+    def together(self) -> int:
+        """How many examples are certified together; a fixed number, so that no result depends on how they come."""
+        return 1 if isinstance(self.local, Unbounded) else self.local.batch
+
+    @property
     def norm(self) -> Norm:
         """The norm of the bound and of every radius."""
         return self.facts.norm

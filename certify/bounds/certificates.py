@@ -128,9 +128,8 @@ def certify_examples(
     if settings.norm != analysis.norm:
         raise ValueError(f"expected an analysis in {settings.norm}, got one in {analysis.norm}")
     value = deciding_value(analysis.facts, settings.arithmetic)
-    together = 1 if isinstance(analysis.local, Unbounded) else analysis.local.batch
     waiting = iter(examples)
-    while batch := list(islice(waiting, together)):
+    while batch := list(islice(waiting, analysis.together)):
         started = time.perf_counter()
         cases = [
             Case(analysis, _forward(analysis, example), value, settings.arithmetic, example.eight_bit)

@@ -47,6 +47,7 @@ def command(
         ),
     ] = None,
     falsify: options.Falsify = None,
+    workers: options.Workers = None,
     arch: options.Arch = None,
     label: options.Label = None,
     limit: options.Limit = None,
@@ -79,7 +80,7 @@ def command(
     out = Output(format, output, color, quiet, verbose)
     path = model_path(model, configuration)
     level = falsify_level(falsify, configuration.lipschitz)
-    report = run(path, data, arch or configuration.arch, label, settings, out, no_progress, level)
+    report = run(path, data, arch or configuration.arch, label, settings, out, no_progress, level, workers)
     out.show(report)
     certified = any(example.radius > 0.0 for example in report.examples)
     return 0 if certified or report.network.upper is not None else EXIT_UNBOUNDED
@@ -94,6 +95,7 @@ def run(
     out: Output,
     no_progress: bool,
     falsify: FalsifyLevel = "quick",
+    workers: int | None = None,
 ) -> LipschitzReport:
     """Return the report of one run, with progress on stderr."""
     from certify.loading import Model
@@ -108,7 +110,7 @@ def run(
     with meter(shown=not (out.quiet or no_progress)) as shown_by:
         shown_by.update(0, 1, "bounding the network")
         where = "" if data is None else str(data)
-        started = start_lipschitz(found, dataset, settings, data_path=where, falsify=falsify)
+        started = start_lipschitz(found, dataset, settings, data_path=where, falsify=falsify, workers=workers)
         examples = consume_lipschitz(started.examples(), 0 if dataset is None else len(dataset), shown_by)
         shown_by.update(1, 1, "attacking the certificates")
         report = started.report(examples)

@@ -113,7 +113,7 @@ Batch: TypeAlias = Annotated[
 ]
 Workers: TypeAlias = Annotated[
     int | None,
-    typer.Option("--workers", help="Forward passes side by side; never changes a result. [default: one a core]", min=1),
+    typer.Option("--workers", help="What runs side by side; never changes a result. [default: one a core]", min=1),
 ]
 Config: TypeAlias = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: certify.toml, searched upward.")
