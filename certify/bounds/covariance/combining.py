@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from certify.bounds.covariance.draft import MOST_ROWS, Draft, Standing, fits, stand
+from certify.bounds.covariance import limits
+from certify.bounds.covariance.draft import Draft
 from certify.bounds.covariance.linear import flattened
 from certify.bounds.covariance.maps import Entries, Map, Rows, error_of
+from certify.bounds.covariance.standing import Standing, stand
 from certify.bounds.covariance.states import Flat, View
 from certify.bounds.covariance.steps import Join, Mask
 from certify.graph import Operation
@@ -63,7 +65,7 @@ def join(draft: Draft, operation: Operation) -> bool:
     first, second = found
     if first is None or second is None:
         return False
-    if not fits(draft.sides(first.register), draft.width(first.register) + draft.width(second.register)):
+    if not limits.fits(draft.sides(first.register), draft.width(first.register) + draft.width(second.register)):
         first, second = (_lift(draft, group, alone=True) for group in chosen)
         if first is None or second is None:
             return False
@@ -87,7 +89,7 @@ def _on_one_torus(draft: Draft, operation: Operation, names: Sequence[str]) -> b
 def _emit_join(draft: Draft, first: tuple[Standing, list[str]], second: tuple[Standing, list[str]]) -> bool:
     widths = [draft.width(standing.register) for standing, _ in (first, second)]
     sides = draft.sides(first[0].register)
-    if not sides and sum(widths) > MOST_ROWS:
+    if not sides and sum(widths) > limits.MOST_ROWS:
         return False
     words = " and ".join(draft.where(names[0]) for _, names in (first, second))
     draft.fallbacks.append(f"{words}: added as if nothing were known about their correlation")

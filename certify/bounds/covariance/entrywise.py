@@ -16,11 +16,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from certify.bounds.covariance.draft import Draft, Standing, stand
+from certify.bounds.covariance.draft import Draft
 from certify.bounds.covariance.grids import POINTWISE
 from certify.bounds.covariance.maps import Rows
 from certify.bounds.covariance.readings import reading_of
 from certify.bounds.covariance.scalings import RELATIVE, factors
+from certify.bounds.covariance.standing import Standing, stand
 from certify.bounds.covariance.states import Behind, Flat, View
 from certify.bounds.covariance.steps import Activate
 from certify.bounds.magnitudes import nextafter_up

@@ -20,9 +20,11 @@ from types import MappingProxyType
 
 import torch
 
-from certify.bounds.covariance.draft import MOST_ROWS, Draft, stand
+from certify.bounds.covariance import limits
+from certify.bounds.covariance.draft import Draft
 from certify.bounds.covariance.linear import flattened
 from certify.bounds.covariance.maps import Rows, picked
+from certify.bounds.covariance.standing import stand
 from certify.bounds.covariance.states import Behind, Flat, Held, Lost, View
 from certify.bounds.covariance.steps import Bounded, Pool, Sides, Start
 from certify.bounds.magnitudes import root_upper
@@ -49,7 +51,7 @@ def begin(draft: Draft) -> Unbounded | None:
     sides = draft.grids.sides(name, dims) if dims else ()
     pixels = math.prod(shape[len(shape) - dims :])
     rows = math.prod(shape) // pixels
-    if sides is None or (not sides and rows > MOST_ROWS):
+    if sides is None or (not sides and rows > limits.MOST_ROWS):
         draft.held[name] = Lost()
         return None
     is_input = name == draft.facts.graph.input
@@ -138,7 +140,7 @@ def _layout(draft: Draft, operation: Operation) -> tuple[Sides, int] | None:
         sides = draft.grids.sides(operation.name, dims) if dims else None
         if sides is not None:
             return sides, math.prod(shape[:-dims])
-    return ((), math.prod(shape)) if math.prod(shape) <= MOST_ROWS else None
+    return ((), math.prod(shape)) if math.prod(shape) <= limits.MOST_ROWS else None
 
 
 def _source(draft: Draft, operation: Operation) -> int | None:

@@ -14,7 +14,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from certify.bounds.covariance.draft import MOST_ROWS, Draft
+from certify.bounds.covariance import limits
+from certify.bounds.covariance.draft import Draft
 from certify.bounds.covariance.image_rules import image_view
 from certify.bounds.covariance.maps import Entries, Rows, row_count
 from certify.bounds.covariance.readings import reading_of
@@ -140,7 +141,7 @@ def _pool_windows(draft: Draft, operation: Operation, view: View) -> Flat | None
     shape = draft.facts.shape(operation)
     sizes = shape[-len(view.strides) :]
     pixels = math.prod(sizes)
-    if len(shape) != len(sizes) + 2 or shape[0] != 1 or pixels > MOST_ROWS:
+    if len(shape) != len(sizes) + 2 or shape[0] != 1 or pixels > limits.MOST_ROWS:
         return None
     impulses = torch.eye(pixels, dtype=torch.float64).reshape(pixels, 1, *sizes)
     found = KERNELS[operation.kind](impulses, **operation.attributes)

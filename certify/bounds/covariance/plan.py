@@ -27,18 +27,18 @@ from collections.abc import Mapping
 
 from certify.bounds.covariance.combining import join, mask
 from certify.bounds.covariance.cuts import bottlenecks
-from certify.bounds.covariance.draft import Draft, stand
+from certify.bounds.covariance.draft import Draft
 from certify.bounds.covariance.entrywise import activate, leave_to_pool
 from certify.bounds.covariance.gain_steps import begin, bound, pool
+from certify.bounds.covariance.limits import MOST_BYTES
 from certify.bounds.covariance.linear import Obstacle, linear_view
 from certify.bounds.covariance.memory import expected_bytes
+from certify.bounds.covariance.standing import stand
 from certify.bounds.covariance.states import Flat, View
 from certify.bounds.covariance.steps import Bounded, Linear, Plan
 from certify.bounds.facts import Facts
 from certify.graph import Operation
 from certify.results import Norm, Unbounded
-
-MOST_BYTES = 1.5e9
 
 
 def compile_plan(

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from certify.bounds.covariance import limits
 from certify.bounds.covariance.maps import (
     Entries,
     Map,
@@ -33,7 +34,6 @@ from certify.graph import Operation
 from certify.graph.run import BATCHED_SHAPE, KERNELS
 from certify.rounding import gamma_up
 
-MOST_ENTRIES = 2**27  # of a matrix that is made for one operation: a gigabyte
 Rule = Callable[[Facts, Operation, Sequence[Map], int], Map | None]
 Columns = Callable[[Tensor], Tensor]
 
@@ -43,7 +43,7 @@ def row_map(facts: Facts, operation: Operation, maps: Sequence[Map], width: int)
     rule = RULES.get(operation.kind)
     largest = max(math.prod(facts.shapes[name]) for name in (operation.name, *operation.inputs))
     stays_small = operation.kind in _MOVES or (operation.kind == "linear" and picked(maps[0]) is not None)
-    if rule is None or (largest * width > MOST_ENTRIES and not stays_small):
+    if rule is None or (largest * width > limits.MOST_ENTRIES and not stays_small):
         return None
     return rule(facts, operation, maps, width)
 

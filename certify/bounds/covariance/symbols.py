@@ -1,4 +1,4 @@
-r"""The symbol of a kernel on the torus of a register, with the rounding error of its entries.
+r"""The symbol of a kernel, or of a dense layer, on the torus of a register, with the rounding error of its entries.
 
 A kernel K ``[co, ci / groups, *taps]`` that reads the pixels ``stride j + dilation a - before`` is, on a torus, the map
 with symbol ``G(w) = sum over a of K[:, :, a] exp(+i w.(dilation a - before))`` followed by keeping every stride-th
@@ -20,8 +20,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from certify.bounds.covariance.maps import enlarge
+from certify.bounds.covariance.maps import as_entries, enlarge, error_of, row_count
 from certify.bounds.covariance.readings import Reading
+from certify.bounds.covariance.states import Flat
 from certify.bounds.covariance.steps import Sides, frequency_counts
 from certify.norms.symbol import unit_roots, unravel
 from certify.rounding import U64, gamma_up
@@ -73,3 +74,24 @@ def block_diagonal(rows: Tensor, groups: int) -> Tensor:
     chosen = torch.arange(groups)
     found[:, chosen, :, chosen] = rows.reshape(count, groups, outputs // groups, inputs).movedim(1, 0)
     return found.reshape(count, outputs, groups * inputs)
+
+
+def flat_symbol(flat: Flat, sides: Sides) -> tuple[Tensor, Tensor]:
+    r"""Return A(w) = sum_x W[:, :, x] exp(+i w.x) of plain rows of an image ``[F, m, channels]``, and its error.
+
+    With windows, the phases are those of their weighted pixels. With sizes s_p of the windows (1 for a pixel) the
+    entries err by (1.5 gamma_{P+1} + 8 d u + the error of the weights) sum_p |W| s_p.
+    """
+    pixels = itertools.product(*(range(0, q * n, q) for n, q in zip(flat.sizes, flat.view.strides, strict=True)))
+    factors = phases(sides, torch.tensor(list(pixels)))
+    extent, relative = torch.ones(factors.shape[1], dtype=torch.float64), phase_error(len(sides))
+    if flat.windows is not None:
+        factors = factors @ flat.windows.T.to(factors.dtype)
+        extent = flat.windows.abs().sum(1)
+        relative += gamma_up(4 * flat.windows.shape[1] + 8) + 2.0 * flat.relative
+    channels, windows = row_count(flat.view.map), factors.shape[1]
+    dense = as_entries(flat.map, channels * windows, torch.float64)
+    weights, unsure = (part.reshape(-1, channels, windows) for part in (dense.values, error_of(dense)))
+    parts = [torch.einsum("mcp,fp->fmc", weights, half) for half in (factors.real, factors.imag)]
+    own = (2.0 * relative + 1.5 * gamma_up(windows + 1)) * (weights.abs() * extent).sum(2)
+    return torch.complex(parts[0], parts[1]), enlarge(own + 2.0 * (unsure * extent).sum(2), windows)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from certify.bounds.covariance import combining, draft, gain_steps
+from certify.bounds.covariance import limits
 from certify.bounds.covariance.memory import plan_bytes, register_rows
 from certify.bounds.covariance.plan import compile_plan
 from certify.bounds.covariance.proof import prove
@@ -174,7 +174,7 @@ def test_a_residual_block_is_one_register():
 
 def test_a_register_that_would_be_too_large_is_split(monkeypatch):
     together = check_above_jacobians(residual(), plan_of(residual()))
-    monkeypatch.setattr(draft, "MOST_JOINT_BYTES", 16 * 21 * 3**2)
+    monkeypatch.setattr(limits, "MOST_JOINT_BYTES", 16 * 21 * 3**2)
     plan = plan_of(residual())
     assert [type(step) for step in plan.steps].count(Join) == 1
     assert any("too large" in words for words in plan.fallbacks)
@@ -206,8 +206,7 @@ def test_too_many_rows_keep_only_their_gain(monkeypatch):
     b.add("relu")
     b.linear(50, 3)
     assert not any(isinstance(step, Bounded) for step in plan_of(b.graph()).steps)
-    for module in (draft, gain_steps, combining):
-        monkeypatch.setattr(module, "MOST_ROWS", 49)
+    monkeypatch.setattr(limits, "MOST_ROWS", 49)
     plan = plan_of(b.graph())
     (bounded,) = (step for step in plan.steps if isinstance(step, Bounded))
     assert bounded.source is None
@@ -222,9 +221,9 @@ def test_an_image_with_too_many_pixels_to_flatten_keeps_its_gain(monkeypatch):
     b.conv(b.normal(2, 1, 3, 3))
     b.add("reshape", shape=[-1, 60])
     b.linear(60, 3)
-    monkeypatch.setattr(draft, "MOST_PHASES", 28 * 30)
+    monkeypatch.setattr(limits, "MOST_PHASES", 28 * 30)
     assert not plan_of(b.graph()).fallbacks
-    monkeypatch.setattr(draft, "MOST_PHASES", 28 * 30 - 1)
+    monkeypatch.setattr(limits, "MOST_PHASES", 28 * 30 - 1)
     found = plan_of(b.graph())
     assert isinstance(found, Unbounded)
     b.add("relu")
@@ -238,8 +237,7 @@ def test_gains_from_the_input_are_multiplied_by_the_root_of_its_size_in_linf(mon
     b.linear(8, 9)
     b.add("relu")
     b.linear(9, 2)
-    for module in (draft, gain_steps, combining):
-        monkeypatch.setattr(module, "MOST_ROWS", 3)
+    monkeypatch.setattr(limits, "MOST_ROWS", 3)
     two, sup = plan_of(b.graph(), "l2"), plan_of(b.graph(), "linf")
     assert two.steps[0].gain * math.sqrt(8.0) <= sup.steps[0].gain <= two.steps[0].gain * 2.83
     check_above_jacobians(b.graph(), sup)
@@ -427,8 +425,7 @@ def test_branches_with_too_many_rows_together_are_activated_apart(monkeypatch):
     left, right = (b.add(kind, b.linear(3, 5, "x")) for kind in ("relu", "tanh"))
     b.add("sub", b.linear(5, 2, left), b.linear(5, 2, right))
     assert [type(step).__name__ for step in plan_of(b.graph()).steps].count("Activate") == 1
-    for module in (draft, gain_steps, combining):
-        monkeypatch.setattr(module, "MOST_ROWS", 7)
+    monkeypatch.setattr(limits, "MOST_ROWS", 7)
     plan = plan_of(b.graph())
     assert [type(step).__name__ for step in plan.steps].count("Activate") == 2
     check_above_jacobians(b.graph(), plan)
