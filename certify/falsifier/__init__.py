@@ -3,8 +3,7 @@
 An attack proposes an input; an exact check decides. Nothing an attack does not find raises a certificate.
 """
 
-from certify.falsifier.levels import Level
 from certify.falsifier.lipschitz import OFF, falsify_lipschitz
 from certify.falsifier.smoothing import falsify_smoothing
 
-__all__ = ["OFF", "Level", "falsify_lipschitz", "falsify_smoothing"]
+__all__ = ["OFF", "falsify_lipschitz", "falsify_smoothing"]

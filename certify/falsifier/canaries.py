@@ -111,7 +111,7 @@ def _check(canary: Canary, row: LipschitzExample, settings: LipschitzSettings) -
         "name": canary.name,
         "input": list(canary.input),
         "distance": float(known),
-        "radius": row.radius,
+        "radius": repr(row.radius),  # it may be no number
         "norm": settings.norm,
         "arithmetic": settings.arithmetic,
     }
@@ -136,7 +136,9 @@ def _check_refusal(where: str, graph: Graph, entry: float, settings: LipschitzSe
         return
     if radius != 0.0:  # NaN too
         message = f"a planted NaN in the {where} was certified to {radius!r}"
-        raise BrokenCertificate(message, {"claim": "planted network", "name": f"NaN in the {where}", "radius": radius})
+        raise BrokenCertificate(
+            message, {"claim": "planted network", "name": f"NaN in the {where}", "radius": repr(radius)}
+        )
 
 
 def _graph(shape: tuple[int, ...], operations: list[Operation], tensors: dict[str, Tensor]) -> Graph:

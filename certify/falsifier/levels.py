@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, TypeAlias
 
-Level: TypeAlias = Literal["off", "quick", "full"]
+from certify.results import FalsifyLevel
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class SmoothingEffort:
     draws: int
 
 
-LIPSCHITZ: Mapping[Level, LipschitzEffort] = MappingProxyType(
+LIPSCHITZ: Mapping[FalsifyLevel, LipschitzEffort] = MappingProxyType(
     {
         "quick": LipschitzEffort(
             pgd_steps=5,
@@ -71,7 +70,7 @@ LIPSCHITZ: Mapping[Level, LipschitzEffort] = MappingProxyType(
         ),
     }
 )
-SMOOTHING: Mapping[Level, SmoothingEffort] = MappingProxyType(
+SMOOTHING: Mapping[FalsifyLevel, SmoothingEffort] = MappingProxyType(
     {
         "quick": SmoothingEffort(examples=16, steps=6, noises=8, pilot=128, draws=1024),
         "full": SmoothingEffort(examples=1000, steps=20, noises=32, pilot=256, draws=10_240),

@@ -11,10 +11,10 @@ from certify.examples import Example
 from certify.falsifier.attacked import Attacked
 from certify.falsifier.canaries import Certify, certify_alone, check_canaries
 from certify.falsifier.consistency import check_consistency
-from certify.falsifier.levels import LIPSCHITZ, Level, LipschitzEffort
+from certify.falsifier.levels import LIPSCHITZ, LipschitzEffort
 from certify.falsifier.on_bounds import attack_constants, attack_local
 from certify.falsifier.on_radii import attack_radii
-from certify.results import Falsifier, LipschitzExample, LipschitzSettings
+from certify.results import Falsifier, FalsifyLevel, LipschitzExample, LipschitzSettings
 
 OFF = Falsifier(level="off", tried="nothing: no attack was run against these certificates", found=0)
 
@@ -25,7 +25,7 @@ def falsify_lipschitz(
     rows: Sequence[LipschitzExample],
     settings: LipschitzSettings,
     *,
-    level: Level = "quick",
+    level: FalsifyLevel = "quick",
     range: Box = None,  # noqa: A002 - the field of the input space
     certify: Certify = certify_alone,
 ) -> Falsifier:

@@ -98,7 +98,7 @@ def check_planted(settings: SmoothingSettings, law: NoiseLaw, *, on_grid: bool) 
         raise BrokenCertificate(
             f"the planted vote was certified as {found.predicted} to {found.radius!r}, and is lost at distance "
             f"{float(known)!r}; this is a bug of certify, and the report is withheld",
-            {"claim": "planted vote", "radius": found.radius, "distance": float(known), "counts": estimation},
+            {"claim": "planted vote", "radius": repr(found.radius), "distance": float(known), "counts": estimation},
         )
 
 

@@ -13,13 +13,13 @@ from certify.bounds.steepest import Box
 from certify.errors import BrokenCertificate, InputError
 from certify.examples import Example
 from certify.falsifier.balls import Balls
-from certify.falsifier.levels import SMOOTHING, Level, SmoothingEffort
+from certify.falsifier.levels import SMOOTHING, SmoothingEffort
 from certify.falsifier.lipschitz import OFF
 from certify.falsifier.noisy_points import lose_vote, placed
 from certify.falsifier.noisy_rules import check_counts, check_planted
 from certify.falsifier.noisy_votes import DOUBT, Lost, prove_lost
 from certify.graph import Graph, run
-from certify.results import Falsifier, SmoothingExample, SmoothingSettings
+from certify.results import Falsifier, FalsifyLevel, SmoothingExample, SmoothingSettings
 from certify.smoothing import NoiseLaw, make_law, plan_procedure
 from certify.smoothing.votes import BaseClassifier, base_classifier
 from certify.stats import false_certificates_quantile
@@ -37,7 +37,7 @@ def falsify_smoothing(
     settings: SmoothingSettings,
     *,
     classes: int,
-    level: Level = "quick",
+    level: FalsifyLevel = "quick",
     device: str | torch.device = "cpu",
     range: Box = None,  # noqa: A002 - the field of the input space
 ) -> Falsifier:
