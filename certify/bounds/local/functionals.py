@@ -22,12 +22,14 @@ from torch import Tensor
 
 from certify.bounds.local.recursion import (
     HEADROOM,
+    KEPT,
     Slopes,
     cholesky_raised,
     choose_rows,
     largest_eigenvalue,
     pick_square,
     relative_start,
+    sizes,
 )
 
 
@@ -75,12 +77,15 @@ def functional_moves(M: Tensor, rows: Tensor, slopes: Slopes, e: Tensor) -> Func
     mid, half = slopes.mid, slopes.half
     half_u, c_u = half.gather(2, index) * chosen, rows.gather(2, index)
     tiny = torch.finfo(M.dtype).tiny
-    scale = HEADROOM * largest_eigenvalue(lambda x: (x @ block) * chosen, chosen.to(M.dtype)).clamp_min(tiny)
-    start = torch.where(chosen, relative_start(mid.gather(2, index), half_u) * e.gather(2, index), 1.0)
+    size = torch.where(chosen, sizes(block.diagonal(dim1=1, dim2=2)[:, None] * chosen), 1.0)
+    root = size.sqrt()
+    scale = HEADROOM * largest_eigenvalue(lambda x: ((x / root) @ block) * chosen / root, chosen.to(M.dtype))
+    scale = scale.clamp_min(tiny)
+    start = torch.where(chosen, relative_start(mid.gather(2, index), half_u, size) * e.gather(2, index), 1.0)
     masked = block[:, None] * (chosen[..., :, None] & chosen[..., None, :])
 
     def build(raised: Tensor) -> Tensor:
-        return torch.diag_embed((scale * raised)[..., None] * start) - masked
+        return torch.diag_embed((KEPT * scale * raised)[..., None] * start) - masked
 
     factor, raised = cholesky_raised(build, scale)
     scale = scale * raised

@@ -190,7 +190,7 @@ def gram_upper(A: Tensor, stray: Tensor) -> Tensor:
     norms = row_scales(row_l2_upper(A[0])[None])
     found = symmetrise(A @ A.mT) * (1.0 + SPLIT)
     rounding = gamma_up(A.shape[2] + 8) * A.shape[1] * norms.square()
-    return add_to_diagonal(found, SLACK * (rounding + _strayed(stray, norms) + A.shape[2] * SMALLEST))
+    return add_to_diagonal(found, SLACK * (rounding + _strayed(stray) + A.shape[2] * SMALLEST))
 
 
 def sandwich_upper(K: Tensor, N: Tensor, stray: Tensor) -> Tensor | None:
@@ -219,15 +219,14 @@ def sandwich_upper(K: Tensor, N: Tensor, stray: Tensor) -> Tensor | None:
     residual = Residual(total(residual_terms(K, scaled, X, columns, absolute)), kappa, K.shape[1])
     size = size_upper(*absolute, columns)
     terms = [*complement_terms(*absolute, columns, size, residual), gamma_up(6) * size]
-    strayed = _strayed(stray * float(inverse.max()), columns) / kappa
+    strayed = _strayed(stray * float(inverse.max())) / kappa
     found = symmetrise(scaled.mH @ X) * (1.0 + SPLIT)
     return add_to_diagonal(found, SLACK * (total(terms) + SLACK * strayed))
 
 
-def _strayed(stray: Tensor, scales: Tensor) -> Tensor:
-    """Return (1 + 1/t) times the diagonal ``[1, r]`` that dominates stray stray^T."""
-    relative = stray / scales
-    return SLACK * (1.0 + 1.0 / SPLIT) * relative * relative.sum(1, keepdim=True) * scales * scales
+def _strayed(stray: Tensor) -> Tensor:
+    """Return (1 + 1/t) times a diagonal ``[1, r]`` that dominates stray stray^T: r times the squares."""
+    return (SLACK * (1.0 + 1.0 / SPLIT) * len(stray)) * stray.square()[None]
 
 
 def sum_upper(parts: list[Tensor]) -> Tensor:

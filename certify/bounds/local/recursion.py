@@ -16,8 +16,9 @@ sup_w [(Bv + w)^T M (Bv + w) - w^T D w] + v^T C D C v. With K > 0 the supremum i
 G > 0, and M + M_:U K^-1 M_U: = J G^-1 J^T (Woodbury), so that M' = A G^-1 A^T + W C D C W^T with A = W B J. It costs
 d^3 instead of |U|^3.
 
-The multipliers are written D_j = scale (1 + B_j / C_j) e_j: with e = 1 and scale = lmax(M_UU) this never exceeds the
-product of norms and slopes by much, and e, which does not depend on units, is kept from one radius to the next.
+The multipliers are written D_j = scale S_j (1 + B_j / C_j) e_j, with S_j = 1 except for rows that hardly move, which
+get less, and scale = lmax(S^-1/2 M_UU S^-1/2): e = 1 is feasible, and e, which does not depend on units, is kept from
+one radius to the next.
 
 Everything here is plain floating point, batched over the first axis: it chooses multipliers, and proves nothing.
 The two forms and the S-procedure: M. Fazlyab et al. (2019), arXiv 1906.04893 (LipSDP); Y. Xu and S. Sivaranjani (2024),
@@ -39,9 +40,11 @@ from certify.bounds.local.patches import Patches
 from certify.bounds.local.windows import Window
 
 HEADROOM, RAISE, MOST_RAISES = 1.02, 1.15, 40
+KEPT = 1.0 - 1e-3  # part of D that must suffice: so K >= 0.001 D, and single precision resolves it
 POWER_STEPS = 12
 FEW_INPUTS = 1.0  # the input form is used when the unstable rows outnumber this share of the inputs
 LEAST_RATIO = 2.0**-20  # of B / C
+SMALL_SIZE, LEAST_SIZE = 2.0**-7, 2.0**-40  # of M_jj, beside the largest and beside the usual
 PANELS, LEAST_PANELLED = 4, 384  # of a product of a matrix with its own transpose
 
 
@@ -77,6 +80,10 @@ class Explicit:
 
     M: Tensor
 
+    def diagonal(self) -> Tensor:
+        """Return M_jj ``[B, p]``."""
+        return self.M.diagonal(dim1=1, dim2=2)
+
     def square(self, index: Tensor) -> Tensor:
         """Return M_UU ``[B, q, q]``."""
         return pick_square(self.M, index)
@@ -99,6 +106,12 @@ class Factored:
     stretch: Tensor | None = None
     gram: Tensor | None = None
     patches: Patches | None = None
+
+    def diagonal(self) -> Tensor:
+        """Return M_jj ``[1 or B, p]``."""
+        if self.stretch is None:
+            return self.layer.row_norms("l2").square().to(self.dtype)[None]
+        return (self.layer.weight(self.dtype) * self.stretch[:, None]).square().sum(2)
 
     def square(self, index: Tensor) -> Tensor:
         """Return M_UU ``[B, q, q]``."""
@@ -239,9 +252,17 @@ def pick_square(matrix: Tensor, index: Tensor) -> Tensor:
     return pick_columns(pick_rows(matrix, index), index)
 
 
-def relative_start(mid: Tensor, half: Tensor) -> Tensor:
-    """Return 1 + B / C, finite also where C is very small."""
-    return 1.0 + (mid.abs() / half.clamp_min(torch.finfo(half.dtype).tiny)).clamp(LEAST_RATIO, 2.0**40)
+def relative_start(mid: Tensor, half: Tensor, size: Tensor) -> Tensor:
+    """Return (1 + B / C) size, finite also where C is very small."""
+    return size * (1.0 + (mid.abs() / half.clamp_min(torch.finfo(half.dtype).tiny)).clamp(LEAST_RATIO, 2.0**40))
+
+
+def sizes(diagonal: Tensor) -> Tensor:
+    """Return 1, and less for rows that hardly move beside the others, from M_jj ``[..., q]``."""
+    if not diagonal.shape[-1]:
+        return diagonal
+    usual = (SMALL_SIZE * diagonal.amax(-1, keepdim=True)).clamp_min(torch.finfo(diagonal.dtype).tiny)
+    return (diagonal / usual).clamp(LEAST_SIZE, 1.0).sqrt()
 
 
 def largest_eigenvalue(apply: Callable[[Tensor], Tensor], like: Tensor, steps: int = POWER_STEPS) -> Tensor:
@@ -287,41 +308,46 @@ def solve(ellipsoid: Ellipsoid, slopes: Slopes, e: Tensor, inputs: bool | None =
     """
     rows = choose_rows(slopes.upper > slopes.lower)
     mid, half = pick(slopes.mid, rows.index), pick(slopes.half, rows.index)
-    start = torch.where(rows.mask, relative_start(mid, half) * pick(e, rows.index), 1.0)
+    size = torch.where(rows.mask, sizes(pick(ellipsoid.diagonal().expand(len(e), -1), rows.index) * rows.mask), 1.0)
+    start = torch.where(rows.mask, relative_start(mid, half, size) * pick(e, rows.index), 1.0)
     if inputs is None:
         inputs = isinstance(ellipsoid, Factored) and rows.index.shape[1] > FEW_INPUTS * ellipsoid.layer.columns
     if inputs and isinstance(ellipsoid, Factored):
         J = ellipsoid.rows(rows.index) * rows.mask[:, :, None]
         product = ellipsoid.weighted(torch.zeros_like(slopes.lower).scatter(1, rows.index, rows.mask / start))
-        factor, scale, raised = _factor_inputs(J, product)
+        factor, scale, raised = _factor_inputs(J, product, size)
         return Step(ellipsoid, rows, slopes.mid, half, scale[:, None] * start, scale, raised, factor, J)
     block = ellipsoid.square(rows.index)
     if not bool(rows.mask.all()):
         block = block * (rows.mask[:, :, None] & rows.mask[:, None, :])
-    factor, scale, raised = _factor_rows(block, start)
+    factor, scale, raised = _factor_rows(block, start, size)
     return Step(ellipsoid, rows, slopes.mid, half, scale[:, None] * start, scale, raised, factor, None)
 
 
-def _factor_rows(block: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _factor_rows(block: Tensor, start: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the factor of K = D - M_UU, the scale of D, and what it was raised by."""
     tiny = torch.finfo(block.dtype).tiny
-    scale = HEADROOM * largest_eigenvalue(lambda x: (block @ x[..., None])[..., 0], torch.ones_like(start))
+    root = size.sqrt()
+    scale = HEADROOM * largest_eigenvalue(
+        lambda x: (block @ (x / root)[..., None])[..., 0] / root, torch.ones_like(root)
+    )
     scale = scale.clamp_min(tiny)
 
     def build(raised: Tensor) -> Tensor:
-        return torch.diag_embed((scale * raised)[:, None] * start) - block
+        return torch.diag_embed((KEPT * scale * raised)[:, None] * start) - block
 
     factor, raised = cholesky_raised(build, scale)
     return factor, scale * raised, raised
 
 
-def _factor_inputs(J: Tensor, product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _factor_inputs(J: Tensor, product: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same for G = I - product / scale, given J_U and the product J_U^T start^-1 J_U."""
-    scale = HEADROOM * largest_eigenvalue(lambda x: (J @ (J.mT @ x[..., None]))[..., 0], J.new_ones(J.shape[:2]))
+    S = J / size.sqrt()[..., None]
+    scale = HEADROOM * largest_eigenvalue(lambda x: (S @ (S.mT @ x[..., None]))[..., 0], J.new_ones(J.shape[:2]))
     scale = scale.clamp_min(torch.finfo(J.dtype).tiny)
 
     def build(raised: Tensor) -> Tensor:
-        shrunk = product / -(scale * raised)[:, None, None]
+        shrunk = product / -(KEPT * scale * raised)[:, None, None]
         shrunk.diagonal(dim1=1, dim2=2).add_(1.0)
         return shrunk
 

@@ -38,7 +38,7 @@ from certify.bounds.local.layers import Chain, Layer
 from certify.bounds.local.lines import Bounds
 from certify.bounds.local.lines_proof import Margins, ProvedRelaxation
 from certify.bounds.local.push_proof import Before, Front, push_upper
-from certify.bounds.local.recursion import Slopes, relative_start
+from certify.bounds.local.recursion import Slopes, relative_start, sizes
 from certify.bounds.local.trial import LINES, Relative, Trial
 from certify.bounds.magnitudes import l2_upper, nextafter_up
 from certify.results import Norm
@@ -215,7 +215,9 @@ class _Ascent:
         stage = self.stages[k - 1]
         lower, upper = stage.slopes.lower[0], stage.slopes.upper[0]
         rows = lower < upper
-        D = scale * relative_start(stage.slopes.mid[0, rows], stage.slopes.half[0, rows]) * relative[stage.alive][rows]
+        size = sizes(stage.matrix[0].diagonal()[rows])
+        start = relative_start(stage.slopes.mid[0, rows], stage.slopes.half[0, rows], size)
+        D = scale * start * relative[stage.alive][rows]
         front = self.front if k == 1 and self.chain.layers[0].rows >= LEAST_FACTORED else None
         for _ in range(MOST_ATTEMPTS):
             before = Before(stage.alive, stage.matrix, lower, upper, D)
@@ -270,7 +272,8 @@ def functional_upper(matrix: Tensor, c: Tensor, lower: Tensor, upper: Tensor, re
     t = slopes.centre * c
     stable = float(quadratic_upper(matrix, t[None], nextafter_up(t.abs())[None])[0, 0])
     radius = nextafter_up(slopes.radius[rows] * c[rows].abs())
-    D = scale * relative_start(slopes.centre[rows], slopes.radius[rows]) * relative[rows]
+    size = sizes(matrix[0].diagonal()[rows])
+    D = scale * relative_start(slopes.centre[rows], slopes.radius[rows], size) * relative[rows]
     for _ in range(MOST_ATTEMPTS):
         inner = inner_upper(matrix, rows, D, t)
         if inner is not None:
