@@ -3,8 +3,9 @@ r"""Which values are images, and the sides of the torus each of them stands on.
 Values that are computed from one another by convolutions, pools and operations pixel by pixel form a *family*: value v
 stands on every ``step``-th pixel of the family's own torus of sides N, so on a torus of sides N / step. N is the least
 multiple of all steps on which every value fits, and every reading finds the zeros it expects outside
-(`certify.bounds.covariance.readings`); a larger torus would be sound as well. A value of which only a gain is used
-(resampling, flattening, wrapping around) begins a family of its own, until it is added to a value of another.
+(`certify.bounds.covariance.readings`); a larger torus would be sound as well. A value whose covariance is the same at
+every frequency (behind a max pool, or when only a gain is used) begins a family of its own, which keeps tori small,
+until it is added to a value of another.
 
 Values without a spatial operation ahead of them are better held as plain rows; `image_dims` says which are not.
 """
@@ -147,7 +148,7 @@ class Grids:
             self._wanted.append((place, tuple(axis.need for axis in reading.axes)))
             return _stepped(place, reading.strides)
         if operation.kind in ("conv", "max_pool", "avg_pool") and len(operation.integers("stride")) == dims:
-            return _stepped(place, operation.integers("stride"))
+            return Place(operation.name, (Fraction(1),) * dims)
         if operation.kind not in POINTWISE or not keeps_sizes(facts, operation, dims):
             return None
         return self._now(place) if all(self._agree(place, other) for other in places) else None

@@ -7,7 +7,7 @@ recursion must equal the plan's; on the image it must stay below it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -52,10 +52,12 @@ def bracket(M: Tensor, lower: Tensor, upper: Tensor, D: Tensor) -> Tensor:
 
 
 class Recursion:
-    """One run. ``grid`` are the sides of the torus, None on the image."""
+    """One run. ``grid`` are the sides of the torus, None on the image; ``pooled`` those behind each max pool."""
 
-    def __init__(self, network: Network, multipliers: Iterator[Tensor], grid: Sizes | None) -> None:
-        self.network, self.multipliers, self.torus = network, multipliers, grid is not None
+    def __init__(
+        self, network: Network, multipliers: Iterator[Tensor], grid: Sizes | None, pooled: Iterable[Sizes] = ()
+    ) -> None:
+        self.network, self.multipliers, self.torus, self.pooled = network, multipliers, grid is not None, iter(pooled)
         self.true = network.sizes
         self.sizes = network.sizes if grid is None else grid
         self.P = identity_matrix(network.channels * math.prod(self.sizes))
@@ -121,6 +123,7 @@ class Recursion:
     def pool(self, layer: Max, slope: float) -> None:
         delta = next(self.multipliers)
         self.move(layer)
+        self.sizes = next(self.pooled) if self.torus else self.sizes
         self.P = layer.overlap * slope**2 * torch.diag(delta.repeat_interleave(self.pixels))
         self.clean = True
 

@@ -15,7 +15,7 @@ from certify.bounds.covariance import limits
 from certify.bounds.covariance.memory import plan_bytes, register_rows
 from certify.bounds.covariance.plan import compile_plan
 from certify.bounds.covariance.proof import prove
-from certify.bounds.covariance.steps import Bounded, Flatten, Join, Linear, Plan, Start
+from certify.bounds.covariance.steps import Bounded, Flatten, Join, Linear, Plan, Pool, Start
 from certify.bounds.facts import collect_facts
 from certify.bounds.floor import jacobian
 from certify.bounds.gains import combine_rules, gain_uppers
@@ -278,6 +278,32 @@ def test_images_that_begin_families_stand_on_one_torus_when_they_are_added(taps,
     plan = plan_of(b.graph())
     assert [type(step) for step in plan.steps].count(Join) == 1
     assert {step.sides for step in plan.steps if isinstance(step, Bounded)} == {(side,)}
+    check_above_jacobians(b.graph(), plan)
+
+
+def test_a_max_pool_beside_a_strided_convolution_is_joined():
+    b = Build(1, 6, 7)
+    start = b.add("relu", b.conv(b.normal(2, 1, 3, 3)))
+    pooled = b.add("max_pool", start, kernel=[2, 3], stride=[2, 2], padding=[1, 1], dilation=[1, 1], ceil_mode=False)
+    strided = b.conv(b.normal(2, 2, 4, 3), start, stride=[2, 2], padding=[[2, 2], [1, 1]])
+    b.add("concat", b.add("tanh", strided), pooled, dim=1)
+    b.conv(b.normal(2, 4, 3, 3))
+    b.add("reshape", shape=[-1, 2 * 4 * 4])
+    b.linear(32, 3)
+    plan = plan_of(b.graph())
+    assert [type(step) for step in plan.steps].count(Join) == 1
+    assert not any(isinstance(step, Bounded) for step in plan.steps)
+    check_above_jacobians(b.graph(), plan)
+
+
+def test_tori_are_small_behind_max_pools():
+    """Thirty pixels, pooled to fifteen, seven and three: one family would need tori of 32, 16, 8 and 4."""
+    b = Build(1, 30)
+    for _ in range(3):
+        b.add("relu", b.conv(b.normal(1, 1, 3)))
+        b.add("max_pool", kernel=[2], stride=[2], padding=[0], dilation=[1], ceil_mode=False)
+    plan = plan_of(b.graph())
+    assert [step.sides for step in plan.steps if isinstance(step, Start | Pool)] == [(31,), (16,), (8,), (3,)]
     check_above_jacobians(b.graph(), plan)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from certify.bounds.covariance.plan import compile_plan
 from certify.bounds.covariance.proof import prove
-from certify.bounds.covariance.steps import Plan
+from certify.bounds.covariance.steps import Plan, Pool
 from certify.bounds.facts import collect_structure
 from certify.graph import Graph, run
 from tests.bounds.covariance.dense_recursion import Recursion
@@ -45,7 +45,8 @@ def check(seed: int) -> None:
     plan = plan_of(graph)
     made, used = registers(plan, random_choice(torch.Generator().manual_seed(seed)))
     bound = largest(made[-1])
-    torus = largest(Recursion(network, iter(used.values()), plan.steps[0].sides).output())
+    pooled = (step.sides for step in plan.steps if isinstance(step, Pool))
+    torus = largest(Recursion(network, iter(used.values()), plan.steps[0].sides, pooled).output())
     assert abs(torus - bound) <= 1e-9 * bound, seed
     image = largest(Recursion(network, iter(used.values()), None).output())
     assert image <= bound * FLOAT_NOISE, seed
