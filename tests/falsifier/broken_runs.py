@@ -66,19 +66,20 @@ def claimed(row: LipschitzExample, radius: float) -> LipschitzExample:
 
 def distances(graph: Graph, examples: Sequence[Example], norm: Norm) -> list[float]:
     """Return, per example, the distance of some input of another class: on the way to another example, by halving."""
+    exact = graph.to(torch.float64)
     x = torch.from_numpy(np.stack([example.values() for example in examples]))
-    labels = run(graph.to(torch.float64), x).argmax(1)
-    return [min(_towards(graph, x[k], labels[k], x[j], norm) for j in range(len(x))) for k in range(len(x))]
+    count = len(x)
+    starts, ways = x.repeat_interleave(count, 0), x.repeat(count, *[1] * (x.dim() - 1)) - x.repeat_interleave(count, 0)
+    labels = run(exact, x).argmax(1).repeat_interleave(count)
 
+    def flips(shares: Tensor) -> Tensor:
+        return run(exact, starts + shares.reshape(-1, *[1] * (x.dim() - 1)) * ways).argmax(1) != labels
 
-def _towards(graph: Graph, x: Tensor, label: Tensor, y: Tensor, norm: Norm) -> float:
-    def flips(share: float) -> bool:
-        return bool(run(graph.to(torch.float64), (x + share * (y - x)).unsqueeze(0)).argmax(1)[0] != label)
-
-    if not flips(1.0):
-        return float("inf")
-    low, high = 0.0, 1.0
+    low, high = torch.zeros(count * count, dtype=torch.float64), torch.ones(count * count, dtype=torch.float64)
+    ever = flips(high)
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (low, middle) if flips(middle) else (middle, high)
-    return high * float(torch.linalg.vector_norm(y - x, 2 if norm == "l2" else torch.inf))
+        lost = flips(middle)
+        low, high = torch.where(lost, low, middle), torch.where(lost, middle, high)
+    lengths = torch.linalg.vector_norm(ways.flatten(1), 2 if norm == "l2" else torch.inf, dim=1)
+    return torch.where(ever, high * lengths, torch.inf).reshape(count, count).amin(1).tolist()
