@@ -68,14 +68,14 @@ def transfer(coarse: Trial, multipliers: Multipliers, fine: Trial) -> Pass:
         shares[position] = _share(coarse, position, read, multipliers[position])
         return multipliers[position]
 
-    coarse.run(given)
+    coarse.run(given, lean=True)
 
     def enlarged(position: int, read: tuple[Tensor, ...]) -> Tensor:
         multiplier = multipliers[position].to(fine.device, fine.dtype)
         share = _share(fine, position, read, multiplier)
         return multiplier * max(1.0, share / shares[position]) if shares[position] > 0 else multiplier
 
-    return fine.run(enlarged, repairs=REPAIRS)
+    return fine.run(enlarged, repairs=REPAIRS, lean=True)
 
 
 def _share(trial: Trial, position: int, read: tuple[Tensor, ...], D: Tensor) -> float:

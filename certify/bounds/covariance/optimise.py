@@ -92,7 +92,7 @@ def optimise(
     goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
     best = _Best()
     if warm is not None:
-        best.take(goal, trial.run(lambda position, _: trial.cast(warm[position]), repairs=REPAIRS))
+        best.take(goal, trial.run(lambda position, _: trial.cast(warm[position]), repairs=REPAIRS, lean=True))
     elif large and (factor := _factor(plan, effort)) > 1:
         best.take(goal, _taken_over(coarsen(plan, factor), effort, objective, trial))
     if best.multipliers is None:
@@ -100,6 +100,7 @@ def optimise(
     if any(trial.free) and (not large or effort != "fast"):
         stages = STAGES["fast"] if large else STAGES[effort]
         _search(trial, goal, best, evaluations(plan, effort), barriers=not large, stages=stages)
+    del trial  # its matrices in single precision make room for those in double
     return _in_double(plan, best.multipliers or {}) if large else best.multipliers or {}
 
 
@@ -134,6 +135,7 @@ def polish(plan: Plan, multipliers: Multipliers, objectives: Iterable[Objective]
         objectives: As a rule all pairs (i, j).
     """
     trial, found = Trial(plan), {}
+    multipliers = _in_double(plan, multipliers)
     for objective in objectives:
         goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
         best = _Best(math.inf, multipliers)
@@ -184,7 +186,7 @@ def _search(
 def _in_double(plan: Plan, given: Multipliers) -> Multipliers:
     """Return the multipliers in double precision, enlarged where they are not feasible in it."""
     trial = Trial(plan)
-    made = trial.run(lambda position, _: given[position].to(torch.float64), repairs=REPAIRS)
+    made = trial.run(lambda position, _: trial.cast(given[position]), repairs=REPAIRS, lean=True)
     return made.multipliers if made.feasible else start(trial, "product").multipliers
 
 

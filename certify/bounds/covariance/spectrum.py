@@ -146,12 +146,21 @@ def _outright(matrices: Tensor, positions: Tensor) -> tuple[float, int, Tensor]:
     return float(values[first, -1]), int(positions[first]), vectors[first, :, -1]
 
 
+def _unit(vectors: Tensor) -> Tensor:
+    """Return ``[F, n, 1]`` scaled to unit norm; a zero vector is replaced by the first basis vector."""
+    vectors = vectors / vectors.abs().amax(1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    first = torch.zeros_like(vectors)
+    first[:, 0] = 1
+    return torch.where(norms > 0, vectors / norms.clamp(min=0.5), first)
+
+
 def _power(matrices: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Return unit vectors ``[F, n]`` after power steps from the rows of largest norm, and their Rayleigh quotients."""
     rows = torch.linalg.vector_norm(matrices, dim=-1)
     start = torch.take_along_dim(matrices, rows.argmax(-1)[:, None, None], dim=1).squeeze(1).conj()
-    vector = torch.nn.functional.normalize(start, dim=-1)[..., None]
+    vector = _unit(start[..., None])
     for _ in range(steps):
-        vector = torch.nn.functional.normalize(matrices @ vector, dim=1)
+        vector = _unit(matrices @ vector)
     value = (vector.conj() * (matrices @ vector)).sum((1, 2)).real
     return vector.squeeze(-1), value

@@ -52,7 +52,7 @@ def closed_forms(plan: Plan) -> Iterator[Multipliers]:
 
 def start(trial: Trial, shape: Shape) -> Pass:
     """Return the forward pass with the closed form of one shape at every step."""
-    return trial.run(lambda position, read: multiplier(trial, position, read, shape))
+    return trial.run(lambda position, read: multiplier(trial, position, read, shape), lean=True)
 
 
 def multiplier(trial: Trial, position: int, read: tuple[Tensor, ...], shape: Shape) -> Tensor:

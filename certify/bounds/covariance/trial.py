@@ -182,18 +182,21 @@ class Trial:
         self._fixed = {position: register for position, register in made.items() if position in needed}
         self._idle = frozenset(made) - needed
 
-    def run(self, choose: Choose, *, keep: bool = False, repairs: int = 0) -> Pass:
+    def run(self, choose: Choose, *, keep: bool = False, repairs: int = 0, lean: bool = False) -> Pass:
         """Return one forward pass.
 
         Args:
             choose: The multiplier of a step, given its position and the registers it reads; asked for free steps only.
             keep: Whether to keep all registers, not only those that are read again.
+            lean: Whether to save nothing for `derivatives` and `barrier`.
             repairs: How often to enlarge a multiplier that is not feasible, by a factor of `REPAIR` each time.
         """
         made = Pass([None] * len(self.moves), {}, [None] * len(self.moves), True)
         for position in range(len(self.moves)):
             if not self._advance(position, made, choose, keep=keep, repairs=repairs):
                 return dataclasses.replace(made, feasible=False)
+            if lean:
+                made.saved[position] = None
         return made
 
     def _advance(self, position: int, made: Pass, choose: Choose, *, keep: bool, repairs: int) -> bool:

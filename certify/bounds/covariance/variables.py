@@ -55,11 +55,11 @@ class _Probe:
         self.weights = weights
         self.vectors = leading(M)
         self.scale = 1.0
-        self.value = self.scale = max(self.of(M), 1e-200)
+        self.scale = self.of(M)
 
     def of(self, M: Tensor) -> float:
         quotients = (self.vectors.conj() * (M @ self.vectors)).sum((1, 2)).real
-        self.value = float(mean(quotients, self.weights)) / self.scale
+        self.value = max(float(mean(quotients, self.weights)), torch.finfo(quotients.dtype).tiny) / self.scale
         return self.value
 
     def cotangent(self, total: Tensor) -> Factors:
@@ -208,25 +208,29 @@ class Coordinates:
         if not made.feasible:
             raise ValueError("expected feasible multipliers to start from; take those of `closed_forms`")
         self.sizes = [variable.size for variable in self.variables.values()]
+        self._opened: Pass | None = made
 
     def _open(self, position: int, multiplier: Tensor, read: tuple[Tensor, ...]) -> Tensor:
         step = self.trial.plan.steps[position]
         first = multiplier.to(self.trial.device, self.trial.dtype)
-        self.variables[position] = _KINDS[type(step)](self.trial, step, first, read)
-        return first
+        variable = self.variables[position] = _KINDS[type(step)](self.trial, step, first, read)
+        return variable.multiplier(first.new_zeros(variable.size), read)
 
     def sharpen(self, mu: float) -> None:
         """Set the smoothness of the coordinates that have one."""
         for variable in self.variables.values():
             if isinstance(variable, _OfPool):
-                variable.mu = mu
+                variable.mu, self._opened = mu, None
 
     def zero(self) -> Tensor:
         """Return the vector of the choice given at first."""
         return torch.zeros(sum(self.sizes), dtype=self.trial.dtype, device=self.trial.device)
 
     def run(self, x: Tensor) -> Pass:
-        """Return the forward pass at x."""
+        """Return the forward pass at x; the one at zero, which opened the coordinates, is taken once for nothing."""
+        opened, self._opened = self._opened, None
+        if opened is not None and not bool(x.any()):
+            return opened
         parts = dict(zip(self.variables, torch.split(x, self.sizes), strict=True))
         return self.trial.run(lambda position, read: self.variables[position].multiplier(parts[position], read))
 
