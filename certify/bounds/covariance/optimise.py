@@ -87,7 +87,14 @@ def optimise(
     Raises:
         ValueError: If no closed form is feasible in floating point: the plan holds numbers that are not finite.
     """
-    large = work(plan) > LARGE
+    if work(plan) <= LARGE:
+        return _searched(plan, effort, objective, warm, large=False)
+    return _in_double(plan, _searched(plan, effort, objective, warm, large=True))
+
+
+def _searched(
+    plan: Plan, effort: Effort, objective: Objective, warm: Multipliers | None, *, large: bool
+) -> Multipliers:
     trial = Trial(plan, torch.float32 if large else torch.float64)
     goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
     best = _Best()
@@ -100,8 +107,7 @@ def optimise(
     if any(trial.free) and (not large or effort != "fast"):
         stages = STAGES["fast"] if large else STAGES[effort]
         _search(trial, goal, best, evaluations(plan, effort), barriers=not large, stages=stages)
-    del trial  # its matrices in single precision make room for those in double
-    return _in_double(plan, best.multipliers or {}) if large else best.multipliers or {}
+    return best.multipliers or {}
 
 
 def _taken_over(coarse: Plan, effort: Effort, objective: Objective, fine: Trial) -> Pass:
