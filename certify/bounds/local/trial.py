@@ -203,7 +203,7 @@ def run_trial(centres: Centres, eps: Tensor, relative: Relative, cuts: Sequence[
         relative: The multipliers to use.
         cuts: Layers of functionals beside the last hidden one.
     """
-    ascent = _Ascent(centres, eps, relative)
+    ascent = Ascent(centres, eps, relative)
     for k in range(centres.hidden):
         ascent.climb(k)
     v, s, kept = centres.lines.margins(centres.rows, centres.offsets, ascent.below)
@@ -228,7 +228,7 @@ def _at_centre(centres: Centres, k: int, rows: Tensor, offsets: Tensor) -> tuple
     return rows, (rows @ h[..., None])[..., 0] + offsets
 
 
-class _Ascent:
+class Ascent:
     """The walk up the chain: what is known of the layers so far."""
 
     def __init__(self, centres: Centres, eps: Tensor, relative: Relative) -> None:
