@@ -45,6 +45,7 @@ DIRECT_SIDE = 192  # up to this side LAPACK's eigenvalues cost less than Lanczos
 PANELS, LEAST_PANEL = 4, 384  # of a Gram matrix, whose upper triangle need not be multiplied out
 SKETCH_STEPS, CLOSER_STEPS, CLOSER = 8, 24, 6  # of all matrices of a batch; then of its largest few
 SAMPLED, LEAST_SAMPLED = 4, 64  # a part of a large batch gives the first guess; what fails at it is looked at again
+CACHED_NUMBERS = 2**17  # of the matrices that are factorised in one call: larger batches leave the cache
 POLISH_STEPS = 8  # in double precision, after an iteration in single precision
 SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
@@ -136,8 +137,14 @@ def proved_at_most(grams: Grams, s: float) -> Tensor:
     shift = add_up(*shift_terms(grams, s2))
     if not (s > 0.0 and shift < s2 < math.inf):
         return torch.zeros(grams.matrices.shape[0], dtype=torch.bool)
-    diagonal = (s2 - grams.matrices.diagonal(dim1=1, dim2=2).real) - shift
-    shifted = -grams.matrices
+    few = max(1, CACHED_NUMBERS // grams.matrices[0].numel())
+    return torch.cat([_factorises(H, s2, shift) for H in torch.split(grams.matrices, few)])
+
+
+def _factorises(H: Tensor, s2: float, shift: float) -> Tensor:
+    """Return for each of a few matrices whether the diagonal of M is positive and its factorisation succeeds."""
+    diagonal = (s2 - H.diagonal(dim1=1, dim2=2).real) - shift
+    shifted = -H
     shifted.diagonal(dim1=1, dim2=2).copy_(diagonal)
     factor, info = torch.linalg.cholesky_ex(shifted)
     finite = torch.isfinite(factor.diagonal(dim1=1, dim2=2).real).all(1)

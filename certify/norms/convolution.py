@@ -26,6 +26,7 @@ from certify.norms.torus import (
     Bound,
     circular_limits,
     fits_torus,
+    plane_wave,
     size_free_limits,
     torus_upper,
     unstrided_upper,
@@ -39,6 +40,7 @@ LEAST_BANDED_SIDE = 512  # smaller matrices are factorised whole
 MOST_BANDED_OPERATIONS = 1.0e11  # one or two seconds on two cores
 MOST_BANDED_NUMBERS = 1.5e8  # 1.2 GB
 MOST_TABLE = 2**24  # numbers of the table of one axis: which places meet through which taps
+WARM_STEPS = 15  # for a lower bound, from the wave that a torus suggests
 CLOSE_STEPS, CLOSE_TOLERANCE, POLISH_STEPS = 300, 2e-6, 16  # of the candidate vector for an exact proof
 
 
@@ -180,7 +182,17 @@ def _zeros(conv: Convolution, most: float) -> Found:
     if all(_reads_whole_patches(axis) for axis in conv.axes):
         yield _separate(conv)
     else:
-        yield _exact(conv, most) or (0.0, _zeros_upper(conv))
+        yield _exact(conv, most) or _torus(conv) or (0.0, _no_torus_upper(conv))
+
+
+def _torus(conv: Convolution) -> tuple[float, Bound] | None:
+    """Bound a convolution in a torus, from below by a few steps from the wave that has the largest norm there."""
+    found = torus_upper(conv)
+    if found is None:
+        return None
+    bound, peak = found
+    start = plane_wave(conv, peak) if len(peak.vector) else None
+    return vector_lower(conv, candidate(conv, start, steps=WARM_STEPS)), bound
 
 
 def _circular(conv: Convolution, most: float) -> Found:
@@ -284,7 +296,12 @@ def _input_vector(conv: Convolution, proof: Proof) -> Tensor:
 
 def _zeros_upper(conv: Convolution) -> Bound:
     """Return the best affordable bound of a zero-padded convolution too large for its matrix."""
-    return torus_upper(conv) or _free_upper(conv) or unfolded_upper(conv)
+    found = torus_upper(conv)
+    return _no_torus_upper(conv) if found is None else found[0]
+
+
+def _no_torus_upper(conv: Convolution) -> Bound:
+    return _free_upper(conv) or unfolded_upper(conv)
 
 
 def _free_upper(conv: Convolution) -> Bound | None:

@@ -79,18 +79,26 @@ def vector_lower(conv: Convolution, x: Tensor) -> float:
     return product_lower(product, apply(conv, kernel.abs(), x.abs()), x, kernel[0, 0].numel())
 
 
-def candidate(conv: Convolution, *, steps: int = STEPS, tolerance: float = 1e-4, polish: int = 0) -> Tensor:
+def candidate(
+    conv: Convolution, guess: Tensor | None = None, *, steps: int = STEPS, tolerance: float = 1e-4, polish: int = 0
+) -> Tensor:
     """Estimate the top right singular vector ``[G, ci, *size]`` by Lanczos steps on the smaller side.
 
     Args:
         conv: The convolution.
+        guess: An input to start from, a random one if None.
         steps: The most steps in float32.
         tolerance: Of their residual, relative to the Ritz value.
         polish: Steps in float64 from what the others found.
     """
     rows, columns = sides(conv)
-    start = start_vector(1, conv.kernel.shape[0] * min(rows, columns), dtype=torch.float32)
-    vector = lanczos(_normal_map(conv, conv.kernel.to(torch.float32)), start, steps, tolerance=tolerance)[1].double()
+    kernel = conv.kernel.to(torch.float32)
+    if guess is None:
+        start = start_vector(1, conv.kernel.shape[0] * min(rows, columns), dtype=torch.float32)
+    else:
+        single = guess.to(torch.float32)
+        start = (single if columns <= rows else apply(conv, kernel, single)).reshape(1, -1)
+    vector = lanczos(_normal_map(conv, kernel), start, steps, tolerance=tolerance)[1].double()
     if polish:
         vector = lanczos(_normal_map(conv, conv.kernel), vector, polish)[1]
     inputs, outputs = _shapes(conv)

@@ -37,7 +37,7 @@ from certify.norms.vectors import norm_upper, product_lower
 from certify.rounding import U64, add_up, gamma_up, mul_up, sub_down
 
 MOST_HELD = 2**25  # numbers of one set of correlations, of which there are three
-BLOCK_NUMBERS = 2**23  # complex numbers held at once per block of frequencies
+BLOCK_NUMBERS, LEAST_FREQUENCIES = 2**20, 8  # complex numbers held at once per part of a grid, if it has so many
 
 
 @dataclass(frozen=True)
@@ -116,16 +116,19 @@ class Symbol:
         return correlate(self.kernel)
 
     def parts(self, grid: Grid) -> Iterator[Part]:
-        """Yield the groups and frequencies of a grid in parts that fit into memory."""
+        """Yield the groups and frequencies of a grid in small parts, each spread over the whole grid.
+
+        What one part shows of the largest norm then serves the others, and their matrices stay in the cache.
+        """
         groups, co, ci = self.kernel.shape[:3]
         held = co * ci + 3 * min(co, ci) ** 2
-        most = max(1, BLOCK_NUMBERS // held)
+        most = max(LEAST_FREQUENCIES, BLOCK_NUMBERS // held)
         group_step = min(groups, most)
-        step = max(1, most // group_step)
+        count = math.ceil(grid.size / max(1, most // group_step))
         for first_group in range(0, groups, group_step):
             chosen = slice(first_group, min(first_group + group_step, groups))
-            for first in range(0, grid.size, step):
-                yield Part(chosen, torch.arange(first, min(first + step, grid.size)))
+            for first in range(count):
+                yield Part(chosen, torch.arange(first, grid.size, count))
 
     def matrices(self, grid: Grid, part: Part) -> Tensor:
         """Return the symbol matrices of a part, tall: ``[F * G, m, n]`` with n <= m."""
@@ -190,17 +193,29 @@ def unit_roots(order: int) -> Tensor:
         return torch.tensor([complex(mpmath.cospi(t), mpmath.sinpi(t)) for t in turns], dtype=torch.complex128)
 
 
+class Peak(NamedTuple):
+    """Where the largest ||D(w)|| seems to be: the group, the frequency in turns per axis, the right singular vector.
+
+    The vector is that of D(w), or of its transpose where that is tall; it is empty where nothing was estimated.
+    """
+
+    group: int
+    turns: tuple[float, ...]
+    vector: Tensor
+
+
 class GridLimits(NamedTuple):
-    """Proved limits of the largest ||D(w)|| on a grid, and the frequency (in turns) where it seems to be."""
+    """Proved limits of the largest ||D(w)|| on a grid, and the candidate that gave the lower one."""
 
     lower: float
     upper: float
-    peak: tuple[float, ...]
+    peak: Peak
 
 
 def grid_limits(symbol: Symbol, grid: Grid, give_up: float = math.inf) -> GridLimits:
     """Return proved limits of the largest ||D(w)|| on a grid, over all groups; infinity once above ``give_up``."""
-    lower, upper, peak = 0.0, 0.0, grid.turns(torch.zeros(1, dtype=torch.int64))
+    lower, upper = 0.0, 0.0
+    peak = Peak(0, grid.turns(torch.zeros(1, dtype=torch.int64)), torch.zeros(0))
     for part in symbol.parts(grid):
         proof = prove_upper(symbol.grams(grid, part), upper)
         upper = proof.upper
@@ -208,7 +223,8 @@ def grid_limits(symbol: Symbol, grid: Grid, give_up: float = math.inf) -> GridLi
             return GridLimits(lower, math.inf, peak)
         if proof.index >= 0:
             one = part.one(proof.index)
-            A, v, peak = symbol.matrices(grid, one)[0], proof.vector, grid.turns(one.places)
+            A, v = symbol.matrices(grid, one)[0], proof.vector
+            peak = Peak(one.groups.start, grid.turns(one.places), v)
             lower = max(lower, product_lower(A @ v, A.abs() @ v.abs(), v, 4 * A.shape[1]))
     return GridLimits(max(0.0, sub_down(lower, symbol.error)), add_up(upper, symbol.error), peak)
 

@@ -32,8 +32,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from certify.norms.geometry import Axis, Convolution
-from certify.norms.symbol import Grid, Symbol, grid_limits, is_below_near, operations, polyphase, unit_roots
+from certify.norms.products import adjoint
+from certify.norms.symbol import Grid, Peak, Symbol, grid_limits, is_below_near, operations, polyphase, unit_roots
 from certify.rounding import div_up, down, mul_up, sqrt_up
 
 # About twenty seconds of one core, five for a grid of (S), three for grids that only might improve on the first.
@@ -59,8 +63,8 @@ def symbol_of(conv: Convolution) -> Symbol:
     return Symbol(polyphase(conv.kernel, tuple(axis.stride for axis in conv.axes), dilations), (1,) * len(dilations))
 
 
-def torus_upper(conv: Convolution) -> Bound | None:
-    """Return the bound of a zero-padded convolution of known size, or None if it would take too long."""
+def torus_upper(conv: Convolution) -> tuple[Bound, Peak] | None:
+    """Return the bound of a zero-padded convolution of known size and its peak, or None if it would take too long."""
     symbol = symbol_of(conv)
     least = [least_side(axis) for axis in conv.axes]
     grids = [_grid(symbol, [side + more for side in least], halved) for more, halved in _VARIANTS]
@@ -72,9 +76,32 @@ def torus_upper(conv: Convolution) -> Bound | None:
     for grid in grids[1:]:
         spent += operations(symbol, grid)
         limit = best.upper * (1.0 - LEAST_GAIN)
-        if spent <= MOST_EXTRA_OPERATIONS and grid.size > 1 and is_below_near(symbol, grid, limit, first.peak):
+        if spent <= MOST_EXTRA_OPERATIONS and grid.size > 1 and is_below_near(symbol, grid, limit, first.peak.turns):
             best = min(best, Bound(grid_limits(symbol, grid, limit).upper, _name(conv, f"torus {grid}")))
-    return best
+    return best, first.peak
+
+
+def plane_wave(conv: Convolution, peak: Peak) -> Tensor:
+    r"""Return the input ``[G, ci, *size]`` that a peak of the symbol suggests: its wave, faded out at the borders.
+
+    An input v e^(-i w.j) at the pixels s j + r - before of phase r has the output D(w) v e^(-i w.j); where D(w) is
+    wide, the peak's vector belongs to D(w)^T and the wave is one of outputs, which the adjoint map takes back.
+    """
+    groups, co, ci = conv.kernel.shape[:3]
+    by_inputs = ci * math.prod(axis.stride for axis in conv.axes) <= co
+    vector = peak.vector.to(torch.complex128)
+    vector = vector * vector[vector.abs().argmax()].conj()  # its real part shall not vanish
+    steps = [axis.stride if by_inputs else 1 for axis in conv.axes]
+    wave = (vector if by_inputs else vector.conj()).reshape(-1, *steps)
+    for place, (axis, step, turns) in enumerate(zip(conv.axes, steps, peak.turns, strict=True)):
+        size = axis.known_size if by_inputs else axis.known_outputs
+        pixels = torch.arange(size) + (axis.before if by_inputs else 0)
+        fading = torch.sin(math.pi * torch.arange(1, size + 1, dtype=torch.float64) / (size + 1))
+        factor = torch.polar(fading, -2.0 * math.pi * turns * (pixels // step).double())
+        wave = wave.index_select(1 + place, pixels % step) * factor.reshape(-1, *[1] * (len(steps) - 1 - place))
+    spread = torch.zeros(groups, *wave.shape, dtype=torch.float64)
+    spread[peak.group] = wave.real
+    return spread if by_inputs else adjoint(conv, conv.kernel, spread)
 
 
 _VARIANTS = ((0, False), (0, True), (1, False), (1, True), (2, False))
