@@ -231,7 +231,7 @@ class Goal:
 
 def evaluations(plan: Plan, effort: Effort) -> int:
     """Return how many forward and backward passes the effort allows for a plan."""
-    return int(min(MOST[effort], max(FEWEST[effort], WORK[effort] / work(plan))))
+    return int(min(MOST[effort], max(FEWEST[effort], WORK[effort] / max(1.0, work(plan)))))
 
 
 def work(plan: Plan) -> float:
