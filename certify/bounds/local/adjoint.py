@@ -45,8 +45,8 @@ def focus(ratio: Tensor) -> Tensor:
     return torch.nan_to_num((least / ratio).pow(SHARPNESS), nan=0.0)
 
 
-def sweep(steps: Sequence[Step], weights: Sequence[Tensor], u: Tensor, emphasis: Tensor) -> list[Tensor]:
-    """Return, for every step, the ratio whose power updates D, ``[B, p]`` (1 for stable rows).
+def sweep(steps: Sequence[Step], weights: Sequence[Tensor], u: Tensor, emphasis: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return, for every step, the ratio whose power updates D, ``[B, p]`` (1 for stable rows), and u of the first.
 
     Args:
         steps: The activations of the layers before the last hidden one.
@@ -65,4 +65,4 @@ def sweep(steps: Sequence[Step], weights: Sequence[Tensor], u: Tensor, emphasis:
         ratio = torch.where(step.rows.mask & (reach > 0), (w * root).norm(dim=1) / reach, 1.0)
         found.append(step.mid.new_ones(step.mid.shape).scatter(1, step.rows.index, ratio))
         u = scaled.scatter_add(2, index, w)
-    return found[::-1]
+    return found[::-1], u

@@ -23,7 +23,7 @@ from certify.bounds.local.centres import Centres as Proved
 from certify.bounds.local.centres import centres_of
 from certify.bounds.local.layers import Chain
 from certify.bounds.local.lines import Bounds, Relaxation
-from certify.bounds.local.recursion_proof import Certificate, first_matrix, prove_bounds, prove_trial
+from certify.bounds.local.recursion_proof import Certificate, first_matrix, prove_bounds, prove_trial, proved_stretch
 from certify.bounds.local.search import EFFORTS, Effort, Found, search
 from certify.bounds.local.trial import EVERYWHERE, LINES, Centres, Trial, fresh, run_trial
 from certify.results import Effort as EffortWord
@@ -64,7 +64,7 @@ class LocalNetwork:
     def settings(self) -> Effort:
         """The effort, without the recursion where layers are too large for it."""
         hidden = self.chain.layers[:-1]
-        small = bool(hidden) and max(layer.rows for layer in hidden) <= MOST_ROWS and self.norm == "l2"
+        small = bool(hidden) and max(layer.rows for layer in hidden) <= MOST_ROWS
         return EFFORTS[self.effort] if small else replace(EFFORTS[self.effort], trials=0)
 
     @property
@@ -93,11 +93,17 @@ class LocalNetwork:
         return self.first[0].to(torch.float32)
 
     def bounds(self, centres: Proved, eps: float) -> list[Bounds]:
-        """Return proved bounds of all hidden layers on a ball around one centre, with the recursion's first trial."""
+        """Return proved bounds of all hidden layers on an l2 ball around one centre, with the recursion's first trial.
+
+        Raises:
+            ValueError: If the network is one for balls in linf.
+        """
+        if self.norm != "l2":
+            raise ValueError(f"expected a network for balls in l2, got one for {self.norm}")
         y = centres.z[-1].argmax(1)
         searched = _Batch(self, centres, y, None).searched(torch.float64)
         trial = run_trial(searched, searched.margins.new_tensor([eps]), fresh(searched, ()), ())
-        return prove_bounds(self.chain, self.first, centres, eps, trial, self.norm)
+        return prove_bounds(self.chain, self.first, centres, eps, trial)
 
     def certify(
         self, x: Tensor, chosen: Tensor, *, rounded_input: bool = False, gains: Tensor | None = None
@@ -135,8 +141,37 @@ class _Batch:
         with torch.no_grad():
             if len(self.network.chain.layers) == 1:  # no ball matters
                 return [self._prove(n, Found(0.0, HUGE, AFFINE)) for n in range(len(self.chosen))]
+            if self.network.norm == "linf":
+                return self._certify_class_by_class()
             found = search(self.searched(torch.float32), self.network.settings, self.network.cuts)
             return [self._certify_one(n, one) for n, one in enumerate(found)]
+
+    def _certify_class_by_class(self) -> list[list[Certificate]]:
+        """Return certificates by linear relaxation, then by a recursion of its own for each class that limits a radius.
+
+        In linf every class has a P_0 of its own, so it is searched alone, and may be certified on another ball.
+        """
+        centres, settings = self.searched(torch.float32), self.network.settings
+        best = [self._prove(n, one) for n, one in enumerate(search(centres, replace(settings, trials=0), ()))]
+        tried: list[set[int]] = [set() for _ in best]
+        while settings.trials:
+            pairs = [(n, min(range(len(row)), key=lambda j: row[j].radius)) for n, row in enumerate(best)]
+            pairs = [(n, j) for n, j in pairs if j not in tried[n] and best[n][j].v > 0.0]
+            if not pairs:
+                break
+            alone = centres.choose_margins(torch.tensor(pairs))
+            for (n, j), found in zip(pairs, search(alone, settings, self.network.cuts), strict=True):
+                tried[n].add(j)
+                if found.trial is not None and found.trial.relative is not None:
+                    best[n][j] = max(best[n][j], self._prove_alone(n, j, found, found.trial), key=lambda c: c.radius)
+        return best
+
+    def _prove_alone(self, n: int, j: int, found: Found, trial: Trial) -> Certificate:
+        """Return the certificate of one margin of an example."""
+        chain, one = self.network.chain, _only(self.proved, n)
+        first = first_matrix(chain.layers[0], proved_stretch(trial.relative))
+        chosen = int(self.chosen[n])
+        return prove_trial(chain, first, one, chosen, found.eps, trial, self.network.norm, [j])[j]
 
     def _certify_one(self, n: int, found: Found) -> list[Certificate]:
         """Prove what was found; fall back on a search in double precision, then on linear relaxation alone."""
@@ -178,9 +213,10 @@ class _Batch:
         offsets = last.bias[y][:, None] - last.bias[self.others]
         margins = z[-1].gather(1, y[:, None]) - z[-1].gather(1, self.others)
         lines = Relaxation(self.network.chain, tuple(one.to(dtype) for one in z), self.network.norm)
-        gram = self.network.gram(dtype) if self.network.settings.trials else None
+        wanted = self.network.settings.trials and self.network.norm == "l2"
+        gram = self.network.gram(dtype) if wanted else None
         everywhere = None if self.gains is None else self.gains.to(dtype)
-        return Centres(lines, rows.to(dtype), offsets.to(dtype), margins.to(dtype), gram, None, everywhere)
+        return Centres(lines, rows.to(dtype), offsets.to(dtype), margins.to(dtype), gram, everywhere)
 
 
 def limiting(certificates: Sequence[Certificate], error: float) -> tuple[int, Certificate]:

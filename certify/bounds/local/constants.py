@@ -118,7 +118,7 @@ def slopes_on_ball(chain: Chain, x: Tensor, ball: float, norm: Norm) -> list[_Sl
 def _bounds(chain: Chain, x: Tensor, ball: float, norm: Norm) -> list[Bounds]:
     """Return proved bounds of all hidden layers on the ball."""
     centres, network = centres_of(chain, x[None], rounded_input=False), LocalNetwork(chain, norm)
-    if network.settings.trials:
+    if norm == "l2" and network.settings.trials:
         return network.bounds(centres, ball)
     lines = ProvedRelaxation(chain, centres, norm)
     below: list[Bounds] = []

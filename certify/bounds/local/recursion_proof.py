@@ -22,6 +22,7 @@ column). An error dg of g costs sqrt(dg^T K^-1 dg) <= ||dg|| / sqrt(kappa) in th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,7 +111,7 @@ def prove_trial(
     eps: float,
     trial: Trial,
     norm: Norm = "l2",
-    stretch: Tensor | None = None,
+    places: Sequence[int] | None = None,
 ) -> list[Certificate]:
     """Return a proved certificate for every class but the chosen one, in order.
 
@@ -122,8 +123,11 @@ def prove_trial(
         eps: The radius.
         trial: What was found there, of a batch of one.
         norm: Of the ball.
-        stretch: Roots of the diagonal of P_0 in ``first``, ``[n]``; None for ones.
+        places: Which margins the trial is about, in its order; by default all.
     """
+    stretch = proved_stretch(trial.relative)
+    if norm == "linf" and stretch is None:
+        first = None  # the recursion of l2 balls says nothing here
     ascent = _Ascent(chain, first, ProvedRelaxation(chain, centres, norm), eps, stretch)
     going = trial.relative is not None and first is not None
     for k in range(len(chain.layers) - 1):
@@ -132,25 +136,36 @@ def prove_trial(
     found = [
         Certificate(float(v), float(s), LINES, eps) for v, s in zip(margins.lower[0], margins.slope[0], strict=True)
     ]
-    return [_better(ascent, trial, margins, j, one) for j, one in enumerate(found)]
+    for t, j in enumerate(range(len(found)) if places is None else places):
+        found[j] = _better(ascent, trial, t, margins, j, found[j])
+    return found
 
 
-def prove_bounds(
-    chain: Chain, first: Tensor, centres: Centres, eps: float, trial: Trial, norm: Norm = "l2"
-) -> list[Bounds]:
-    """Return proved bounds of the pre-activations of all hidden layers on the ball, with the multipliers of a trial."""
-    ascent, going = _Ascent(chain, first, ProvedRelaxation(chain, centres, norm), eps, None), True
+def proved_stretch(relative: Relative | None) -> Tensor | None:
+    """Return roots h of the diagonal of P_0 with sum 1 / h^2 <= 1, ``[n]``; None for ones, in l2.
+
+    Then d^T P_0^-1 d = sum d_j^2 / h_j^2 <= ||d||_inf^2. The sum of n floats and its n quotients err by less than 1e-9.
+    """
+    if relative is None or relative.stretch is None:
+        return None
+    h = relative.stretch[0].double()
+    return h * ((1.0 / h.square()).sum().sqrt() * (1.0 + 1e-8))
+
+
+def prove_bounds(chain: Chain, first: Tensor, centres: Centres, eps: float, trial: Trial) -> list[Bounds]:
+    """Return proved bounds of the pre-activations of all hidden layers on an l2 ball, with a trial's multipliers."""
+    ascent, going = _Ascent(chain, first, ProvedRelaxation(chain, centres), eps, None), True
     for k in range(len(chain.layers) - 1):
         going = ascent.climb(k, trial) if going else ascent.climb_by_lines(k)
     return ascent.below
 
 
-def _better(ascent: _Ascent, trial: Trial, margins: Margins, j: int, lines: Certificate) -> Certificate:
-    """Return the certificate of class number j that the trial names, where it is proved and better."""
-    if trial.relative is None or not 0 <= (k := int(trial.method[0, j])) < len(ascent.stages):
+def _better(ascent: _Ascent, trial: Trial, t: int, margins: Margins, j: int, lines: Certificate) -> Certificate:
+    """Return the certificate of margin j that the trial names for its margin t, where it is proved and better."""
+    if trial.relative is None or not 0 <= (k := int(trial.method[0, t])) < len(ascent.stages):
         return lines
     rows, const = margins.kept[k]
-    relative, scale = trial.relative.functionals[k][0, j], float(trial.functional_scales[k][0, j])
+    relative, scale = trial.relative.functionals[k][0, t], float(trial.functional_scales[k][0, t])
     s = ascent.move(k, rows[0, j], relative.double(), scale)
     found = Certificate(ascent.value(k, rows[0, j], float(const[0, j])), s, k, ascent.eps)
     return max(lines, found, key=lambda one: one.ratio)

@@ -18,7 +18,7 @@ from torch import Tensor
 from certify.bounds.local.adjoint import focus, growth, sweep
 from certify.bounds.local.functionals import Functionals, Signs, functional_moves, signed_slopes
 from certify.bounds.local.layers import Chain
-from certify.bounds.local.lines import Bounds, Relaxation
+from certify.bounds.local.lines import Bounds, Relaxation, through_lines
 from certify.bounds.local.recursion import (
     Ellipsoid,
     Explicit,
@@ -34,6 +34,7 @@ from certify.bounds.local.recursion import (
 )
 
 MOST_CUT_ROWS = 150
+LEAST_SHARE = 1e-3  # of an entry of q, beside the largest
 LINES, EVERYWHERE = -1, -2  # in place of the layer of a functional: linear relaxation, a gain over all inputs
 
 
@@ -42,8 +43,8 @@ class Centres:
     """A batch of inputs and everything about them that no radius changes, in the precision of the trials.
 
     ``lines`` is their linear relaxation, ``rows`` are the margins as rows on the last hidden layer ``[B, o, m]`` with
-    ``offsets`` ``[B, o]``, ``margins`` their values; ``gram`` is W_1 W_1^T, ``stretch`` the roots of the diagonal of
-    P_0 ``[B, d]`` (None: ones), ``everywhere`` the gains of the margins over all inputs ``[B, o]``, if known.
+    ``offsets`` ``[B, o]``, ``margins`` their values; ``gram`` is W_1 W_1^T, ``everywhere`` the gains of the
+    margins over all inputs ``[B, o]``, if known.
     """
 
     lines: Relaxation
@@ -51,7 +52,6 @@ class Centres:
     offsets: Tensor
     margins: Tensor
     gram: Tensor | None
-    stretch: Tensor | None = None
     everywhere: Tensor | None = None
 
     @property
@@ -77,8 +77,18 @@ class Centres:
             rows=self.rows[index],
             offsets=self.offsets[index],
             margins=self.margins[index],
-            stretch=None if self.stretch is None else self.stretch[index],
             everywhere=None if self.everywhere is None else self.everywhere[index],
+        )
+
+    def choose_margins(self, pairs: Tensor) -> Centres:
+        """Return a batch with one margin each: pairs (example, margin) ``[P, 2]``."""
+        found, at = self.choose(pairs[:, 0]), pairs[:, 1, None]
+        return replace(
+            found,
+            rows=found.rows.gather(1, at[..., None].expand(-1, -1, found.rows.shape[2])),
+            offsets=found.offsets.gather(1, at),
+            margins=found.margins.gather(1, at),
+            everywhere=None if found.everywhere is None else found.everywhere.gather(1, at),
         )
 
 
@@ -86,17 +96,20 @@ class Centres:
 class Relative:
     """The relative multipliers e of a batch: per layer ``[B, m_k]``, and of the functionals ``[B, o, m_k]``.
 
-    ``age`` counts the passes that improved them, ``[B]``.
+    ``age`` counts the passes that improved them, ``[B]``; ``stretch`` are the roots of the diagonal of P_0, 1 / sqrt(q)
+    in linf ``[B, d]`` (None: ones, in l2).
     """
 
     layers: dict[int, Tensor]
     functionals: dict[int, Tensor]
     age: Tensor
+    stretch: Tensor | None = None
 
     def choose(self, index: Tensor) -> Relative:
         """Return those of some of the batch."""
         layers = {k: e[index] for k, e in self.layers.items()}
-        return Relative(layers, {k: e[index] for k, e in self.functionals.items()}, self.age[index])
+        functionals = {k: e[index] for k, e in self.functionals.items()}
+        return Relative(layers, functionals, self.age[index], None if self.stretch is None else self.stretch[index])
 
     def put(self, index: Tensor, new: Relative) -> None:
         """Replace those of some of the batch, in place."""
@@ -104,6 +117,8 @@ class Relative:
             for k, e in others.items():
                 mine[k][index] = e
         self.age[index] = new.age
+        if self.stretch is not None and new.stretch is not None:
+            self.stretch[index] = new.stretch
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,12 +186,30 @@ def ratios(v: Tensor, s: Tensor) -> Tensor:
 
 
 def fresh(centres: Centres, cuts: Sequence[int]) -> Relative:
-    """Return e = 1."""
+    """Return e = 1, and in linf q by the gradients at the centres."""
     z, count = centres.z, centres.rows.shape[1]
     layers = {k: torch.ones_like(z[k]) for k in range(centres.hidden - 1)}
     ends = (*cuts, centres.hidden - 1)
     functionals = {k: torch.ones_like(z[k])[:, None].repeat(1, count, 1) for k in ends}
-    return Relative(layers, functionals, torch.zeros(len(z[0]), dtype=torch.long))
+    return Relative(layers, functionals, torch.zeros(len(z[0]), dtype=torch.long), _first_stretch(centres))
+
+
+def _first_stretch(centres: Centres) -> Tensor | None:
+    if centres.lines.norm == "l2":
+        return None
+    below: list[Bounds] = []
+    eps = torch.zeros_like(centres.margins[:, 0])
+    for k in range(centres.hidden):
+        below.append(centres.lines.bounds(k, eps, below))
+    rows, const = centres.lines.margins(centres.rows, centres.offsets, below)[2][0]
+    rows, _ = through_lines(rows, const, centres.lines.lines(0, below))
+    return stretch_of(centres.chain.layers[0].backward(rows).abs().sum(1))
+
+
+def stretch_of(q: Tensor) -> Tensor:
+    """Return 1 / sqrt(q) for positive q of sum 1 in proportion to given sizes ``[B, d]``, none of them very small."""
+    q = q + LEAST_SHARE * q.amax(1, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny)
+    return (q / q.sum(1, keepdim=True)).rsqrt()
 
 
 def lines_trial(centres: Centres, eps: Tensor) -> Trial:
@@ -215,11 +248,10 @@ def run_trial(centres: Centres, eps: Tensor, relative: Relative, cuts: Sequence[
         found, functionals[k] = ascent.functionals(k, rows)
         scales[k] = found.scale
         best = best.better(v, found.phi.clamp_min(0).sqrt(), k)
-    layers = ascent.improve(found, best.ratio)
+    layers, stretch = ascent.improve(found, best.ratio)
     steps = {k: step.scale for k, step in enumerate(ascent.steps)}
-    return replace(
-        best, scales=steps, functional_scales=scales, improved=Relative(layers, functionals, relative.age + 1)
-    )
+    improved = Relative(layers, functionals, relative.age + 1, stretch)
+    return replace(best, scales=steps, functional_scales=scales, improved=improved)
 
 
 def _at_centre(centres: Centres, k: int, rows: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,7 +292,7 @@ class Ascent:
 
     def _first(self, alive: Tensor) -> tuple[Tensor, Ellipsoid]:
         """Return the ellipsoid of the first layer, and its rows."""
-        layer, gram, stretch = self.centres.chain.layers[0], self.centres.gram, self.centres.stretch
+        layer, gram, stretch = self.centres.chain.layers[0], self.centres.gram, self.relative.stretch
         if self.centres.hidden > 1 and (layer.window is not None or alive.shape[1] > layer.columns):
             return torch.arange(layer.rows).expand(len(alive), -1), Factored(
                 layer, self.eps.dtype, stretch, gram, self.centres.lines.patches
@@ -298,15 +330,27 @@ class Ascent:
         found = functional_moves(stage.ellipsoid.M, c, signed_slopes(c, stage.slopes, stage.signs), e.gather(2, index))
         return found, e.scatter(2, index, e.gather(2, index) * growth(found.ratio, self.relative.age))
 
-    def improve(self, found: Functionals, ratio: Tensor) -> dict[int, Tensor]:
-        """Return the layers' multipliers to try next, given the functionals of the last hidden layer."""
+    def improve(self, found: Functionals, ratio: Tensor) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Return the layers' multipliers and the stretch to try next, given functionals of the last hidden layer."""
         layers = dict(self.relative.layers)
         emphasis = focus(ratio) / found.phi
-        for k, change in enumerate(sweep(self.steps, self.weights, found.u, emphasis)):
+        changes, u = sweep(self.steps, self.weights, found.u, emphasis)
+        for k, change in enumerate(changes):
             alive = self.stages[k].alive
             grown = pick(layers[k], alive) * growth(change, self.relative.age) * self.steps[k].raised[:, None]
             layers[k] = layers[k].scatter(1, alive, grown)
-        return layers
+        return layers, self._restretched(u, emphasis)
+
+    def _restretched(self, u: Tensor, emphasis: Tensor) -> Tensor | None:
+        """Return the stretch half way, on a log scale, to q in proportion to |W_1^T u|, which is optimal for that u."""
+        stretch = self.relative.stretch
+        if stretch is None:
+            return None
+        layer, alive = self.centres.chain.layers[0], self.stages[0].alive
+        full = u.new_zeros(*u.shape[:2], layer.rows).scatter(2, alive[:, None].expand(-1, u.shape[1], -1), u)
+        sizes = (layer.backward(full) * emphasis.sqrt()[..., None]).norm(dim=1)
+        moved = stretch_of(torch.nan_to_num(sizes, nan=0.0))
+        return (stretch * moved).sqrt() * (1.0 / stretch / moved).sum(1, keepdim=True).sqrt()
 
 
 def _filled(flags: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -191,7 +192,7 @@ def test_at_the_optimum_the_multipliers_are_stationary():
     search.step(loss)
     with torch.no_grad():
         step, found = run(x, y)
-        (ratio,) = sweep([step], [W], found.u, torch.ones(1, 1, dtype=torch.float64))
+        (ratio,), _ = sweep([step], [W], found.u, torch.ones(1, 1, dtype=torch.float64))
         v = (found.u @ W)[0, 0, step.rows.index[0]]
         share = step.D[0] * (step.half[0] * v).square() / found.phi[0, 0]
     matters = step.rows.index[0][share > 0.01]
@@ -282,7 +283,7 @@ def scattered(relative: Relative, random: torch.Generator) -> Relative:
         return e * torch.exp(0.7 * torch.randn(e.shape, generator=random, dtype=e.dtype))
 
     layers = {k: moved(e) for k, e in relative.layers.items()}
-    return Relative(layers, {k: moved(e) for k, e in relative.functionals.items()}, relative.age)
+    return replace(relative, layers=layers, functionals={k: moved(e) for k, e in relative.functionals.items()})
 
 
 def attacked(chain: Chain, x: torch.Tensor, trial, batch: Centres, eps: float, random: torch.Generator):

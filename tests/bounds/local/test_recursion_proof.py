@@ -76,39 +76,41 @@ def centre(graph: Graph, made: Chain, seed: int) -> torch.Tensor:
     return torch.randn(1, *graph.input_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("effort", ["default", "fast"])
+@pytest.mark.parametrize(("norm", "effort"), [("l2", "default"), ("l2", "fast"), ("linf", "default")])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_no_margin_in_the_ball_is_below_its_certificate(name, effort):
+def test_no_margin_in_the_ball_is_below_its_certificate(name, norm, effort):
     graph = NETWORKS[name](11)
     made = chain(graph)
     x = centre(graph, made, 11)
     y = int(made.run(x).argmax())
-    (found,) = LocalNetwork(made, "l2", effort).certify(x, torch.tensor([y]))
+    (found,) = LocalNetwork(made, norm, effort).certify(x, torch.tensor([y]))
     others = [j for j in range(made.outputs) if j != y]
     ball = min(one.ball for one in found)
     assert ball > 0.0
-    for delta in pressing_points(made, x[0], min(ball, 1e3), "l2", 2, 11):
-        logits, rho = run_exactly(graph, real(x[0].numpy()) + real(delta.numpy()))[graph.output], size_of(delta, "l2")
+    for delta in pressing_points(made, x[0], min(ball, 1e3), norm, 2, 11):
+        logits, rho = run_exactly(graph, real(x[0].numpy()) + real(delta.numpy()))[graph.output], size_of(delta, norm)
         for j, one in zip(others, found, strict=True):
             assert logits[y] - logits[j] >= MP.mpf(one.v) - MP.mpf(one.s) * rho
     radius = min(one.radius for one in found)
-    for delta in pressing_points(made, x[0], radius, "l2", 1, 12):
+    for delta in pressing_points(made, x[0], radius, norm, 1, 12):
         logits = run_exactly(graph, real(x[0].numpy()) + real(delta.numpy()))[graph.output]
         assert all(logits[y] >= logits[j] for j in others)
 
 
-@pytest.mark.parametrize("name", ["dense", "deep", "residual", "normalised"])
-def test_the_recursion_certifies_more_than_linear_relaxation(name):
+@pytest.mark.parametrize(
+    ("name", "norm"), [("dense", "l2"), *itertools.product(["deep", "residual", "normalised"], ["l2", "linf"])]
+)
+def test_the_recursion_certifies_more_than_linear_relaxation(name, norm):
     graph = NETWORKS[name](5)
     made = chain(graph)
     x = torch.cat([centre(graph, made, seed) for seed in range(6)])
     y = made.run(x).argmax(1)
     radii = {}
     for effort in ("fast", "default"):
-        found = LocalNetwork(made, "l2", effort).certify(x, y)
+        found = LocalNetwork(made, norm, effort).certify(x, y)
         radii[effort] = torch.tensor([min(one.radius for one in row) for row in found])
     assert bool((radii["default"] >= 0.99 * radii["fast"]).all())
-    assert float(radii["default"].mean()) > 1.01 * float(radii["fast"].mean())
+    assert float(radii["default"].mean()) > 1.005 * float(radii["fast"].mean())
 
 
 def test_a_network_that_is_affine_near_the_example_has_its_exact_radius_from_below():
