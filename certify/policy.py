@@ -18,6 +18,14 @@ classifier's, has probability at most alpha: the certificate at radius 0 is the 
 is this class". So clean accuracy of a smoothed classifier is its certified accuracy at radius 0, with the same alpha.
 For Lipschitz reports it counts the network's own argmax, an observation that nothing random can falsify: alpha = 0.
 
+*Asked radii, and stopping early.* A run that decides asked radii (`at`) speaks of these alone: a gate at another radius
+is an error of the policy, and clean accuracy is the question at a radius so small that it means any positive one
+(`SMALLEST` sigma). Each V_i depends on the draws of its own example only, so a verdict that the examples without draws
+cannot change is that of the whole run, and no level is spent by stopping there: **passed** when the certified examples
+alone suffice, **failed** when these and all open ones would not. The record then says how many are certified at least
+and at most, never a share of those drawn. An example that ended undecided counts as not certified; for a list claim,
+where the other answer could have made the difference, it stays open, and the verdict may end undecided.
+
 A threshold that is out of reach of n examples can only fail or stay undecided; the reason then names the least number
 of examples that could pass. A radius that no vote can reach with the draws asked for is an error of the policy
 (`InputError`), not a verdict on the model.
@@ -36,13 +44,17 @@ from msgspec import UNSET
 from certify.errors import InputError
 from certify.results import (
     GateRow,
+    LipschitzExample,
     Norm,
     Report,
+    SmoothingExample,
     SmoothingReport,
+    SmoothingSettings,
     Verdict,
     certified_at,
     clean_correct,
     refuse_other_words,
+    unsampled_of,
 )
 from certify.rounding import div_down, floor_text
 from certify.stats import (
@@ -59,6 +71,7 @@ from certify.stats import (
 PLANNED_KEYS = frozenset({"baseline", "max_drop", "max"})
 PLANNED_METRICS = frozenset({"class_certified_accuracy", "lipschitz", "mean_radius"})
 MOST_STEPS = 1000
+SMALLEST = 0.001  # times sigma: the asked radius that stands for any positive one
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -194,17 +207,71 @@ def least_examples(gate: Gate, n: int, alpha: float) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Finding:
-    """What a gate found: the count of the n examples, and the chance that one of them counts falsely."""
+class Tally:
+    """What a gate has seen: ``count`` of the ``n`` examples count, each falsely with chance ``alpha`` at most.
+
+    ``unsampled`` examples have no draws yet; ``undecided`` ones have, and their own question stayed open.
+
+    Example:
+        >>> gate = Gate(name="g", metric="certified_accuracy", radius=0.25, min=0.5)
+        >>> Tally(count=113, undecided=0, unsampled=60, n=200, alpha=0.001).verdict(gate)
+        'passed'
+        >>> Tally(count=112, undecided=0, unsampled=60, n=200, alpha=0.001).verdict(gate) is None
+        True
+    """
 
     count: int
+    undecided: int
+    unsampled: int
     n: int
     alpha: float
+
+    def verdict(self, gate: Gate) -> Verdict | None:
+        """Return the verdict that the examples without draws cannot change; None while they can."""
+        if not self.n:
+            return "undecided"
+        rule = requirement(gate, self.n, self.alpha)
+        lingering = self.undecided if gate.claim == "list" and gate.on == "lower" else 0
+        now = rule.verdict(self.count, self.unsampled + lingering)
+        if now != "undecided" or not self.unsampled:
+            return now
+        may_pass = self.count + self.unsampled >= rule.passes_from
+        may_fail = self.count + lingering <= rule.fails_to
+        return None if may_pass or may_fail else "undecided"
+
+
+def tally(gate: Gate, examples: Sequence[LipschitzExample | SmoothingExample], n: int, alpha: float) -> Tally:
+    """Return what a gate has seen in the first examples of ``n``."""
+    return Tally(
+        count=sum(_counts(gate, example) for example in examples),
+        undecided=sum(_is_undecided(gate, example) for example in examples),
+        unsampled=n - len(examples),
+        n=n,
+        alpha=alpha,
+    )
+
+
+def asked_radii(gates: Iterable[Gate], settings: SmoothingSettings) -> tuple[float, ...]:
+    """Return the radii that a sequential run must decide for gates of kind smoothing; `SMALLEST` sigma for any radius.
+
+    Example:
+        >>> gates = parse_gates([{"name": "clean", "metric": "clean_accuracy", "min": 0.9}])
+        >>> asked_radii(gates, SmoothingSettings(sigma=0.25))
+        (0.00025,)
+    """
+    smallest = SMALLEST * settings.sigma
+    return tuple(sorted({gate.radius or smallest for gate in gates}))
+
+
+def answers_gate(settings: SmoothingSettings, gate: Gate) -> bool:
+    """Return whether a run with these settings decides what a gate asks: any radius, or the asked ones alone."""
+    smallest = SMALLEST * settings.sigma
+    return not settings.at or (gate.radius in settings.at if gate.radius else settings.at[0] <= smallest)
 
 
 def _evaluate(report: Report, gate: Gate) -> GateRow:
     _check_fits(report, gate)
-    found = _Finding(_count(report, gate), len(report.examples), _alpha(report))
+    found = tally(gate, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
     verdict, reason = _judge(gate, found)
     lower, upper = _limits(gate, found)
     return GateRow(
@@ -215,7 +282,7 @@ def _evaluate(report: Report, gate: Gate) -> GateRow:
         claim=gate.claim,
         confidence=gate.confidence,
         on=gate.on,
-        value=found.count / found.n if found.n else None,
+        value=found.count / found.n if found.n and not found.unsampled else None,
         lower=lower,
         upper=upper,
         verdict=verdict,
@@ -223,27 +290,45 @@ def _evaluate(report: Report, gate: Gate) -> GateRow:
     )
 
 
-def _count(report: Report, gate: Gate) -> int:
-    radius = gate.radius
-    if radius is None:
-        return sum(map(clean_correct, report.examples))
-    return sum(certified_at(example, radius) for example in report.examples)
+def _counts(gate: Gate, example: LipschitzExample | SmoothingExample) -> bool:
+    return clean_correct(example) if gate.radius is None else certified_at(example, gate.radius)
+
+
+def _is_undecided(gate: Gate, example: LipschitzExample | SmoothingExample) -> bool:
+    """Return whether the question of a gate stayed open at the most draws, for the class that is the label."""
+    if not isinstance(example, SmoothingExample) or example.decisions is UNSET or _counts(gate, example):
+        return False
+    selection, asked = example.counts.selection, gate.radius or 0.0
+    if selection.index(max(selection)) != example.label:
+        return False
+    return next((d.verdict == "undecided" for d in example.decisions if d.radius >= asked), False)
 
 
 def _alpha(report: Report) -> float:
     return report.settings.alpha if isinstance(report, SmoothingReport) else 0.0
 
 
-def _judge(gate: Gate, found: _Finding) -> tuple[Verdict, str]:
+def _judge(gate: Gate, found: Tally) -> tuple[Verdict, str]:
     if not found.n:
         return "undecided", "no examples"
     rule = requirement(gate, found.n, found.alpha)
+    verdict = found.verdict(gate) or "undecided"
+    return verdict, "; ".join([_counted(gate, found), _need(gate, rule, found), *_contrary(gate, rule)])
+
+
+def _counted(gate: Gate, found: Tally) -> str:
     what = "answered correctly" if gate.radius is None else f"certified correct at {gate.norm} radius {gate.radius!r}"
-    counted = f"{found.count} of {found.n} examples {what}"
-    return rule.verdict(found.count), "; ".join([counted, _need(gate, rule, found), *_contrary(gate, rule)])
+    lingering = f", {found.undecided} undecided at the most draws" if found.undecided else ""
+    if not found.unsampled:
+        return f"{found.count} of {found.n} examples {what}{lingering}"
+    most = found.count + found.unsampled
+    return (
+        f"at least {found.count} of {found.n} examples {what}, at most {most}{lingering} (stopped after "
+        f"{found.n - found.unsampled} examples)"
+    )
 
 
-def _need(gate: Gate, rule: Requirement, found: _Finding) -> str:
+def _need(gate: Gate, rule: Requirement, found: Tally) -> str:
     if rule.passes_from <= found.n:
         return f"{rule.passes_from} needed to show {_asked(gate)}"
     least = least_examples(gate, found.n, found.alpha)
@@ -263,12 +348,17 @@ def _asked(gate: Gate) -> str:
     return f"{gate.min!r} {where} at confidence {gate.confidence!r}"
 
 
-def _limits(gate: Gate, found: _Finding) -> tuple[float | None, float | None]:
+def _limits(gate: Gate, found: Tally) -> tuple[float | None, float | None]:
     """Return the limits that the verdict rests on: those of the population, or the share of this list from below."""
     if gate.on == "estimate" or not found.n:
         return None, None
+    most = found.count + found.unsampled
     if gate.claim == "population":
-        return population_limits(found.count, found.n, confidence=gate.confidence, alpha=found.alpha)
+        lower, upper = (
+            population_limits(count, found.n, confidence=gate.confidence, alpha=found.alpha)
+            for count in (found.count, most)
+        )
+        return lower[0], upper[1]
     false_ones = false_certificates_quantile(found.n, found.alpha, 1.0 - gate.confidence)
     return div_down(float(max(found.count - false_ones, 0)), float(found.n)), None
 
@@ -293,6 +383,9 @@ def _check_fits(report: Report, gate: Gate) -> None:
 
 def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
     settings, tables = report.settings, report.tables
+    if settings.at:
+        _check_asked(settings, gate)
+        return
     draws = settings.n if tables.plan is None else max(tables.plan)
     alpha = charged_alpha(settings.alpha, tables.alpha_charged)
     votes = (draws, *[0] * len(report.model.classes))  # the last: invalid outputs
@@ -302,3 +395,13 @@ def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
             f"gate {gate.name!r}: expected a radius that {draws} draws can certify at sigma {settings.sigma!r}, at "
             f"most {floor_text(max(largest, 0.0), 5)}, got {gate.radius!r}; lower it, or run with a larger --n"
         )
+
+
+def _check_asked(settings: SmoothingSettings, gate: Gate) -> None:
+    if answers_gate(settings, gate):
+        return
+    radius = gate.radius or SMALLEST * settings.sigma
+    raise InputError(
+        f"gate {gate.name!r}: expected a report that decides radius {radius!r}, got one that was asked only at "
+        f"{', '.join(map(repr, settings.at))}; run with --at {radius!r} as well, or without --at"
+    )

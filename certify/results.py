@@ -25,6 +25,8 @@ from certify.errors import InputError, SoundnessError
 
 SCHEMA = "certify/report/1"
 MAX_JSON_DEPTH = 64
+PLANNED_CAP, SEQUENTIAL_CAP = 10_000, 100_000  # draws per example when none are asked for
+BY_PROCEDURE = -(2**62)  # stands for one of the two above until the settings are complete
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # escaped, or as it is
 
 Norm: TypeAlias = Literal["l2", "linf"]
@@ -32,6 +34,7 @@ Method: TypeAlias = Literal["auto", "product", "covariance"]
 Effort: TypeAlias = Literal["fast", "default", "max"]
 FalsifyLevel: TypeAlias = Literal["off", "quick", "full"]
 Verdict: TypeAlias = Literal["passed", "failed", "undecided"]
+Answer: TypeAlias = Literal["certified", "not_certified", "undecided"]
 
 
 class Bracket(Struct, frozen=True):
@@ -141,12 +144,22 @@ class LipschitzSettings(_Row, frozen=True, kw_only=True):
 
 
 class SmoothingSettings(_Row, frozen=True, kw_only=True):
-    """Every option of `certify smooth` that can change a result. ``sigma`` is in the model's input space."""
+    """Every option of `certify smooth` that can change a result. ``sigma`` is in the model's input space.
+
+    With ``at``, radii in rising order, each example answers "is the radius at least this?" by a sequential test, and
+    ``n`` is the most draws of it; ``procedure``, ``price`` and ``bound`` then play no part. The default of ``n`` is
+    10,000, and 100,000 with ``at``.
+
+    Example:
+        >>> SmoothingSettings(sigma=0.25).n, SmoothingSettings(sigma=0.25, at=(0.5, 0.25)).n
+        (10000, 100000)
+    """
 
     sigma: float
     noise: Literal["gaussian"] = "gaussian"
     float_noise: bool = False
-    n: int = 10_000
+    at: tuple[float, ...] = ()
+    n: int = BY_PROCEDURE
     n0: int = 128
     alpha: float = 0.001
     procedure: Literal["planned", "fixed"] = "planned"
@@ -156,6 +169,11 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
     limit: int | None = None
     skip: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "at", tuple(sorted(set(self.at))))
+        if self.n == BY_PROCEDURE:
+            msgspec.structs.force_setattr(self, "n", SEQUENTIAL_CAP if self.at else PLANNED_CAP)
 
 
 class Statement(_Row, frozen=True, kw_only=True):
@@ -244,8 +262,19 @@ class Counts(_Row, frozen=True, kw_only=True):
     seed: int
 
 
+class Decision(_Row, frozen=True, kw_only=True):
+    """The answer to "is the radius at least this?"; "certified" only where all smaller asked radii are too."""
+
+    radius: float
+    verdict: Answer
+
+
 class SmoothingExample(_Row, frozen=True, kw_only=True):
-    """One certified example of a smoothing run; ``predicted`` is null on abstention, ``radius`` then 0."""
+    """One certified example of a smoothing run; ``predicted`` is null on abstention, ``radius`` then 0.
+
+    With asked radii, ``stopped`` is "gs" (the draws ended by a group-sequential test, so no bound for a fixed number
+    of draws holds for the counts), ``decisions`` are the answers, and ``radius`` is the largest certified one.
+    """
 
     index: int
     id: str
@@ -258,7 +287,18 @@ class SmoothingExample(_Row, frozen=True, kw_only=True):
     counts: Counts
     procedure: str
     seconds: float
+    stopped: Literal["gs"] | UnsetType = UNSET
+    decisions: tuple[Decision, ...] | UnsetType = UNSET
     reason: str | UnsetType = UNSET
+
+
+class UnsampledExample(_Row, frozen=True, kw_only=True):
+    """An example without draws: the verdicts of all gates were settled before its turn."""
+
+    index: int
+    id: str
+    hash: str
+    label: int
 
 
 def clean_correct(example: LipschitzExample | SmoothingExample) -> bool:
@@ -273,10 +313,25 @@ def certified_at(example: LipschitzExample | SmoothingExample, radius: float) ->
     return example.correct and example.radius > 0.0 and example.radius >= radius
 
 
+class SequentialTable(_Row, frozen=True, kw_only=True):
+    """The test of one asked radius: after ``looks[j]`` draws ``up[j]`` votes certify it and ``lo[j]`` give it up.
+
+    ``level`` bounds the chance of certifying it wrongly. A row above its look, or below 0, cannot be reached.
+    """
+
+    radius: float
+    looks: tuple[int, ...]
+    up: tuple[int, ...]
+    lo: tuple[int, ...]
+    level: float
+    sha256: str
+
+
 class Tables(_Row, frozen=True, kw_only=True):
     """How many draws each pilot asked for, and where the noise came from.
 
-    ``plan[k]`` is the number of estimation draws after k pilot votes for the selected class (null under ``fixed``).
+    ``plan[k]`` is the number of estimation draws after k pilot votes for the selected class (null under ``fixed``, and
+    with asked radii, which have one table each in ``sequential``).
     ``alpha_charged`` is the part of alpha spent on the rounding of the noise law; bounds run at the rest.
     """
 
@@ -285,6 +340,7 @@ class Tables(_Row, frozen=True, kw_only=True):
     noise: str
     noise_law: str
     alpha_charged: float
+    sequential: tuple[SequentialTable, ...] | UnsetType = UNSET
 
 
 class CertifiedAccuracy(_Row, frozen=True, kw_only=True):
@@ -297,14 +353,30 @@ class CertifiedAccuracy(_Row, frozen=True, kw_only=True):
     confidence: float
 
 
+class CertifiedCount(_Row, frozen=True, kw_only=True):
+    """What a run that stopped early shows at ``radius``: of ``examples``, ``at_least`` and no more than ``at_most``."""
+
+    radius: float
+    at_least: int
+    at_most: int
+    examples: int
+
+
 class Summary(_Row, frozen=True, kw_only=True):
-    """The examples in one view. ``mean_radius`` averages radius x correct over all examples."""
+    """The examples in one view. ``mean_radius`` averages radius x correct over all examples; null after stops.
+
+    With asked radii, ``certified_accuracy`` is at these. A run that stopped early has ``unsampled`` examples without
+    draws: no share of all ``examples`` is known, so ``clean_accuracy`` is null, ``certified_accuracy`` empty, and
+    ``certified_counts`` says what is.
+    """
 
     examples: int
-    clean_accuracy: float
+    clean_accuracy: float | None
     abstained: int
     mean_radius: float | None
     certified_accuracy: tuple[CertifiedAccuracy, ...]
+    unsampled: int | UnsetType = UNSET
+    certified_counts: tuple[CertifiedCount, ...] | UnsetType = UNSET
 
 
 class GateRow(_Row, frozen=True, kw_only=True):
@@ -377,14 +449,20 @@ class LipschitzReport(_Report, frozen=True, kw_only=True, tag_field="kind", tag=
 
 
 class SmoothingReport(_Report, frozen=True, kw_only=True, tag_field="kind", tag="smoothing"):
-    """The report of `certify smooth`."""
+    """The report of `certify smooth`, or of a gate: ``unsampled`` examples follow those in ``examples``."""
 
     settings: SmoothingSettings
     tables: Tables
     examples: tuple[SmoothingExample, ...]
+    unsampled: tuple[UnsampledExample, ...] | UnsetType = UNSET
 
 
 Report: TypeAlias = LipschitzReport | SmoothingReport
+
+
+def unsampled_of(report: Report) -> tuple[UnsampledExample, ...]:
+    """Return the examples of a report that got no draws, since the verdicts of its gates were settled before."""
+    return report.unsampled if isinstance(report, SmoothingReport) and report.unsampled is not UNSET else ()
 
 
 def dump_json(value: object, *, indent: int | None = None) -> str:

@@ -17,12 +17,16 @@ from certify.report.figures import estimate_figure, lower_figure, radius_label, 
 from certify.report.neutralise import markdown_text
 from certify.report.wording import (
     LIMITS_NOTE,
+    SHARE_DIGITS,
     count_abstentions,
+    describe_clean,
+    describe_counts,
     describe_failure,
     describe_falsifier,
     describe_kind,
     describe_settings,
     describe_space,
+    describe_stop,
     name_label,
     until_zero,
 )
@@ -43,7 +47,6 @@ from certify.rounding import ceiling_text, floor_text
 LARGEST = 60_000
 NAME, SENTENCE, PARAGRAPH = 160, 600, 2000  # bytes of one text
 GATES, CURVE, REASONS, LAYERS, EXAMPLES = 12_000, 4_000, 5_000, 12_000, 10_000  # bytes of one table
-SHARE_DIGITS = 3
 MARKS: Mapping[Verdict, str] = MappingProxyType({"failed": "❌", "undecided": "⚠️", "passed": "✅"})
 
 
@@ -128,17 +131,22 @@ def _statement(report: Report) -> Iterator[str]:
 def _accuracy(report: Report) -> Iterator[str]:
     if report.summary is UNSET:
         return
-    summary, total = report.summary, len(report.examples)
+    summary, total = report.summary, report.summary.examples
     yield f"### Certified accuracy ({_chance(report)})"
     yield ""
+    if summary.unsampled is not UNSET:
+        counts = list(describe_counts(summary))
+        yield from _table(("radius", "examples"), counts, total=len(counts), most=CURVE)
+        yield from ("", f"{describe_stop(summary).capitalize()}. Abstained {summary.abstained}.")
+        return
     shown = list(until_zero(summary.certified_accuracy))
     rows = (_curve_cells(row, total) for row in shown)
     titles = ("radius", "examples", "observed", "lower limit", "upper limit")
     yield from _table(titles, rows, total=len(shown), most=CURVE)
     yield ""
     mean = "none" if summary.mean_radius is None else lower_figure(summary.mean_radius)
-    clean = f"{summary.clean_accuracy:.{SHARE_DIGITS}f}"
-    yield f"Clean accuracy {clean}, abstained {markdown_text(str(summary.abstained), NAME)}, mean radius {mean}."
+    clean, abstained = describe_clean(summary), markdown_text(str(summary.abstained), NAME)
+    yield f"Clean accuracy {clean}, abstained {abstained}, mean radius {mean}."
     if shown:
         yield f"{LIMITS_NOTE.format(confidence=shown[0].confidence).capitalize()}."
 

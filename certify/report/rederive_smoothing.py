@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
 from certify.report.findings import Finding, compare, require
+from certify.report.rederive_sequential import check_sequential, check_sequential_tables, check_unstopped
 from certify.results import SmoothingExample, SmoothingReport, SmoothingSettings, dump_json
 from certify.stats import BOUNDS, charged_alpha, noise_charge, sample_plan
 
@@ -46,6 +47,7 @@ def check_tables(report: SmoothingReport) -> Iterator[Finding]:
         charge = expected_charge(settings, tables.noise_law, report.model.input.size)
         yield from compare("tables.alpha_charged", charge, tables.alpha_charged)
     yield from _check_plan(report)
+    yield from check_sequential_tables(report, charged_alpha(settings.alpha, tables.alpha_charged))
 
 
 def expected_charge(settings: SmoothingSettings, noise_law: str, dimension: int) -> float:
@@ -62,7 +64,7 @@ def expected_charge(settings: SmoothingSettings, noise_law: str, dimension: int)
 
 def _check_plan(report: SmoothingReport) -> Iterator[Finding]:
     settings, tables = report.settings, report.tables
-    if settings.procedure == "fixed":
+    if settings.at or settings.procedure == "fixed":
         yield from compare("tables.plan", None, tables.plan)
         yield from compare("tables.plan_sha256", None, tables.plan_sha256)
     elif tables.plan is None or len(tables.plan) != settings.n0 + 1:
@@ -89,7 +91,8 @@ def check_examples(report: SmoothingReport) -> Iterator[Finding]:
         broken = tuple(_check_counts(report, example, where))
         yield from broken
         if not broken:
-            yield from _check_certificate(report, example, where, alpha)
+            check = check_sequential if report.settings.at else _check_certificate
+            yield from check(report, example, where, alpha)
 
 
 def _check_counts(report: SmoothingReport, example: SmoothingExample, where: str) -> Iterator[Finding]:
@@ -102,13 +105,14 @@ def _check_counts(report: SmoothingReport, example: SmoothingExample, where: str
         yield from require(sum(votes) == draws, place, f"counts that add up to {draws}", votes)
     yield from compare(f"{where}.counts.n0", settings.n0, counts.n0)
     yield from compare(f"{where}.counts.seed", settings.seed, counts.seed)
-    yield from compare(f"{where}.procedure", settings.procedure, example.procedure)
+    yield from compare(f"{where}.procedure", "sequential" if settings.at else settings.procedure, example.procedure)
 
 
 def _check_certificate(
     report: SmoothingReport, example: SmoothingExample, where: str, alpha: float
 ) -> Iterator[Finding]:
     """Compare draws, radius and prediction of an example whose counts are whole."""
+    yield from check_unstopped(example, where)
     counts, settings = example.counts, report.settings
     selected = counts.selection.index(max(counts.selection))
     invalid = selected == len(report.model.classes)

@@ -39,6 +39,17 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("Counts", "estimation", "items"): NOT_NEGATIVE,
     ("Counts", "n0"): {"minimum": 1},
     ("Counts", "n"): NOT_NEGATIVE,
+    ("SequentialTable", "radius"): {"exclusiveMinimum": 0},
+    ("SequentialTable", "level"): {"minimum": 0, "exclusiveMaximum": 0.5},
+    ("SequentialTable", "sha256"): HASH,
+    ("Decision", "radius"): {"exclusiveMinimum": 0},
+    ("UnsampledExample", "index"): NOT_NEGATIVE,
+    ("UnsampledExample", "hash"): HASH,
+    ("UnsampledExample", "label"): NOT_NEGATIVE,
+    ("CertifiedCount", "radius"): NOT_NEGATIVE,
+    ("CertifiedCount", "at_least"): NOT_NEGATIVE,
+    ("CertifiedCount", "at_most"): NOT_NEGATIVE,
+    ("CertifiedCount", "examples"): NOT_NEGATIVE,
     ("Tables", "alpha_charged"): {"minimum": 0, "exclusiveMaximum": 0.25},
     ("LipschitzExample", "index"): NOT_NEGATIVE,
     ("LipschitzExample", "hash"): HASH,
@@ -68,11 +79,13 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
 
 OPTIONAL: Mapping[str, frozenset[str]] = {
     "LipschitzReport": frozenset({"data", "summary"}),
-    "SmoothingReport": frozenset({"data", "summary"}),
+    "SmoothingReport": frozenset({"data", "summary", "unsampled"}),
+    "Summary": frozenset({"unsampled", "certified_counts"}),
+    "Tables": frozenset({"sequential"}),
     "NetworkBound": frozenset({"reason", "data_floor", "slope_floor", "limited_by"}),
     "LayerRow": frozenset({"share"}),
     "LipschitzExample": frozenset({"ball", "local_upper", "reason"}),
-    "SmoothingExample": frozenset({"reason"}),
+    "SmoothingExample": frozenset({"stopped", "decisions", "reason"}),
     "GateRow": frozenset({"radius"}),
 }
 """The fields that are absent where they do not apply; every other field is always there."""

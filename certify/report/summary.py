@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from msgspec.structs import replace
+
 from certify.results import (
     CertifiedAccuracy,
+    CertifiedCount,
     LipschitzExample,
     LipschitzSettings,
     Norm,
@@ -37,12 +40,37 @@ def summarise_lipschitz(examples: Sequence[LipschitzExample], settings: Lipschit
     return _summarise(examples, RADII[settings.norm], alpha=0.0)
 
 
-def summarise_smoothing(examples: Sequence[SmoothingExample], settings: SmoothingSettings) -> Summary:
+def summarise_smoothing(
+    examples: Sequence[SmoothingExample], settings: SmoothingSettings, *, unsampled: int = 0
+) -> Summary:
     """Return the summary of smoothing certificates; each may be false with probability alpha, so the limits say less.
 
-    The clean answer of an example is its smoothed vote: an abstention is wrong.
+    The clean answer of an example is its smoothed vote: an abstention is wrong. With asked radii, only these are
+    spoken of, and there is no mean radius. ``unsampled`` examples without draws leave counts, and no shares: of n
+    examples at least the certified ones are, and at most these and the unsampled ones.
     """
-    return _summarise(examples, RADII["l2"], alpha=settings.alpha)
+    found = _summarise(examples, settings.at or RADII["l2"], alpha=settings.alpha)
+    if settings.at:
+        found = replace(found, mean_radius=None)
+    return _partial(found, examples, settings.at, unsampled) if unsampled else found
+
+
+def _partial(sampled: Summary, examples: Sequence[SmoothingExample], radii: Sequence[float], unsampled: int) -> Summary:
+    """Return the summary of a run that stopped early, from that of its sampled examples."""
+    counts = [sum(certified_at(example, radius) for example in examples) for radius in radii]
+    total = sampled.examples + unsampled
+    return replace(
+        sampled,
+        examples=total,
+        clean_accuracy=None,
+        mean_radius=None,
+        certified_accuracy=(),
+        unsampled=unsampled,
+        certified_counts=tuple(
+            CertifiedCount(radius=radius, at_least=count, at_most=count + unsampled, examples=total)
+            for radius, count in zip(radii, counts, strict=True)
+        ),
+    )
 
 
 def _summarise(

@@ -30,8 +30,10 @@ from certify.results import (
     SmoothingReport,
     Statement,
     Summary,
+    UnsampledExample,
     dump_json,
     report_digest,
+    unsampled_of,
 )
 
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -88,14 +90,38 @@ def _check_rows(report: Report) -> Iterator[Finding]:
         yield from compare(f"{where}.correct", example.predicted == example.label, example.correct)
         reasoned = isinstance(example.reason, str)
         yield from require(reasoned == (example.predicted is None), f"{where}.reason", "one iff abstained", reasoned)
+    yield from _check_unsampled(report, previous)
+
+
+def _check_unsampled(report: Report, previous: int) -> Iterator[Finding]:
+    """Check the rows of examples without draws: only gates on asked radii stop early, and they stop for good."""
+    if not isinstance(report, SmoothingReport) or report.unsampled is UNSET:
+        return
+    yield from require(bool(report.unsampled), "unsampled", "at least one, or absent", [])
+    yield from require(bool(report.settings.at), "unsampled", "absent, as no radius was asked for", "some")
+    yield from require(bool(report.gates), "unsampled", "absent, as no gate was asked that could be settled", "some")
+    classes = len(report.model.classes)
+    for position, example in enumerate(report.unsampled):
+        where = f"unsampled[{position}]"
+        yield from require(example.index > previous, f"{where}.index", f"above {previous}", example.index)
+        previous = example.index
+        yield from require(bool(HASH.fullmatch(example.hash)), f"{where}.hash", "64 hex digits", example.hash)
+        yield from require(0 <= example.label < classes, f"{where}.label", f"one of {classes} classes", example.label)
+
+
+def _all_examples(report: Report) -> list[LipschitzExample | SmoothingExample | UnsampledExample]:
+    if isinstance(report, SmoothingReport):
+        return [*report.examples, *unsampled_of(report)]
+    return list(report.examples)
 
 
 def _check_data(report: Report) -> Iterator[Finding]:
-    """The selection's hash is that of the rows [id, label, hash] of its examples, in order."""
+    """The selection's hash is that of the rows [id, label, hash] of its examples, in order, without draws or with."""
+    examples = _all_examples(report)
     if report.data is UNSET:
-        yield from require(not report.examples, "data", "a record, as there are examples", None)
+        yield from require(not examples, "data", "a record, as there are examples", None)
         return
-    rows = [[example.id, example.label, example.hash] for example in report.examples]
+    rows = [[example.id, example.label, example.hash] for example in examples]
     yield from compare("data.count", len(rows), report.data.count)
     yield from compare("data.sha256", hashlib.sha256(dump_json(rows).encode()).hexdigest(), report.data.sha256)
     yield from require(len({row[0] for row in rows}) == len(rows), "examples", "ids that differ", "equal ids")
@@ -118,7 +144,7 @@ def expected_statement(report: Report) -> Statement:
     """Return the statement that a report's settings, model and number of examples imply."""
     model = report.model
     if isinstance(report, SmoothingReport):
-        number = len(report.examples)
+        number = len(_all_examples(report))
         return smoothing_statement(settings=report.settings, model=model, tables=report.tables, examples=number)
     return lipschitz_statement(settings=report.settings, model=model, network=report.network, examples=report.examples)
 
@@ -134,7 +160,7 @@ def _check_summary(report: Report) -> Iterator[Finding]:
 def expected_summary(report: Report) -> Summary:
     """Return the summary that a report's examples imply."""
     if isinstance(report, SmoothingReport):
-        return summarise_smoothing(report.examples, report.settings)
+        return summarise_smoothing(report.examples, report.settings, unsampled=len(unsampled_of(report)))
     return summarise_lipschitz(report.examples, report.settings)
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from msgspec import UNSET
+
+from certify.report.figures import radius_label
 from certify.report.neutralise import strip_controls
 from certify.results import (
     CertifiedAccuracy,
@@ -18,7 +21,10 @@ from certify.results import (
     Report,
     SmoothingExample,
     SmoothingSettings,
+    Summary,
 )
+
+SHARE_DIGITS = 3
 
 LIMITS_NOTE = (
     "limits: lower of the share that is truly certified in the population, upper of the share that this "
@@ -55,15 +61,16 @@ def _lipschitz(settings: LipschitzSettings) -> list[str]:
 
 
 def _smoothing(settings: SmoothingSettings) -> list[str]:
-    planned = settings.procedure == "planned"
+    planned = settings.procedure == "planned" and not settings.at
+    procedure = f"sequential at {', '.join(map(radius_label, settings.at))}" if settings.at else settings.procedure
     return [
         f"sigma {settings.sigma:g}",
         f"{settings.noise} noise",
-        f"{settings.procedure} n {'up to ' if planned else ''}{settings.n:,}",
+        f"{procedure} n {'up to ' if planned or settings.at else ''}{settings.n:,}",
         f"n0 {settings.n0}",
         f"alpha {settings.alpha!r}",
         *([f"price {settings.price:g}"] if planned else []),
-        f"bound {settings.bound}",
+        *([] if settings.at else [f"bound {settings.bound}"]),
         settings.dtype,
         f"seed {settings.seed}",
     ]
@@ -91,6 +98,35 @@ def name_label(report: Report, label: int) -> str:
     """Return the name of a class, or its number where the model names none."""
     classes = report.model.classes
     return classes[label] if 0 <= label < len(classes) else str(label)
+
+
+def describe_clean(summary: Summary) -> str:
+    """Return the clean accuracy, or that a run which stopped early knows none."""
+    return "not known" if summary.clean_accuracy is None else f"{summary.clean_accuracy:.{SHARE_DIGITS}f}"
+
+
+def describe_counts(summary: Summary) -> Iterator[tuple[str, str]]:
+    """Yield radius and count of the certified examples of a run that stopped early: bounds, and no share."""
+    counts = () if summary.certified_counts is UNSET else summary.certified_counts
+    for row in counts:
+        words = f"at least {row.at_least} of {row.examples} certified, at most {row.at_most}"
+        yield radius_label(row.radius), words
+
+
+def describe_stop(summary: Summary) -> str:
+    """Return that examples got no draws, and why; nothing when all have some.
+
+    Example:
+        >>> describe_stop(Summary(examples=9, clean_accuracy=1.0, abstained=0, mean_radius=None, certified_accuracy=()))
+        ''
+    """
+    if summary.unsampled is UNSET:
+        return ""
+    sampled = summary.examples - summary.unsampled
+    return (
+        f"stopped after {sampled} of {summary.examples} examples: the others cannot change a verdict and got no draws; "
+        "the share among those drawn is no accuracy"
+    )
 
 
 def until_zero(rows: Iterable[CertifiedAccuracy]) -> Iterator[CertifiedAccuracy]:

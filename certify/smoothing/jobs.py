@@ -11,61 +11,77 @@ from numpy.typing import NDArray
 from certify.errors import InputError, SoundnessError
 from certify.examples import Example
 from certify.results import Counts, SmoothingExample
-from certify.smoothing.addresses import BlockRequest, Purpose, block_requests
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, Purpose, block_requests
 from certify.smoothing.blocks import BlockRow, example_key
-from certify.smoothing.procedure import Procedure
+from certify.smoothing.procedure import Procedure, select_class
 
 
 class Job:
-    """The blocks of one example: stored ones are taken as they are, missing ones are asked for, phase by phase."""
+    """The blocks of one example: stored ones are taken as they are, missing ones are asked for, stage by stage.
+
+    The first stage is the pilot. Then the procedure says how many estimation draws there shall be; with asked radii it
+    says so again at each look, until it asks for no more.
+    """
 
     def __init__(self, example: Example, procedure: Procedure, rows: Sequence[BlockRow]) -> None:
         self.example = example
         self.key = example_key(example)
         self.draws_done = 0
-        self.estimation_draws: int | None = None  # known once the pilot is complete
+        self.done = False
         self._procedure = procedure
         self._stored = {(row.purpose, row.block): row for row in rows}
-        self._begin("selection", procedure.settings.n0)
+        self._selection: list[int] = []
+        self._drawn = 0  # estimation draws asked for so far
+        self._votes: list[int] = []  # for the selected class, at each stage of the estimation
+        self._counts: NDArray[np.int64] = np.zeros(procedure.classes + 1, dtype=np.int64)
+        self._ask("selection", 0, procedure.settings.n0)
+        self._advance()
 
     @property
-    def done(self) -> bool:
-        """Whether every block of both phases is there."""
-        return self.estimation_draws is not None and self._missing == 0
+    def estimation_draws(self) -> int | None:
+        """The estimation draws of this example; None while they are not known."""
+        return self._drawn if self.done or (self._drawn and not self._procedure.questions) else None
 
     def next_request(self) -> BlockRequest | None:
-        """Return the next missing block of the current phase; None when all of them are asked for."""
+        """Return the next missing block of the current stage; None when all of them are asked for."""
         return next(self._due, None)
 
     def receive(self, row: BlockRow) -> None:
-        """Add one block; the last one of the pilot starts the estimation."""
+        """Add one block; the last one of a stage starts the next."""
+        self._add(row)
+        self._advance()
+
+    def _add(self, row: BlockRow) -> None:
         self._counts += row.counts
         self._missing -= 1
         self.draws_done += row.draws
-        self._advance()
 
-    def _begin(self, purpose: Purpose, draws: int) -> None:
-        requests = list(block_requests(self.example, purpose, draws))
+    def _ask(self, purpose: Purpose, first: int, draws: int) -> None:
+        """Begin the stage of the blocks that hold the draws from ``first`` to ``draws``."""
+        requests = list(block_requests(self.example, purpose, draws))[first // BLOCK_DRAWS :]
         stored = [self._stored.pop((purpose, request.block), None) for request in requests]
-        self._counts: NDArray[np.int64] = np.zeros(self._procedure.classes + 1, dtype=np.int64)
         self._missing = len(requests)
         self._due: Iterator[BlockRequest] = iter(
             [request for request, row in zip(requests, stored, strict=True) if row is None]
         )
-        self._purpose = purpose
         for request, row in zip(requests, stored, strict=True):
             if row is not None:
                 _check_draws(request, row)
-                self._counts += row.counts
-                self._missing -= 1
-                self.draws_done += row.draws
-        self._advance()
+                self._add(row)
 
     def _advance(self) -> None:
-        if self._purpose == "selection" and self._missing == 0:
-            self.estimation_draws = self._procedure.draws_after(self._counts.tolist())
-            self._begin("estimation", self.estimation_draws)
-        elif self.done and self._stored:
+        while self._missing == 0 and not self.done:
+            if not self._selection:
+                self._selection = self._counts.tolist()
+                self._counts = np.zeros_like(self._counts)
+            else:
+                self._votes.append(_selected_votes(self._selection, self._counts))
+            asked = self._procedure.draws_after(self._selection, self._votes)
+            self.done = asked == self._drawn
+            if not self.done:
+                self._ask("estimation", self._drawn, asked)
+                self._drawn = asked
+        if self.done and self._stored:
             raise InputError(f"{self.key}: the store holds blocks that this run does not ask for; use --restart")
 
 
@@ -77,11 +93,11 @@ def read_example(example: Example, procedure: Procedure, rows: Sequence[BlockRow
     """
     settings = procedure.settings
     selection = _sum_blocks(example, "selection", settings.n0, procedure.classes, rows)
-    n = procedure.draws_after(selection)
+    n, votes = _replay(procedure, selection, [row for row in rows if row.purpose == "estimation"])
     estimation = _sum_blocks(example, "estimation", n, procedure.classes, rows)
     if len({row.micro_batch for row in rows}) != 1:
         raise SoundnessError(f"{example.id}: expected one micro-batch shape for all blocks of an example")
-    certificate = procedure.certify(selection, estimation)
+    certificate = procedure.certify(selection, estimation, votes)
     return SmoothingExample(
         index=example.index,
         id=example.id,
@@ -92,10 +108,26 @@ def read_example(example: Example, procedure: Procedure, rows: Sequence[BlockRow
         radius=certificate.radius,
         norm="l2",
         counts=Counts(selection=selection, estimation=estimation, n0=settings.n0, n=n, seed=settings.seed),
-        procedure=settings.procedure,
+        procedure=procedure.name,
         seconds=sum(row.seconds for row in rows),
+        stopped="gs" if procedure.questions else UNSET,
+        decisions=certificate.decisions or UNSET,
         reason=certificate.reason or UNSET,
     )
+
+
+def _replay(procedure: Procedure, selection: Sequence[int], rows: Sequence[BlockRow]) -> tuple[int, list[int]]:
+    """Return the estimation draws that the blocks lead to, and the votes for the selected class at each stage."""
+    n, votes = 0, list[int]()
+    while (asked := procedure.draws_after(selection, votes)) != n:
+        n = asked
+        votes.append(sum(_selected_votes(selection, row.counts) for row in rows if row.block * BLOCK_DRAWS < n))
+    return n, votes
+
+
+def _selected_votes(selection: Sequence[int], counts: Sequence[int] | NDArray[np.int64]) -> int:
+    selected = select_class(selection)
+    return 0 if selected is None else int(counts[selected])
 
 
 def _sum_blocks(

@@ -38,9 +38,13 @@ Events: TypeAlias = "Generator[SmoothingExample | SmoothingProgress, None, None]
 
 @dataclass(frozen=True)
 class SmoothingProgress:
-    """How far a run is. ``draws_estimate`` is the expected total: later pilots decide how many draws it will be."""
+    """How far a run is. ``draws_estimate`` is the expected total: later votes decide how many draws it will be.
+
+    Examples are yielded in order: ``decided`` are those that need no more draws, ``examples_done`` of them are out.
+    """
 
     examples_done: int
+    decided: int
     examples: int
     draws_done: int
     draws_estimate: int
@@ -57,7 +61,8 @@ class SmoothingLoop:
     store: Store
     micro_batch: int | None  # None until the first block is due
     workers: int
-    _jobs: deque[Job] = field(default_factory=deque, init=False)
+    _jobs: deque[Job] = field(default_factory=deque, init=False)  # those not yielded yet, in order
+    _open: list[Job] = field(default_factory=list, init=False)  # those of them that are not done, in order
     _finished: list[int] = field(default_factory=list, init=False)  # estimation draws of each finished example
     _sampler: Sampler | None = field(default=None, init=False)
     _exhausted: bool = field(default=False, init=False)
@@ -95,12 +100,15 @@ class SmoothingLoop:
         return self._sampler is None or self._sampler.queued < ahead * self._sampler.micro_batch
 
     def _next_request(self) -> BlockRequest | None:
-        for job in self._jobs:
+        for job in self._open:
             if request := job.next_request():
                 return request
         for example in self._upcoming:
-            self._jobs.append(self._admit(example))
-            if request := self._jobs[-1].next_request():
+            job = self._admit(example)
+            self._jobs.append(job)
+            if not job.done:
+                self._open.append(job)
+            if request := job.next_request():
                 return request
             if self._jobs[0].done:
                 return None
@@ -161,7 +169,7 @@ class SmoothingLoop:
         return True
 
     def _keep(self, result: BlockResult) -> None:
-        job = next(job for job in self._jobs if job.example is result.request.example)
+        job = next(job for job in self._open if job.example is result.request.example)
         request = result.request
         row = BlockRow(
             example=job.key,
@@ -175,6 +183,8 @@ class SmoothingLoop:
         )
         self.store.add(row)
         job.receive(row)
+        if job.done:
+            self._open.remove(job)
 
     def _finish(self, job: Job) -> SmoothingExample:
         self.store.commit()
@@ -190,6 +200,7 @@ class SmoothingLoop:
         self.store.discard([job.key for job in self._jobs])
         self._upcoming = chain([job.example for job in self._jobs], self._upcoming)
         self._jobs.clear()
+        self._open.clear()
 
     def _stop_if(self, interruption: Interruption) -> None:
         if not interruption.requested:
@@ -201,9 +212,13 @@ class SmoothingLoop:
         )
 
     def _progress(self) -> SmoothingProgress:
-        n0, most = self.procedure.settings.n0, self.procedure.settings.n
+        n0, procedure = self.procedure.settings.n0, self.procedure
+        most = procedure.questions[0].test.looks[0] if procedure.questions else procedure.settings.n
         known = [job.estimation_draws for job in self._jobs if job.estimation_draws is not None] + self._finished
         likely = sum(known) / len(known) if known else most
+        beyond = (job.draws_done - n0 - likely for job in self._open if job.estimation_draws is None)
         total = n0 * len(self.dataset) + sum(known) + likely * (len(self.dataset) - len(known))
+        total += sum(draws for draws in beyond if draws > 0)
         done = sum(job.draws_done for job in self._jobs) + sum(self._finished) + n0 * len(self._finished)
-        return SmoothingProgress(len(self._finished), len(self.dataset), done, round(total))
+        decided = len(self._finished) + len(self._jobs) - len(self._open)
+        return SmoothingProgress(len(self._finished), decided, len(self.dataset), done, round(total))

@@ -5,13 +5,17 @@
 2. The pilot's votes for A fix the number n of estimation draws (``planned``), or it is the same for all (``fixed``).
 3. *Estimation*: n fresh draws. Their counts, and A, give a radius by one bound of `certify.stats.BOUNDS`.
 
+With asked radii, 2 and 3 are a group-sequential test of each (`certify.smoothing.questions`): the votes for A at its
+looks decide when the draws end and which radii are certified, and the radius is the largest of these.
+
 **Statement.** With probability at least 1 - alpha over the draws of one example: if A is certified with radius R, then
 the smoothed classifier g(x) = argmax_k P(f(x + noise) = k) has g(x + delta) = A for every ||delta||_2 < R.
 
 **Reason.** A and n are functions of the pilot. Given the pilot, the estimation draws are fresh and n is a constant, so
 the bound errs with probability at most the alpha it is run at; averaging over pilots keeps this. The integer noise law
 differs from the law of the theorem by at most ``charge`` in total variation over all estimation draws, hence the bound
-runs at alpha - charge (`certify.stats.noise_charge`, for the largest n of the run). The pilot needs no charge.
+runs at alpha - charge (`certify.stats.noise_charge`, for the largest n of the run). The pilot needs no charge. The
+sequential tests have their own proof there; they run at alpha - charge too, with n the cap of the draws.
 
 Reference: J. Cohen, E. Rosenfeld, Z. Kolter, *Certified adversarial robustness via randomized smoothing*, ICML 2019,
 arXiv:1902.02918, section 3.2.2, with n planned and the bound exchangeable.
@@ -24,28 +28,36 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from certify.errors import InputError
-from certify.results import SmoothingSettings, Tables, dump_json
+from certify.results import Decision, SequentialTable, SmoothingSettings, Tables, dump_json
 from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.questions import Question, answers, ask_questions, draws_to_next_look
 from certify.stats import BOUNDS, charged_alpha, noise_charge, sample_plan, smallest_n
 from certify.stats.arguments import MAX_DRAWS, MAX_SIGMA, MIN_ALPHA, MIN_SIGMA
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The outcome of one example: ``predicted`` is None on abstention, ``radius`` then 0 and ``reason`` in words."""
+    """The outcome of one example: ``predicted`` is None on abstention, ``radius`` then 0 and ``reason`` in words.
+
+    ``decisions`` answer the asked radii, when there are any.
+    """
 
     predicted: int | None
     radius: float
     reason: str = ""
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True)
 class Procedure:
     """The decisions of one run: its settings, the sample plan, and the error probability left for the bounds.
 
-    ``plan[k]`` is the number of estimation draws after k pilot votes for the selected class; None under ``fixed``.
+    ``plan[k]`` is the number of estimation draws after k pilot votes for the selected class; None under ``fixed``, and
+    where ``questions`` (one per asked radius) decide it.
     """
 
     settings: SmoothingSettings
@@ -53,16 +65,32 @@ class Procedure:
     plan: tuple[int, ...] | None
     charge: float
     alpha: float
+    questions: tuple[Question, ...] = ()
 
-    def draws_after(self, selection: Sequence[int]) -> int:
-        """Return the number of estimation draws that the pilot's counts ask for; 0 when invalid outputs won it."""
+    @property
+    def name(self) -> str:
+        """The name of the procedure in the rows of a report."""
+        return "sequential" if self.questions else self.settings.procedure
+
+    def draws_after(self, selection: Sequence[int], votes: Sequence[int] = ()) -> int:
+        """Return the number of estimation draws that are asked for; 0 when invalid outputs won the pilot.
+
+        Args:
+            selection: The counts of the pilot.
+            votes: Those for the selected class at the looks so far, which only asked radii look at: the answer is the
+                next look, or again the last one when the example has ended.
+        """
         selected = select_class(selection)
         if selected is None:
             return 0
+        if self.questions:
+            return draws_to_next_look(self.questions, votes)
         return self.settings.n if self.plan is None else self.plan[selection[selected]]
 
-    def certify(self, selection: Sequence[int], estimation: Sequence[int]) -> Certificate:
-        """Return the certificate of one example from its two count vectors ``[classes + 1]``."""
+    def certify(self, selection: Sequence[int], estimation: Sequence[int], votes: Sequence[int] = ()) -> Certificate:
+        """Return the certificate of one example from its two count vectors ``[classes + 1]``, and ``votes``."""
+        if self.questions:
+            return certify_answers(self.questions, selection, votes)
         return certify_counts(
             selection, estimation, bound=self.settings.bound, alpha=self.alpha, sigma=self.settings.sigma
         )
@@ -79,18 +107,19 @@ def plan_procedure(settings: SmoothingSettings, *, classes: int, law: NoiseLaw, 
 
     Raises:
         InputError: If a setting is out of range, the rounding of the noise would cost more than half of alpha, or n is
-            too small for any radius; the message names the smallest n that works.
+            too small for any radius, or for an asked one; the message names the smallest n that works.
     """
     check_settings(settings)
     try:
         charge = noise_charge(settings.n, dimension, law.levels) if law.levels else 0.0
         alpha = charged_alpha(settings.alpha, charge)
-        planned = settings.procedure == "planned"
+        planned = settings.procedure == "planned" and not settings.at
         plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha) if planned else None
     except ValueError as error:
         raise InputError(str(error)) from error
-    procedure = Procedure(settings, classes, plan, charge, alpha)
-    _refuse_hopeless(procedure)
+    procedure = Procedure(settings, classes, plan, charge, alpha, ask_questions(settings, alpha))
+    if not settings.at:
+        _refuse_hopeless(procedure)
     return procedure
 
 
@@ -118,6 +147,7 @@ def check_settings(settings: SmoothingSettings) -> None:
         (0.0 <= settings.price < math.inf, "price as a finite number that is not negative", settings.price),
         (settings.price <= 1.0, "price of at most 1 sigma per draw", settings.price),
         (settings.seed >= 0, "seed as a whole number that is not negative", settings.seed),
+        (all(0.0 < radius < math.inf for radius in settings.at), "radii of --at above 0", list(settings.at)),
         (settings.bound in BOUNDS, f"bound as one of {', '.join(sorted(BOUNDS))}", settings.bound),
     )
     for holds, expected, got in checks:
@@ -158,13 +188,38 @@ def certify_counts(
     """
     selected = select_class(selection)
     if selected is None:
-        invalid, draws = selection[-1], sum(selection)
-        reason = f"the winner of the pilot is an invalid output: {invalid} of {draws} outputs were not finite"
-        return Certificate(None, 0.0, reason)
+        return Certificate(None, 0.0, _invalid_winner(selection))
     radius = BOUNDS[bound](estimation, selected, alpha, sigma, selection)
     if not 0.0 < radius < math.inf:
         return Certificate(None, 0.0, _abstention(estimation, selected))
     return Certificate(selected, radius)
+
+
+def certify_answers(questions: Sequence[Question], selection: Sequence[int], votes: Sequence[int]) -> Certificate:
+    """Return the certificate that the votes for the selected class at the looks give: the largest certified radius."""
+    selected = select_class(selection)
+    if selected is None:
+        refused = tuple(Decision(radius=question.radius, verdict="not_certified") for question in questions)
+        return Certificate(None, 0.0, _invalid_winner(selection), refused)
+    verdicts = answers(questions, votes)
+    decisions = tuple(
+        Decision(radius=question.radius, verdict=verdict) for question, verdict in zip(questions, verdicts, strict=True)
+    )
+    certified = verdicts.count("certified")  # the smallest radii, as an answer never betters the one below
+    if not certified:
+        return Certificate(None, 0.0, _unanswered(questions, selected, votes, decisions[0]), decisions)
+    return Certificate(selected, questions[certified - 1].radius, decisions=decisions)
+
+
+def _unanswered(questions: Sequence[Question], selected: int, votes: Sequence[int], first: Decision) -> str:
+    how = "given up" if first.verdict == "not_certified" else "undecided at the most draws"
+    draws = questions[0].test.looks[len(votes) - 1]
+    return f"radius {first.radius!r} {how}: class {selected}, selected by the pilot, has {votes[-1]} of {draws} votes"
+
+
+def _invalid_winner(selection: Sequence[int]) -> str:
+    invalid, draws = selection[-1], sum(selection)
+    return f"the winner of the pilot is an invalid output: {invalid} of {draws} outputs were not finite"
 
 
 def make_tables(procedure: Procedure, law: NoiseLaw) -> Tables:
@@ -176,6 +231,14 @@ def make_tables(procedure: Procedure, law: NoiseLaw) -> Tables:
         noise=f"{law.words}; from numpy's Philox, assumed ideal, keyed by (seed, example, purpose, block, law)",
         noise_law=law.name,
         alpha_charged=procedure.charge,
+        sequential=tuple(map(_table_of, procedure.questions)) or UNSET,
+    )
+
+
+def _table_of(question: Question) -> SequentialTable:
+    test = question.test
+    return SequentialTable(
+        radius=question.radius, looks=test.looks, up=test.up, lo=test.lo, level=test.level, sha256=test.sha256
     )
 
 

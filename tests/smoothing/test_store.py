@@ -112,7 +112,7 @@ def test_every_setting_is_another_file(tmp_path):
 
 CHANGES = [
     {"sigma": 0.5}, {"float_noise": True}, {"n": 5}, {"n0": 5}, {"alpha": 0.01}, {"procedure": "fixed"}, {"price": 0.5},
-    {"bound": "clopper-pearson"}, {"dtype": "float64"}, {"limit": 5}, {"skip": 5}, {"seed": 5},
+    {"bound": "clopper-pearson"}, {"dtype": "float64"}, {"limit": 5}, {"skip": 5}, {"seed": 5}, {"at": (0.1,)},
 ]  # fmt: skip
 
 

@@ -11,7 +11,16 @@ from rich.text import Text
 
 from certify.report.figures import lower_figure, radius_label
 from certify.report.terminal.header import label_rows
-from certify.report.wording import LIMITS_NOTE, count_abstentions, name_label, until_zero
+from certify.report.wording import (
+    LIMITS_NOTE,
+    SHARE_DIGITS,
+    count_abstentions,
+    describe_clean,
+    describe_counts,
+    describe_stop,
+    name_label,
+    until_zero,
+)
 from certify.results import (
     CertifiedAccuracy,
     LipschitzExample,
@@ -24,14 +33,17 @@ from certify.rounding import ceiling_text, floor_text
 
 BAR_CELLS = 24
 EIGHTHS = " ▏▎▍▌▋▊▉"
-SHARE_DIGITS = 3
 
 
 def draw_accuracy(report: Report) -> Group | None:
     """Return certified accuracy against radius: the observed share with a bar, and its limits over examples."""
     if report.summary is UNSET:
         return None
-    return Group(_curve(report.summary), _notes(report.summary))
+    summary = report.summary
+    if summary.unsampled is not UNSET:
+        counts = [(f"radius {radius}", words) for radius, words in describe_counts(summary)]
+        return Group(label_rows([*counts, ("stopped", describe_stop(summary))]), Text(_facts(summary)))
+    return Group(_curve(summary), _notes(summary))
 
 
 def _curve(summary: Summary) -> Table:
@@ -70,12 +82,15 @@ def bar(share: float) -> str:
 
 def _notes(summary: Summary) -> Text:
     confidence = summary.certified_accuracy[0].confidence if summary.certified_accuracy else 0.0
-    mean = "none" if summary.mean_radius is None else lower_figure(summary.mean_radius)
-    clean = f"{summary.clean_accuracy:.{SHARE_DIGITS}f}"
     return Text.assemble(
-        f"clean accuracy {clean}, abstained {summary.abstained}, mean radius {mean}\n",
+        f"{_facts(summary)}\n",
         (LIMITS_NOTE.format(confidence=confidence), "dim"),
     )
+
+
+def _facts(summary: Summary) -> str:
+    mean = "none" if summary.mean_radius is None else lower_figure(summary.mean_radius)
+    return f"clean accuracy {describe_clean(summary)}, abstained {summary.abstained}, mean radius {mean}"
 
 
 def draw_extremes(report: Report) -> Table | None:
