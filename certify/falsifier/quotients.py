@@ -122,7 +122,12 @@ def tightest_classes(pairs: Pairs, uppers: Tensor, count: int, norm: Norm) -> It
 
 def difference_of(network: Network, first: int, second: int) -> Callable[[Tensor], Tensor]:
     """Return the network of one output, logit ``first`` minus logit ``second``."""
-    return lambda x: (network(x)[:, first] - network(x)[:, second]).unsqueeze(1)
+
+    def difference(x: Tensor) -> Tensor:
+        logits = network(x)
+        return (logits[:, first] - logits[:, second]).unsqueeze(1)
+
+    return difference
 
 
 def joined(parts: Sequence[Pairs]) -> Pairs:
