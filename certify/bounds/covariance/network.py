@@ -6,6 +6,7 @@ float64, or whose multipliers the proof refuses, gives a typed answer, and the p
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify.bounds.covariance.memory import plan_bytes
-from certify.bounds.covariance.optimise import optimise
+from certify.bounds.covariance.memory import register_rows
+from certify.bounds.covariance.optimise import optimise, polish
 from certify.bounds.covariance.plan import compile_plan
 from certify.bounds.covariance.proof import Proved, prove
 from certify.bounds.covariance.steps import Plan
 from certify.bounds.facts import Facts
 from certify.results import Effort, Norm, Unbounded
 
-MOST_BYTES = 1.5e9  # of a plan; its search holds some four times as much
+MOST_POLISHED = 20  # classes whose pairs are searched one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,24 +62,25 @@ def covariance_bound(
     plan = compile_plan(facts, value, norm, gains_l2)
     if isinstance(plan, Unbounded):
         return plan
-    if plan_bytes(plan) > MOST_BYTES:
-        return Unbounded(f"its covariances would take {plan_bytes(plan) / 1e9:.1f} GB, more than {MOST_BYTES / 1e9} GB")
     found = _search(plan, effort, pairs=pairs)
     if not found:
         return Unbounded("no multipliers of its covariances could be proved feasible")
     uppers = [proved.upper() if norm == "l2" else float(proved.row_uppers().max()) for proved in found]
     pair_uppers = [proved.pair_uppers() for proved in found] if not plan.steps[-1].sides else []
-    growth = {name: min(proved.growth[name] for proved in found) for name in found[0].growth}
     least = torch.stack(pair_uppers).amin(0) if pair_uppers else None
-    return CovarianceBound(min(uppers), least, growth, plan.fallbacks)
+    return CovarianceBound(min(uppers), least, found[0].growth, plan.fallbacks)
 
 
 def _search(plan: Plan, effort: Effort, *, pairs: bool) -> list[Proved]:
+    """Return what is proved with multipliers for the norm, for all pairs, and at most effort for every single pair."""
     try:
         candidates = [optimise(plan, effort, "norm")]
-        if pairs:
-            candidates.append(optimise(plan, effort, "pairs"))
     except ValueError:  # no closed form is feasible: the plan holds numbers beyond the range of float64
         return []
-    found = [prove(plan, multipliers) for multipliers in candidates]
+    classes = register_rows(plan)[-1]
+    if pairs and classes > 1:
+        candidates.append(optimise(plan, effort, "pairs", warm=candidates[0]))
+        if effort == "max" and classes <= MOST_POLISHED:
+            candidates.extend(polish(plan, candidates[-1], itertools.combinations(range(classes), 2)).values())
+    found = [prove(plan, multipliers, with_growth=not place) for place, multipliers in enumerate(candidates)]
     return [proved for proved in found if proved is not None and math.isfinite(proved.upper())]
