@@ -234,6 +234,10 @@ def ascended_norm(network: Network, seed: int, steps: int = 4) -> float:
     return best
 
 
+class MisfitError(Exception):
+    """No convolution of the sizes asked for was found."""
+
+
 class Maker:
     """Draws a network from a seed."""
 
@@ -255,7 +259,7 @@ class Maker:
 
     def conv(self, ci: int, sizes: Sizes, *, stride: Sizes | None = None, outputs: Sizes | None = None) -> Conv:
         """A random convolution that fits; with ``outputs``, one of exactly these output sizes."""
-        while True:
+        for _ in range(1000):
             groups = self.pick(1, 1, ci)
             co = groups * self.number(1, max(1, 3 // groups))
             taps = tuple(self.number(1, 5 if len(sizes) == 1 else 3) for _ in sizes)
@@ -266,6 +270,7 @@ class Maker:
             found = conv.outputs(sizes)
             if min(found) >= 1 and (outputs is None or found == outputs) and 1 < math.prod(found) <= 60:
                 return conv
+        raise MisfitError
 
     def average(self, channels: int, sizes: Sizes) -> Conv | None:
         taps = tuple(self.number(2, 3) for _ in sizes)
@@ -309,6 +314,13 @@ class Maker:
         return made
 
     def network(self) -> Network:
+        while True:
+            try:
+                return self.attempt()
+            except MisfitError:
+                continue
+
+    def attempt(self) -> Network:
         dims = self.pick(1, 1, 2)
         sizes = tuple(self.number(4, 7 if dims == 1 else 5) for _ in range(dims))
         channels = self.number(1, 3)
