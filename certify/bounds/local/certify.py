@@ -25,7 +25,8 @@ from certify.bounds.local.layers import Chain
 from certify.bounds.local.lines import Bounds, Relaxation
 from certify.bounds.local.recursion_proof import Certificate, first_matrix, prove_bounds, prove_trial, proved_stretch
 from certify.bounds.local.search import EFFORTS, Effort, Found, search
-from certify.bounds.local.trial import EVERYWHERE, LINES, Centres, Trial, fresh, run_trial
+from certify.bounds.local.starts import Centres, fresh
+from certify.bounds.local.trial import EVERYWHERE, LINES, Trial, run_trial
 from certify.results import Effort as EffortWord
 from certify.results import Norm
 from certify.rounding import sub_down

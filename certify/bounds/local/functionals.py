@@ -25,12 +25,11 @@ from certify.bounds.local.recursion import (
     KEPT,
     Slopes,
     cholesky_raised,
-    choose_rows,
     largest_eigenvalue,
-    pick_square,
     relative_start,
     sizes,
 )
+from certify.bounds.local.rows import choose_rows, pick_square
 
 
 @dataclass(frozen=True, eq=False)

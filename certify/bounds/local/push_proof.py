@@ -52,9 +52,9 @@ from certify.bounds.covariance.elimination import (
     slack_lower,
 )
 from certify.bounds.covariance.rounded import linear_upper
+from certify.bounds.local.ellipsoids import Factored
 from certify.bounds.local.layers import Layer
 from certify.bounds.local.patches import Patches
-from certify.bounds.local.recursion import Factored
 from certify.bounds.magnitudes import l2_upper, nextafter_up, row_l2_upper
 from certify.rounding import SMALLEST, U64, add_up, gamma_up, mul_up
 

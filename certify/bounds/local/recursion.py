@@ -27,17 +27,14 @@ arXiv 2404.07224 (layer by layer, ECLipsE).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from certify.bounds.local.layers import Layer
-from certify.bounds.local.patches import Patches
-from certify.bounds.local.windows import Window
+from certify.bounds.local.ellipsoids import Ellipsoid, Explicit, Factored
+from certify.bounds.local.rows import Rows, choose_rows, outer, pick, pick_columns
 
 HEADROOM, RAISE, MOST_RAISES = 1.02, 1.15, 40
 KEPT = 1.0 - 1e-3  # part of D that must suffice: so K >= 0.001 D, and single precision resolves it
@@ -45,7 +42,6 @@ POWER_STEPS = 12
 FEW_INPUTS = 1.0  # the input form is used when the unstable rows outnumber this share of the inputs
 LEAST_RATIO = 2.0**-20  # of B / C
 SMALL_SIZE, LEAST_SIZE = 2.0**-7, 2.0**-40  # of M_jj, beside the largest and beside the usual
-PANELS, LEAST_PANELLED = 4, 384  # of a product of a matrix with its own transpose
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,136 +63,6 @@ class Slopes:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """A choice of rows per batch element: ``index`` ``[B, q]``, and ``mask``, false where an index only fills up."""
-
-    index: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Explicit:
-    """An ellipsoid given by its matrix M ``[B, p, p]``."""
-
-    M: Tensor
-
-    def diagonal(self) -> Tensor:
-        """Return M_jj ``[B, p]``."""
-        return self.M.diagonal(dim1=1, dim2=2)
-
-    def square(self, index: Tensor) -> Tensor:
-        """Return M_UU ``[B, q, q]``."""
-        return pick_square(self.M, index)
-
-    def times(self, x: Tensor) -> Tensor:
-        """Return x M for rows ``[B, o, p]``."""
-        return x @ self.M
-
-
-@dataclass(frozen=True, eq=False)
-class Factored:
-    """The ellipsoid M = J J^T of a first layer, J = W_1 diag(stretch), on all its rows.
-
-    ``stretch`` is ``[B, d]`` or None for ones, ``gram`` is W_1 W_1^T where it is kept, ``patches`` the first two layers
-    where both are convolutions.
-    """
-
-    layer: Layer
-    dtype: torch.dtype
-    stretch: Tensor | None = None
-    gram: Tensor | None = None
-    patches: Patches | None = None
-
-    def diagonal(self) -> Tensor:
-        """Return M_jj ``[1 or B, p]``."""
-        if self.stretch is None:
-            return self.layer.row_norms("l2").square().to(self.dtype)[None]
-        return (self.layer.weight(self.dtype) * self.stretch[:, None]).square().sum(2)
-
-    def square(self, index: Tensor) -> Tensor:
-        """Return M_UU ``[B, q, q]``."""
-        if self.stretch is None and self.gram is not None:
-            return pick_square(self.gram[None].expand(index.shape[0], -1, -1), index)
-        J = self.rows(index)
-        return J @ J.mT
-
-    def rows(self, index: Tensor) -> Tensor:
-        """Return J_U ``[B, q, d]``."""
-        return self._stretched(pick_rows(self.layer.weight(self.dtype)[None], index))
-
-    def weighted(self, g: Tensor) -> Tensor:
-        """Return J^T diag(g) J ``[B, d, d]`` for weights ``[B, p]``, of which most may be 0."""
-        if self.layer.window is not None and self.layer.window.groups == 1:
-            found = window_products(self.layer.window, g)
-        else:
-            W = self.layer.weight(self.dtype)
-            found = W.mT @ (W * g[..., None])
-        return found if self.stretch is None else found * self.stretch[:, None] * self.stretch[:, :, None]
-
-    def image(self, V: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """Return A = V J ``[B, r, d]``.
-
-        Args:
-            V: ``[B, r, p]``.
-            chosen: Where V is W_2 times a diagonal: which rows of W_2 they are ``[B, r]``.
-        """
-        if chosen is not None and self.patches is not None and len(V) == 1:
-            return self._stretched(patch_image(self.patches, V, chosen))
-        return self._stretched(self.layer.backward(V))
-
-    def crossing(self, A: Tensor) -> Tensor:
-        """Return A J^T ``[B, r, p]``."""
-        A = self._stretched(A)
-        return (self.layer.forward(A.flatten(0, -2)) - self.layer.bias.to(A.dtype)).reshape(*A.shape[:-1], -1)
-
-    def times(self, x: Tensor) -> Tensor:
-        """Return x M for rows ``[B, o, p]``."""
-        return self.crossing(self.image(x))
-
-    def _stretched(self, A: Tensor) -> Tensor:
-        return A if self.stretch is None else A * self.stretch[:, None]
-
-
-def patch_image(patches: Patches, V: Tensor, chosen: Tensor) -> Tensor:
-    """Return V W_1 ``[1, r, d]`` for rows V ``[1, r, m]`` that are 0 outside their row's window of the second layer."""
-    windows = len(patches.second.positions)
-    at = chosen[0] % windows
-    channels = torch.arange(patches.second.channels)[:, None]
-    places = channels * (V.shape[2] // len(channels)) + patches.second.positions[at].clamp(min=0)[:, None]  # [r, c, K]
-    held = (patches.second.positions[at] >= 0)[:, None]
-    rows = (V[0].gather(1, places.flatten(1)).reshape(places.shape) * held).flatten(1)
-    moved = rows @ patches.transfer.to(V.dtype)  # [r, c_0 R]
-    pixels = patches.places[at][:, None] + torch.arange(patches.first.channels)[:, None] * math.prod(
-        patches.first.sizes
-    )
-    pixels = torch.where(patches.inside[at][:, None], pixels, patches.first.columns).flatten(1)
-    found = V.new_zeros(len(rows), patches.first.columns + 1).scatter_(1, pixels, moved)
-    return found[None, :, :-1]
-
-
-def window_products(window: Window, g: Tensor) -> Tensor:
-    """Return W^T diag(g) W ``[B, d, d]`` of a convolution without groups, for g ``[B, m]``.
-
-    Row (c, p) reads only the entries of window p: position by position, the products of its kernels are summed over the
-    channels c and added where they belong.
-    """
-    kernel = window.weight.to(g.dtype).flatten(1)  # [c, i k]
-    P, K = window.positions.shape
-    entries = kernel.shape[1] // K
-    parts = (g.reshape(len(g), len(kernel), P).mT[..., None] * kernel).mT @ kernel  # [B, P, i k, i k]
-    side = window.columns // entries
-    at = window.positions[:, None, :] + torch.arange(entries)[:, None] * side  # [P, i, k]
-    at = torch.where(window.positions[:, None, :] >= 0, at, window.columns).reshape(P, -1)
-    d = window.columns + 1  # padding goes to a row and a column of its own
-    flat = (at[:, :, None] * d + at[:, None, :]).reshape(-1)
-    found = g.new_zeros(len(g), d * d).index_add_(1, flat, parts.flatten(1))
-    return found.reshape(-1, d, d)[:, :-1, :-1]
-
-
-Ellipsoid: TypeAlias = Explicit | Factored
-
-
-@dataclass(frozen=True, eq=False)
 class Step:
     """One activation with its multipliers solved for.
 
@@ -214,42 +80,6 @@ class Step:
     raised: Tensor
     factor: Tensor
     J: Tensor | None
-
-
-def choose_rows(flags: Tensor) -> Rows:
-    """Return the rows flagged, filled up to the largest count of the batch."""
-    if flags.shape[0] == 1:
-        index = flags[0].nonzero().T
-        return Rows(index, torch.ones_like(index, dtype=torch.bool))
-    count = int(flags.sum(1).max())
-    index = torch.argsort(~flags, dim=1, stable=True)[:, :count]
-    return Rows(index, flags.gather(1, index))
-
-
-def pick(vector: Tensor, index: Tensor) -> Tensor:
-    """Return the entries ``[B, q]`` of ``[B, p]``."""
-    return vector.gather(1, index)
-
-
-def pick_columns(matrix: Tensor, index: Tensor) -> Tensor:
-    """Return the columns ``[B, r, q]`` of ``[B, r, p]``."""
-    if matrix.shape[0] == 1:
-        return matrix[0].index_select(1, index[0])[None]
-    return matrix.gather(2, index[:, None, :].expand(-1, matrix.shape[1], -1))
-
-
-def pick_rows(matrix: Tensor, index: Tensor) -> Tensor:
-    """Return the rows ``[B, q, n]`` of ``[B, p, n]``, or of ``[1, p, n]`` shared by the batch."""
-    if index.shape[0] == 1:
-        return matrix[0].index_select(0, index[0])[None]
-    if matrix.shape[0] == 1:
-        return matrix[0][index]
-    return matrix.gather(1, index[:, :, None].expand(-1, -1, matrix.shape[2]))
-
-
-def pick_square(matrix: Tensor, index: Tensor) -> Tensor:
-    """Return the blocks ``[B, q, q]`` of ``[B, p, p]``."""
-    return pick_columns(pick_rows(matrix, index), index)
 
 
 def relative_start(mid: Tensor, half: Tensor, size: Tensor) -> Tensor:
@@ -381,20 +211,6 @@ def _divided(step: Step, N: Tensor) -> Tensor:
     Z = torch.linalg.solve_triangular(step.factor, (N * step.rows.mask[:, None, :]).mT, upper=False)
     half: Tensor = Z.mT
     return half
-
-
-def outer(*factors: Tensor) -> Tensor:
-    """Return the sum of F F^T over factors F ``[B, r, any]``; large ones by panels, of which only half is computed."""
-    F = torch.cat(factors, 2)
-    r = F.shape[1]
-    if r < LEAST_PANELLED:
-        return F @ F.mT
-    found = F.new_empty(len(F), r, r)
-    for first in range(0, r, -(-r // PANELS)):
-        last = min(first + -(-r // PANELS), r)
-        found[:, first:last, :last] = F[:, first:last] @ F[:, :last].mT
-        found[:, :first, first:last] = found[:, first:last, :first].mT
-    return found
 
 
 def inner(step: Step, x: Tensor) -> Tensor:

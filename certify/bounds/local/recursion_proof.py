@@ -13,10 +13,6 @@ last hidden one these are the differences of the last weights). With A . (y_k - 
 recursion, margin >= v - s ||x - x*|| with v = A . y*_k + c, where h_k, the computed y_k, errs by h_error:
 
     v = fl(A . h_k + c) - |A| . h_error - gamma_{m+2} (|A| . |h_k| + |c|)         rounded down.
-
-*phi of one functional*, t = B A, g = (M t)_U, is t^T M t + g^T K^-1 g + sum C_j^2 A_j^2 D_j, where for any x, with
-K' <= K, K' >= kappa I and r = g - K' x: g^T K^-1 g <= g^T x + x^T r + r^T r / kappa (see `elimination`, with one
-column). An error dg of g costs sqrt(dg^T K^-1 dg) <= ||dg|| / sqrt(kappa) in the root.
 """
 
 from __future__ import annotations
@@ -28,22 +24,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify.bounds.covariance.definite import equilibrate, relative_lower
-from certify.bounds.covariance.domination import total
-from certify.bounds.covariance.elimination import Slopes as Proved
-from certify.bounds.covariance.elimination import residual_terms, slack_lower
-from certify.bounds.covariance.rounded import linear_upper, quadratic_upper
+from certify.bounds.covariance.rounded import linear_upper
 from certify.bounds.local.centres import GROWN, Centres
+from certify.bounds.local.functional_proof import functional_upper
 from certify.bounds.local.functionals import Signs, signed_slopes
 from certify.bounds.local.layers import Chain, Layer
 from certify.bounds.local.lines import Bounds
 from certify.bounds.local.lines_proof import Margins, ProvedRelaxation
 from certify.bounds.local.push_proof import Before, Front, push_upper
 from certify.bounds.local.recursion import Slopes, relative_start, sizes
-from certify.bounds.local.trial import LINES, Relative, Trial
-from certify.bounds.magnitudes import l2_upper, nextafter_up
+from certify.bounds.local.starts import Relative
+from certify.bounds.local.trial import LINES, Trial
+from certify.bounds.magnitudes import nextafter_up
 from certify.results import Norm
-from certify.rounding import SMALLEST, add_up, div_down, div_up, gamma_up, mul_up, sqrt_down, sqrt_up
+from certify.rounding import SMALLEST, div_down, gamma_up
 
 MORE, MOST_ATTEMPTS = 1.02, 8  # multipliers that fail a proof are raised
 LEAST_FACTORED = 512  # rows of a first layer from which on it is treated in factors
@@ -270,58 +264,3 @@ def _one(relative: Relative | None, k: int) -> Tensor:
     if relative is None:
         raise ValueError("expected a trial of the recursion, got one of linear relaxation")
     return relative.layers[k][0].double()
-
-
-def functional_upper(matrix: Tensor, c: Tensor, lower: Tensor, upper: Tensor, relative: Tensor, scale: float) -> float:
-    """Return s with |c . T dz| <= s ||d|| for slopes T in [lower, upper]; infinity where nothing is proved.
-
-    Args:
-        matrix: M ``[1, p, p]`` of the rows.
-        c: The functional as stored ``[p]``.
-        lower: Its least slopes ``[p]``.
-        upper: Its largest slopes ``[p]``.
-        relative: Its relative multipliers ``[p]``.
-        scale: Their scale.
-    """
-    slopes, rows = Proved.between(lower, upper), (lower < upper).nonzero().flatten()
-    t = slopes.centre * c
-    stable = float(quadratic_upper(matrix, t[None], nextafter_up(t.abs())[None])[0, 0])
-    radius = nextafter_up(slopes.radius[rows] * c[rows].abs())
-    size = sizes(matrix[0].diagonal()[rows])
-    D = scale * relative_start(slopes.centre[rows], slopes.radius[rows], size) * relative[rows]
-    for _ in range(MOST_ATTEMPTS):
-        inner = inner_upper(matrix, rows, D, t)
-        if inner is not None:
-            spread = nextafter_up(nextafter_up(radius * radius) * D)
-            own = mul_up(_sum_up(spread), 1.0)
-            return sqrt_up(add_up(stable, inner, own))
-        D = D * MORE
-    return math.inf
-
-
-def inner_upper(matrix: Tensor, rows: Tensor, D: Tensor, t: Tensor) -> float | None:
-    """Return at least g^T K^-1 g with g = (M t*)_U, t* within u |t| of t; None where K > 0 is not proved."""
-    if not len(rows):
-        return 0.0
-    if not bool((D > 0.0).all()) or (scaled := equilibrate(slack_lower(matrix, rows, D))) is None:
-        return None
-    K, inverse = scaled
-    kappa, (factor, info) = relative_lower(K), torch.linalg.cholesky_ex(K)
-    if not kappa > 0.0 or bool(info.any()):
-        return None
-    block = matrix[0, rows]
-    g = (block @ t) * inverse[0]
-    g_error = GROWN * (gamma_up(len(t) + 4) * (block.abs() @ t.abs()) + len(t) * SMALLEST) * inverse[0]
-    x = torch.cholesky_solve(g[None, :, None], factor)
-    one = torch.ones(1, 1, dtype=torch.float64)
-    r = float(total(residual_terms(K, g[None, :, None], x, one)))
-    product = (g * x[0, :, 0]).sum()
-    rounding = mul_up(gamma_up(len(rows) + 4), _sum_up((g * x[0, :, 0]).abs()))
-    value = add_up(max(float(product), 0.0), rounding, mul_up(l2_upper(x), r), div_up(mul_up(r, r), kappa))
-    root = add_up(sqrt_up(value), div_up(l2_upper(g_error), sqrt_down(kappa)))
-    return mul_up(root, root)
-
-
-def _sum_up(terms: Tensor) -> float:
-    """Return at least the sum of non-negative terms."""
-    return mul_up(float(terms.sum()), 1.0 + 2.0 * gamma_up(len(terms) + 8))

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from certify.bounds.local.trial import Centres, Trial, fresh, lines_trial, run_trial
+from certify.bounds.local.starts import Centres, fresh
+from certify.bounds.local.trial import Trial, lines_trial, run_trial
 
 START = 0.4  # of the distance at which the linearised margin is 0
 ROUGH, BEYOND = 0.05, 1.3  # the gap at which relaxation stops where the recursion follows, and where that starts

@@ -10,24 +10,15 @@ import torch
 
 from certify.bounds.facts import collect_structure
 from certify.bounds.local.adjoint import sweep
+from certify.bounds.local.ascent import Ascent
 from certify.bounds.local.chain import Chain, chain_of
+from certify.bounds.local.ellipsoids import Explicit, Factored, window_products
 from certify.bounds.local.functionals import functional_moves
 from certify.bounds.local.lines import Relaxation
-from certify.bounds.local.recursion import (
-    KEPT,
-    Explicit,
-    Factored,
-    Slopes,
-    choose_rows,
-    inner,
-    outer,
-    push,
-    relative_start,
-    sizes,
-    solve,
-    window_products,
-)
-from certify.bounds.local.trial import LINES, Ascent, Centres, Relative, fresh, lines_trial, run_trial
+from certify.bounds.local.recursion import KEPT, Slopes, inner, push, relative_start, sizes, solve
+from certify.bounds.local.rows import choose_rows, outer
+from certify.bounds.local.starts import Centres, Relative, fresh
+from certify.bounds.local.trial import LINES, lines_trial, run_trial
 from tests.bounds.small_networks import Build
 
 

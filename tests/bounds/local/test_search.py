@@ -12,7 +12,7 @@ from certify.bounds.facts import collect_structure
 from certify.bounds.local.chain import Chain, chain_of
 from certify.bounds.local.lines import Relaxation
 from certify.bounds.local.search import EFFORTS, Interval, search
-from certify.bounds.local.trial import Centres
+from certify.bounds.local.starts import Centres
 from tests.bounds.small_networks import Build
 
 FUNCTIONS = {
