@@ -35,7 +35,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
 from typing import Any, Literal
 
 import msgspec
@@ -162,6 +163,7 @@ def gate_exit_code(rows: Iterable[GateRow]) -> int:
     return 1 if "failed" in verdicts else 4 if "undecided" in verdicts else 0
 
 
+@lru_cache(maxsize=256)
 def requirement(gate: Gate, n: int, alpha: float) -> Requirement:
     """Return the counts of ``n`` examples from which the gate passes and up to which it fails.
 
@@ -226,6 +228,15 @@ class Tally:
     n: int
     alpha: float
 
+    def after(self, gate: Gate, example: LipschitzExample | SmoothingExample) -> Tally:
+        """Return what is seen with one more example."""
+        return replace(
+            self,
+            count=self.count + _counts(gate, example),
+            undecided=self.undecided + _is_undecided(gate, example),
+            unsampled=self.unsampled - 1,
+        )
+
     def verdict(self, gate: Gate) -> Verdict | None:
         """Return the verdict that the examples without draws cannot change; None while they can."""
         if not self.n:
@@ -242,13 +253,35 @@ class Tally:
 
 def tally(gate: Gate, examples: Sequence[LipschitzExample | SmoothingExample], n: int, alpha: float) -> Tally:
     """Return what a gate has seen in the first examples of ``n``."""
-    return Tally(
-        count=sum(_counts(gate, example) for example in examples),
-        undecided=sum(_is_undecided(gate, example) for example in examples),
-        unsampled=n - len(examples),
-        n=n,
-        alpha=alpha,
-    )
+    nothing = Tally(count=0, undecided=0, unsampled=n, n=n, alpha=alpha)
+    return reduce(lambda seen, example: seen.after(gate, example), examples, nothing)
+
+
+class Settlement:
+    """Watches the examples of a run, one by one in their order, until no later one can change a verdict.
+
+    Example:
+        >>> gate = Gate(name="g", metric="clean_accuracy", min=0.9)
+        >>> Settlement([gate], n=100, alpha=0.001).verdicts
+        (None,)
+    """
+
+    def __init__(self, gates: Sequence[Gate], *, n: int, alpha: float) -> None:
+        self._seen = [(gate, tally(gate, (), n, alpha)) for gate in gates]
+
+    def add(self, example: LipschitzExample | SmoothingExample) -> None:
+        """See the next example."""
+        self._seen = [(gate, seen.after(gate, example)) for gate, seen in self._seen]
+
+    @property
+    def verdicts(self) -> tuple[Verdict | None, ...]:
+        """The verdict of each gate, None while a later example can change it."""
+        return tuple(seen.verdict(gate) for gate, seen in self._seen)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the verdict of every gate stands."""
+        return None not in self.verdicts
 
 
 def asked_radii(gates: Iterable[Gate], settings: SmoothingSettings) -> tuple[float, ...]:

@@ -53,19 +53,24 @@ from certify.results import (
     SmoothingSettings,
     Tool,
     Unbounded,
+    UnsampledExample,
     seal,
 )
 from certify.smoothing import (
+    NoiseLaw,
+    Procedure,
     RunHeader,
     Store,
     check_settings,
     earlier_seeds,
+    is_complete,
     law_name,
     make_law,
     make_tables,
     open_store,
     plan_procedure,
     smoothing_events,
+    store_path,
 )
 from certify.smoothing.loop import Events
 from certify.smoothing.votes import DTYPES
@@ -366,19 +371,20 @@ class SmoothingRun:
             workers=self.workers,
         )
 
-    def report(self, examples: Sequence[SmoothingExample]) -> SmoothingReport:
+    def report(self, examples: Sequence[SmoothingExample], *, settled: bool = False) -> SmoothingReport:
         """Return the sealed report of all examples.
+
+        Args:
+            examples: The examples, in order.
+            settled: Whether the verdicts of all gates were settled by these; they may then be the first ones only.
 
         Raises:
             InputError: If examples are missing: a partial run has no report.
         """
-        if len(examples) != len(self.data):
+        rest = self.data.examples[len(examples) :]
+        if rest and not settled:
             raise InputError(f"expected all {len(self.data)} examples, got {len(examples)}; run the command again")
-        law = make_law(self.settings, eight_bit=self.data.eight_bit)
-        procedure = plan_procedure(
-            self.settings, classes=len(self.model.classes), law=law, dimension=self.model.input.size
-        )
-        tables = make_tables(procedure, law)
+        tables = make_tables(*self._procedure())
         record = self.model.record
         return seal(
             SmoothingReport(
@@ -387,15 +393,25 @@ class SmoothingRun:
                 data=_data_record(self.data),
                 settings=self.settings,
                 statement=smoothing_statement(
-                    settings=self.settings, model=record, tables=tables, examples=len(examples)
+                    settings=self.settings, model=record, tables=tables, examples=len(self.data)
                 ),
                 tables=tables,
                 examples=tuple(examples),
-                summary=summarise_smoothing(examples, self.settings),
+                unsampled=tuple(map(_without_draws, rest)) or UNSET,
+                summary=summarise_smoothing(examples, self.settings, unsampled=len(rest)),
                 falsifier=NOT_FALSIFIED,
                 execution=self._execution(),
             )
         )
+
+    def is_complete(self) -> bool:
+        """Return whether the store holds every draw of this run already."""
+        return is_complete(self.store, self.data, self._procedure()[0])
+
+    def _procedure(self) -> tuple[Procedure, NoiseLaw]:
+        law = make_law(self.settings, eight_bit=self.data.eight_bit)
+        size = self.model.input.size
+        return plan_procedure(self.settings, classes=len(self.model.classes), law=law, dimension=size), law
 
     def _execution(self) -> Execution:
         return Execution(
@@ -432,23 +448,47 @@ def start_smoothing(
         SoundnessError: If the installed statistics do not give the check values.
     """
     self_test()
-    check_settings(settings)
-    check_dataset(data, input=model.input, classes=model.classes)
     clock = _Clock()
     chosen = choose_device(device)
-    header = RunHeader(
+    header = _header(model, data, settings, chosen)
+    with open_store(Path(store), header, restart=restart) as opened:
+        side_by_side = workers or choose_workers(chosen)
+        yield SmoothingRun(model, data, settings, opened, chosen, batch, side_by_side, data_path, clock)
+
+
+def has_complete_run(
+    model: Model, data: Dataset, settings: SmoothingSettings, *, store: str | Path = STORE_FOLDER, device: str = "auto"
+) -> bool:
+    """Return whether a finished run of these settings is in the store.
+
+    Raises:
+        InputError: If the settings or the data do not fit, or the store is in use or damaged.
+    """
+    header = _header(model, data, settings, choose_device(device))
+    if not store_path(Path(store), header).is_file():
+        return False
+    with start_smoothing(model, data, settings, store=store, device=device) as run:
+        return run.is_complete()
+
+
+def _header(model: Model, data: Dataset, settings: SmoothingSettings, device: str) -> RunHeader:
+    """Return what a run is, after checking that its data fit its model."""
+    check_settings(settings)
+    check_dataset(data, input=model.input, classes=model.classes)
+    return RunHeader(
         model_sha256=model.sha256,
         data_sha256=data.sha256,
         settings=settings,
         classes=len(model.classes),
         noise_law=law_name(settings, eight_bit=data.eight_bit),
         network_sha256=model.graph.sha256,
-        device_kind=chosen.partition(":")[0],
+        device_kind=device.partition(":")[0],
         program=PROGRAM,
     )
-    with open_store(Path(store), header, restart=restart) as opened:
-        side_by_side = workers or choose_workers(chosen)
-        yield SmoothingRun(model, data, settings, opened, chosen, batch, side_by_side, data_path, clock)
+
+
+def _without_draws(example: Example) -> UnsampledExample:
+    return UnsampledExample(index=example.index, id=example.id, hash=example.hash, label=example.label)
 
 
 def smooth(
@@ -466,6 +506,7 @@ def smooth(
 
     Except with probability ``alpha`` over its own draws, the smoothed classifier g(x) = argmax_k P(f(x + noise) = k)
     gives the reported class to every input nearer than ``radius`` in l2. The network f itself is promised nothing.
+    With radii asked for (``at``), each example ends as soon as they are decided, after far fewer draws.
     Source: Cohen, Rosenfeld and Kolter (2019), arXiv 1902.02918, Theorem 1 and Algorithm Certify.
 
     Args:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,17 +16,32 @@ from certify.cli.configuration import (
     lipschitz_settings,
     smoothing_settings,
 )
-from certify.cli.output import Output
+from certify.cli.output import Output, write_text
 from certify.cli.sources import data_path, model_path, read_known_model
 from certify.errors import InputError
-from certify.policy import Gate, evaluate_gates, gate_exit_code
+from certify.policy import (
+    Gate,
+    answers_gate,
+    asked_radii,
+    evaluate_gates,
+    gate_exit_code,
+    least_examples,
+    requirement,
+)
 from certify.results import GateRow, LipschitzReport, Report, SmoothingReport, seal
+from certify.rounding import ceiling_text, floor_text
+
+if TYPE_CHECKING:
+    from certify.loading import Model
 
 
 def command(
     reports: Annotated[
         list[Path] | None, typer.Argument(metavar="[REPORT]...", help="Reports to judge; default: run what is missing.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what must be observed for each gate to pass, and run nothing.")
+    ] = False,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the verdicts are.")] = False,
     config: options.Config = None,
     device: options.Device = None,
@@ -44,6 +60,9 @@ def command(
     if not configuration.gates:
         where = configuration.path or "certify.toml (none found)"
         raise InputError(f"{where}: expected at least one [[gate]], got none")
+    if plan:
+        write_text(plan_text(configuration))
+        return 0
     out = Output(format, output, color, quiet, verbose)
     if output is not None and len(reports or needed_kinds(configuration)) > 1:
         raise InputError(
@@ -132,5 +151,90 @@ def _run(
         settings = lipschitz_settings(configuration, {})
         level = falsify_level(None, configuration.lipschitz)
         return lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level)
+    return _run_smoothing(read_known_model(path, configuration.arch), data, configuration, places, out, no_progress)
+
+
+def _run_smoothing(
+    model: Model, data: Path, configuration: Configuration, places: smooth.Places, out: Output, no_progress: bool
+) -> SmoothingReport:
+    """Return the report that the smoothing gates are judged by: a finished run, else the radii they ask for.
+
+    A run of the configured settings that is complete in the store is re-used. Else the gates' radii are decided
+    sequentially, up to the example that settles the last verdict.
+    """
+    from certify.runs import has_complete_run
+
+    settings, gates = smoothing_settings(configuration, {}), _gates_of(configuration, "smoothing")
+    dataset = smooth.read_examples(model, data, None, settings)
+    if all(answers_gate(settings, gate) for gate in gates) and has_complete_run(
+        model, dataset, settings, store=places.store, device=places.device
+    ):
+        out.detail("re-using the complete run in the store")
+        return smooth.run(model, dataset, settings, places, out, no_progress, data=data)
+    asked = smoothing_settings(configuration, {"at": asked_radii(gates, settings)})
+    _warn_out_of_reach(gates, len(dataset), settings.alpha, out)
+    return smooth.run(model, dataset, asked, places, out, no_progress, data=data, gates=gates)
+
+
+def _gates_of(configuration: Configuration, kind: str) -> list[Gate]:
+    default = default_kind(configuration)
+    return [gate for gate in configuration.gates if gate_kind(gate, default) == kind]
+
+
+def _warn_out_of_reach(gates: Sequence[Gate], n: int, alpha: float, out: Output) -> None:
+    for gate in gates:
+        if n and requirement(gate, n, alpha).passes_from > n:
+            least = least_examples(gate, n, alpha)
+            remedy = "no number of examples can" if least is None else f"at least {least} are needed"
+            out.note(f"warning: gate {gate.name!r}: {n} examples cannot pass it, {remedy}")
+
+
+def plan_text(configuration: Configuration) -> str:
+    """Return what must be observed for each gate to pass at the number of examples in the data.
+
+    Raises:
+        InputError: If model or data cannot be read, or a setting is out of range.
+    """
+    path, data = model_path(None, configuration), data_path(None, configuration)
     model = read_known_model(path, configuration.arch)
-    return smooth.run(model, data, None, smoothing_settings(configuration, {}), places, out, False, no_progress)
+    lines: list[str] = []
+    for kind in needed_kinds(configuration):
+        n, alpha = _examples_of(kind, model, data, configuration)
+        for gate in _gates_of(configuration, kind):
+            lines += [f"{gate.name} ({kind}, {_asked(gate)})", *_required(gate, n, alpha)]
+    return "\n".join(lines)
+
+
+def _examples_of(kind: str, model: Model, data: Path, configuration: Configuration) -> tuple[int, float]:
+    """Return the number of examples that a kind is run on, and the chance that one of its certificates is false."""
+    from certify.runs import read_dataset
+
+    if kind == "lipschitz":
+        rows = lipschitz_settings(configuration, {})
+        return len(read_dataset(data, model, skip=rows.skip, limit=rows.limit)), 0.0
+    settings = smoothing_settings(configuration, {})
+    return len(smooth.read_examples(model, data, None, settings)), settings.alpha
+
+
+def _asked(gate: Gate) -> str:
+    where = "" if gate.radius is None else f" at {gate.norm} {gate.radius!r}"
+    claim = "plain share" if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
+    return f"{gate.metric.replace('_', ' ')}{where} at least {gate.min!r}, {claim}"
+
+
+def _required(gate: Gate, n: int, alpha: float) -> Iterator[str]:
+    if not n:
+        yield "  no examples: undecided"
+        return
+    rule = requirement(gate, n, alpha)
+    passes, fails = rule.passes_from, rule.fails_to
+    if passes <= n:
+        yield f"  passes from {passes} of {n} examples ({ceiling_text(passes / n, 4)})"
+    else:
+        least = least_examples(gate, n, alpha)
+        remedy = "no number of examples can" if least is None else f"at least {least} are needed"
+        yield f"  cannot pass with {n} examples, {remedy}"
+    if fails >= 0:
+        yield f"  fails up to {fails} of {n} ({floor_text(fails / n, 4)})"
+    if passes - fails > 1:
+        yield "  undecided between the two"

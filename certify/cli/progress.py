@@ -2,27 +2,28 @@
 
 On a terminal a bar (examples done, draws per second, time left, running certified accuracy), elsewhere one plain line
 every few seconds, both on stderr. The bar advances in draws, because examples differ in how many they take; the time
-left comes from the draws that are still planned.
+left comes from the draws that are still planned. Where draws end by a test, the words are examples decided, draws
+spent, the certified accuracy so far with its interval, and what the gates say so far.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from certify.cli.output import write_note
+from certify.policy import Settlement
 from certify.results import LipschitzExample, SmoothingExample, certified_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.progress import Progress, TaskID
 
 SECONDS_BETWEEN_LINES = 5.0
+MOST_RADII = 2  # whose running accuracy has room in a line
 
 
 class Meter(Protocol):
@@ -107,18 +108,60 @@ class DrawsDone(Protocol):
     def draws_estimate(self) -> int:
         """Draws expected in all."""
 
+    @property
+    def decided(self) -> int:
+        """Examples that need no more draws."""
+
 
 def consume_smoothing(
-    events: Iterable[SmoothingExample | DrawsDone], total: int, shown_by: Meter
+    events: Generator[SmoothingExample | DrawsDone, None, None],
+    total: int,
+    shown_by: Meter,
+    at: Sequence[float] = (),
+    watched_by: Settlement | None = None,
 ) -> tuple[SmoothingExample, ...]:
-    """Return all examples of a smoothing run, showing its progress in draws."""
+    """Return the examples of a smoothing run, showing its progress in draws.
+
+    Args:
+        events: The run.
+        total: Its number of examples.
+        shown_by: Where the progress is shown.
+        at: The asked radii of a sequential run.
+        watched_by: What the gates say so far: as soon as no later example can change it, the run is left.
+    """
     found: list[SmoothingExample] = []
-    for event in events:
-        if isinstance(event, SmoothingExample):
-            found.append(event)
-        else:
-            shown_by.update(event.draws_done, event.draws_estimate, _words(found, total))
+    with closing(events):
+        for event in events:
+            if isinstance(event, SmoothingExample):
+                found.append(event)
+                if watched_by is not None:
+                    watched_by.add(event)
+                    if watched_by.settled:
+                        break
+            else:
+                words = _sequential_words(found, total, event, at, watched_by) if at else _words(found, total)
+                shown_by.update(event.draws_done, event.draws_estimate, words)
     return tuple(found)
+
+
+def _sequential_words(
+    found: list[SmoothingExample], total: int, event: DrawsDone, at: Sequence[float], gates: Settlement | None
+) -> str:
+    """Return the words of sequential work; the intervals are over the examples so far, each end at 95 %."""
+    parts = [f"{event.decided}/{total} decided", f"{event.draws_done:,} draws", *_running(found, at)]
+    verdicts = () if gates is None else gates.verdicts
+    if verdicts:
+        parts.append("gates " + ", ".join(verdict or "open" for verdict in verdicts))
+    return ", ".join(parts)
+
+
+def _running(found: list[SmoothingExample], at: Sequence[float]) -> Iterator[str]:
+    from certify.stats import population_limits
+
+    for radius in at[-MOST_RADII:] if found else ():
+        count = sum(certified_at(example, radius) for example in found)
+        low, high = population_limits(count, len(found), confidence=0.95, alpha=0.0)
+        yield f"at {radius:g}: {100 * count / len(found):.0f} % ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def _words(found: list[LipschitzExample] | list[SmoothingExample], total: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from certify.cli.output import Output, write_text
 from certify.cli.progress import consume_smoothing, meter
 from certify.cli.sources import data_path, model_path, read_known_model
 from certify.errors import InputError
+from certify.policy import Gate, Settlement
 from certify.results import SmoothingReport, SmoothingSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ def command(
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", help="Draws per example: the cap of the plan, or exactly this many. [default: 10000]"),
+        typer.Option(
+            "--n", help="Draws per example: the cap, or exactly this many. [default: 10000; with --at 100000]"
+        ),
+    ] = None,
+    at: Annotated[
+        list[float] | None,
+        typer.Option("--at", help="Decide 'radius >= this' sequentially instead of measuring it; repeatable."),
     ] = None,
     n0: Annotated[int | None, typer.Option("--n0", help="Draws that select the class. [default: 128]")] = None,
     alpha: Annotated[
@@ -61,7 +68,9 @@ def command(
     dtype: Annotated[
         options.Dtype | None, typer.Option("--dtype", help="What the network runs in. [default: float32]")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print the sample plan and run nothing.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the sample plan or the sequential tables, and run nothing.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run has left.")] = False,
     arch: options.Arch = None,
     label: options.Label = None,
@@ -88,6 +97,7 @@ def command(
     flags = {
         "sigma": sigma,
         "n": n,
+        "at": at or None,
         "n0": n0,
         "alpha": alpha,
         "procedure": procedure,
@@ -99,6 +109,7 @@ def command(
         "skip": skip,
         "seed": seed,
     }
+    _refuse_both(at, procedure=procedure, price=price, bound=bound)
     settings = smoothing_settings(configuration, flags)
     out = Output(format, output, color, quiet, verbose)
     if plan:
@@ -107,8 +118,16 @@ def command(
     path, examples = model_path(model, configuration), data_path(data, configuration)
     places = Places(configuration, device=device, batch=batch, workers=workers, store=store)
     found = read_known_model(path, arch or configuration.arch)
-    out.show(run(found, examples, label, settings, places, out, restart, no_progress))
+    dataset = read_examples(found, examples, label, settings)
+    out.show(run(found, dataset, settings, places, out, no_progress, data=examples, restart=restart))
     return 0
+
+
+def _refuse_both(at: list[float] | None, **others: object) -> None:
+    """Refuse flags that measure radii beside --at, which decides them."""
+    given = [name for name, value in others.items() if at and value is not None]
+    if given:
+        raise InputError(f"expected --at without --{given[0]}, which plays no part in a sequential test; leave one out")
 
 
 class Places:
@@ -140,22 +159,31 @@ def _number(flag: str, others: str, text: str, most: int) -> int:
     raise InputError(f"expected --{flag} {others}a number from 1 to {most}, got {text!r:.100}")
 
 
+def read_examples(model: Model, data: Path, label: str | None, settings: SmoothingSettings) -> Dataset:
+    """Return the examples of a run."""
+    from certify.runs import read_dataset
+
+    return read_dataset(data, model, label=label, skip=settings.skip, limit=settings.limit)
+
+
 def run(
     model: Model,
-    data: Path,
-    label: str | None,
+    dataset: Dataset,
     settings: SmoothingSettings,
     places: Places,
     out: Output,
-    restart: bool,
     no_progress: bool,
+    *,
+    data: Path,
+    restart: bool = False,
+    gates: Sequence[Gate] = (),
 ) -> SmoothingReport:
-    """Return the report of one run, with progress on stderr."""
+    """Return the report of one run, with progress on stderr; with gates it ends when their verdicts are settled."""
     from certify.cli.memory import keep_freed_memory
-    from certify.runs import read_dataset, start_smoothing
+    from certify.runs import start_smoothing
 
     keep_freed_memory()
-    dataset: Dataset = read_dataset(data, model, label=label, skip=settings.skip, limit=settings.limit)
+    watched_by = Settlement(gates, n=len(dataset), alpha=settings.alpha) if gates else None
     with start_smoothing(
         model,
         dataset,
@@ -168,14 +196,14 @@ def run(
         data_path=str(data),
     ) as started:
         with meter(shown=not (out.quiet or no_progress)) as shown_by:
-            examples = consume_smoothing(started.events(), len(dataset), shown_by)
+            examples = consume_smoothing(started.events(), len(dataset), shown_by, settings.at, watched_by)
         if warning := chance_level_note(examples, len(model.classes)):
             out.note(warning)
-        return started.report(examples)
+        return started.report(examples, settled=bool(gates))
 
 
 def plan_text(settings: SmoothingSettings) -> str:
-    """Return the sample plan in words: how many estimation draws follow each number of pilot votes.
+    """Return in words how many estimation draws follow each number of pilot votes, or the tables of asked radii.
 
     Raises:
         InputError: If a setting is out of range.
@@ -184,7 +212,8 @@ def plan_text(settings: SmoothingSettings) -> str:
     from certify.stats import sample_plan
 
     check_settings(settings)
-
+    if settings.at:
+        return tables_text(settings)
     if settings.procedure == "fixed":
         return f"fixed: {settings.n0} pilot draws, then {settings.n} estimation draws for every example"
     plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha)
@@ -195,4 +224,29 @@ def plan_text(settings: SmoothingSettings) -> str:
             votes = f"{start}" if start == k - 1 else f"{start}-{k - 1}"
             lines.append(f"{votes:>18}   {plan[start]:>16}")
             start = k
+    return "\n".join(lines)
+
+
+def tables_text(settings: SmoothingSettings) -> str:
+    """Return the sequential tests of the asked radii: at each look, the votes that certify and those that give up.
+
+    Raises:
+        InputError: If a radius cannot be certified with the draws asked for.
+    """
+    from certify.smoothing.questions import ask_questions
+
+    lines = [
+        f"sequential: {settings.n0} pilot draws, then draws to the first look that decides, at most {settings.n}",
+        "8-bit data are tested at alpha less what their integer noise costs, which can move a row by a vote; the report"
+        " holds the tables in use",
+    ]
+    for question in ask_questions(settings, settings.alpha):
+        test = question.test
+        lines += [
+            "",
+            f"radius {question.radius!r}: level {test.level:.4g} of alpha {settings.alpha!r}, sha256 {test.sha256}",
+            f"{'draws':>9}   {'certified from':>14}   {'given up to':>11}",
+        ]
+        for draws, up, lo in zip(test.looks, test.up, test.lo, strict=True):
+            lines.append(f"{draws:>9}   {up if up <= draws else '-':>14}   {lo if lo >= 0 else '-':>11}")
     return "\n".join(lines)

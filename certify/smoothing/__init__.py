@@ -14,7 +14,7 @@ from certify.smoothing.procedure import (
     plan_procedure,
     select_class,
 )
-from certify.smoothing.run import run_smoothing, smoothing_events
+from certify.smoothing.run import is_complete, run_smoothing, smoothing_events
 from certify.smoothing.store import Store
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "certify_counts",
     "check_settings",
     "earlier_seeds",
+    "is_complete",
     "law_name",
     "make_law",
     "make_tables",

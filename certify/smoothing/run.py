@@ -14,6 +14,7 @@ from certify.errors import InputError
 from certify.examples import Dataset
 from certify.results import SmoothingExample, SmoothingSettings
 from certify.smoothing.blocks import example_key
+from certify.smoothing.jobs import Job
 from certify.smoothing.laws import make_law
 from certify.smoothing.loop import Events, SmoothingLoop
 from certify.smoothing.noise import NoiseLaw
@@ -97,6 +98,15 @@ def smoothing_events(
     size = store.micro_batch() if batch == "auto" else batch
     loop = SmoothingLoop(classifier, law, procedure, dataset, store, size, workers)
     return loop.events()
+
+
+def is_complete(store: Store, dataset: Dataset, procedure: Procedure) -> bool:
+    """Return whether a store holds every block that a procedure asks for, of every example.
+
+    Raises:
+        InputError: If the store holds blocks that the procedure does not ask for.
+    """
+    return all(Job(example, procedure, store.rows(example_key(example))).done for example in dataset)
 
 
 def _examples_of(events: Events) -> Iterator[SmoothingExample]:
