@@ -92,7 +92,9 @@ class Factored:
     def crossing(self, A: Tensor) -> Tensor:
         """Return A J^T ``[B, r, p]``."""
         A = self._stretched(A)
-        return (self.layer.forward(A.flatten(0, -2)) - self.layer.bias.to(A.dtype)).reshape(*A.shape[:-1], -1)
+        if self.layer.window is None:
+            return A @ self.layer.weight(A.dtype).mT
+        return self.layer.window.forward(A.flatten(0, -2)).reshape(*A.shape[:-1], -1)
 
     def times(self, x: Tensor) -> Tensor:
         """Return x M for rows ``[B, o, p]``."""

@@ -101,3 +101,12 @@ def test_rows_that_stray_are_covered():
             (gram_upper(N, stray), moved @ moved.mT),
         ):
             assert float(torch.linalg.eigvalsh(found[0] - exact)[0]) > 0.0
+
+
+def test_a_large_bias_does_not_blur_a_step():
+    """Steps speak of differences: a bias of 2^60 would leave no digit of a product that it was added to."""
+    made = convolutions(7)
+    step, chosen = before(made, 20, 8), torch.arange(made.layers[1].rows)
+    plainly = push_upper(step, made.layers[1], chosen, Front(made.layers[0]))
+    made.layers[0].bias.fill_(2.0**60)
+    assert torch.equal(push_upper(step, made.layers[1], chosen, Front(made.layers[0])), plainly)
