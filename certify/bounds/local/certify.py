@@ -32,6 +32,7 @@ from certify.results import Norm
 from certify.rounding import sub_down
 
 MOST_ROWS = 2**13  # of a hidden layer, for the recursion
+MUCH_WORK, MOST_WORK = 2.0**35, 2.0**38  # sum of cubes of the rows of all hidden layers but the first
 BATCH_ENTRIES = 2**20  # of one ellipsoid per layer, over a batch
 DEEP = 3  # hidden layers from which on cuts are tried
 CLOSE = 0.98  # part of the radius found that a proof must reach, else it is searched again in double precision
@@ -63,10 +64,14 @@ class LocalNetwork:
 
     @property
     def settings(self) -> Effort:
-        """The effort, without the recursion where layers are too large for it."""
-        hidden = self.chain.layers[:-1]
-        small = bool(hidden) and max(layer.rows for layer in hidden) <= MOST_ROWS
-        return EFFORTS[self.effort] if small else replace(EFFORTS[self.effort], trials=0)
+        """The effort: with fewer trials of the recursion where layers are large, and none where they are too large."""
+        effort, rows = EFFORTS[self.effort], [layer.rows for layer in self.chain.layers[:-1]]
+        work = float(sum(size**3 for size in rows[1:]))
+        if not rows or max(rows) > MOST_ROWS or work > MOST_WORK:
+            return replace(effort, trials=0)
+        if work > MUCH_WORK:
+            return replace(effort, chase=min(effort.chase, 4), trials=min(effort.trials, 5))
+        return effort
 
     @property
     def cuts(self) -> tuple[int, ...]:

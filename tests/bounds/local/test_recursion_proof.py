@@ -189,3 +189,25 @@ def test_certificates_refuse_what_is_not_a_number():
         assert Certificate(v, s, 0, ball).radius == 0.0
     assert Certificate(1.0, 0.0, 0, 2.0).radius == 2.0
     assert Certificate(1.0, math.inf, 0, 2.0).radius == 0.0
+
+
+def test_layers_that_are_too_large_are_left_to_linear_relaxation(monkeypatch):
+    made = chain(dense()(3))
+    assert LocalNetwork(made).settings.trials > 0
+    monkeypatch.setattr("certify.bounds.local.certify.MOST_ROWS", 8)
+    network = LocalNetwork(made)
+    assert network.settings.trials == 0
+    x = centre(dense()(3), made, 3)
+    (found,) = network.certify(x, made.run(x).argmax(1))
+    assert {word(one) for one in found} == {"local lines"}
+
+
+def test_a_recursion_without_a_proof_falls_back_on_linear_relaxation(monkeypatch):
+    made = chain(dense()(3))
+    x = centre(dense()(3), made, 3)
+    y = made.run(x).argmax(1)
+    (proved,) = LocalNetwork(made, "l2", "fast").certify(x, y)
+    monkeypatch.setattr("certify.bounds.local.recursion_proof.push_upper", lambda *_: None)
+    (found,) = LocalNetwork(made).certify(x, y)
+    assert {word(one) for one in found} == {"local lines"}
+    assert min(one.radius for one in found) >= 0.95 * min(one.radius for one in proved)
