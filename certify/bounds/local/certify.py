@@ -182,7 +182,8 @@ class _Batch:
     def _certify_one(self, n: int, found: Found) -> list[Certificate]:
         """Prove what was found; fall back on a search in double precision, then on linear relaxation alone."""
         best = self._prove(n, found)
-        if not _radius(best) >= CLOSE * found.radius and found.trial is not None:
+        hopeful = min(one.v for one in self._everywhere(n, _only(self.proved, n))) > 0.0
+        if hopeful and (found.trial is None or not _radius(best) >= CLOSE * found.radius):
             again = search(
                 self.searched(torch.float64).choose(torch.tensor([n])), self.network.settings, self.network.cuts
             )[0]

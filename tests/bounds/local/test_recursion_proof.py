@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -211,3 +212,18 @@ def test_a_recursion_without_a_proof_falls_back_on_linear_relaxation(monkeypatch
     (found,) = LocalNetwork(made).certify(x, y)
     assert {word(one) for one in found} == {"local lines"}
     assert min(one.radius for one in found) >= 0.95 * min(one.radius for one in proved)
+
+
+@pytest.mark.parametrize("power", [-90, 70])
+def test_units_do_not_matter(power):
+    """Weights that single precision cannot square: searched again in double precision."""
+    graph = dense()(9)
+    made = chain(graph)
+    x = centre(graph, made, 9)
+    y = made.run(x).argmax(1)
+    (expected,) = LocalNetwork(made).certify(x, y)
+    tensors = {**graph.tensors, "v1.weight": graph.tensors["v1.weight"] * 2.0**power}
+    scaled = chain(replace(graph, tensors=tensors))
+    (found,) = LocalNetwork(scaled).certify(x * 2.0**-power, y)
+    radii = [min(one.radius for one in row) for row in (expected, found)]
+    assert radii[1] * 2.0**power == pytest.approx(radii[0], rel=0.02)
