@@ -12,9 +12,9 @@ At that optimum the matrices D - M are singular as a rule. So the search follows
 
     f(x) = smooth objective(mu) + mu times the sum of all barriers,     mu -> 0,
 
-which are smooth: plain descent on the objective stops early, at a kink. Plans so large that only a few evaluations can
-be paid for are searched on a coarser torus first (`coarse`), then on their own in single precision and without
-barriers, whose derivatives have full rank.
+which are smooth: descent on the objective alone gets far in a few steps, and then stops at a kink. Plans so large that
+only a few evaluations can be paid for are searched on a coarser torus first (`coarse`), then on their own in single
+precision and without barriers, whose derivatives have full rank.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -44,17 +44,15 @@ FEWEST = {"fast": 4, "default": 5, "max": 30}  # evaluations, of every plan
 MOST = {"fast": 4, "default": 160, "max": 800}
 LARGE = 1e10  # floating-point operations of one pass from which on the search is the short one
 COARSE = {"fast": 12, "default": 60, "max": 160}  # evaluations of the coarse plan of a large one
-STAGES: Mapping[Effort, tuple[tuple[float, float], ...]] = MappingProxyType(
-    {  # mu, and its share of the evaluations
-        "fast": ((1e-2, 1.0),),
-        "default": ((1e-2, 0.4), (1e-3, 0.3), (1e-4, 0.3)),
-        "max": ((1e-2, 0.2), (1e-3, 0.2), (1e-4, 0.3), (1e-5, 0.3)),
-    }
+PLAIN = 1e-2  # mu of the objective while there are no barriers
+PLAIN_EVALUATIONS, PLAIN_SHARE = 16, 0.4  # so many at first, at most such a share
+WALLS: Mapping[Effort, tuple[float, ...]] = MappingProxyType(  # mu of objective and barriers, one stage after another
+    {"fast": (), "default": (3e-3, 3e-4), "max": (3e-3, 3e-4, 3e-5)}
 )
+POLISHING, POLISHING_EVALUATIONS = 1e-4, 30
 FEW_SHAPES: tuple[Shape, ...] = (0.25, "product")
 GUESSES = 4
 REPAIRS = 40
-POLISHING = 30
 
 
 @dataclass
@@ -105,8 +103,7 @@ def _searched(
     if best.multipliers is None:
         best = _started(trial, goal, FEW_SHAPES if large else SHAPES)
     if any(trial.free) and (not large or effort != "fast"):
-        stages = STAGES["fast"] if large else STAGES[effort]
-        _search(trial, goal, best, evaluations(plan, effort), barriers=not large, stages=stages)
+        _search(trial, goal, best, _stages("fast" if large else effort, evaluations(plan, effort)))
     return best.multipliers or {}
 
 
@@ -118,7 +115,7 @@ def _taken_over(coarse: Plan, effort: Effort, objective: Objective, fine: Trial)
     best = _started(trial, goal, FEW_SHAPES)
     if any(trial.free):
         count = max(COARSE[effort] // 2, min(COARSE[effort], evaluations(coarse, effort)))
-        _search(trial, goal, best, count, barriers=not large, stages=STAGES["fast" if large else "default"])
+        _search(trial, goal, best, _stages("fast" if large else "default", count))
     return transfer(trial, best.multipliers or {}, fine)
 
 
@@ -145,7 +142,7 @@ def polish(plan: Plan, multipliers: Multipliers, objectives: Iterable[Objective]
     for objective in objectives:
         goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
         best = _Best(math.inf, multipliers)
-        _search(trial, goal, best, POLISHING, stages=((1e-4, 1.0),))
+        _search(trial, goal, best, [_Stage(POLISHING, POLISHING, POLISHING_EVALUATIONS)])
         found[objective] = best.multipliers or multipliers
     return found
 
@@ -159,33 +156,40 @@ def _started(trial: Trial, goal: Goal, shapes: Iterable[Shape]) -> _Best:
     return best
 
 
-def _search(
-    trial: Trial,
-    goal: Goal,
-    best: _Best,
-    count: int,
-    *,
-    barriers: bool = True,
-    stages: Iterable[tuple[float, float]],
-) -> None:
+class _Stage(NamedTuple):
+    """Part of a search: mu of the objective, of the barriers, and how many evaluations."""
+
+    mu: float
+    wall: float
+    evaluations: int
+
+
+def _stages(effort: Effort, count: int) -> tuple[_Stage, ...]:
+    """Return the stages of a search of ``count`` evaluations: without barriers, then with ever lower ones."""
+    walls = WALLS[effort]
+    first = min(PLAIN_EVALUATIONS, math.ceil(PLAIN_SHARE * count)) if walls else count
+    rest = (_Stage(mu, mu, math.ceil((count - first) / len(walls))) for mu in walls)
+    return (_Stage(PLAIN, 0.0, first), *rest)
+
+
+def _search(trial: Trial, goal: Goal, best: _Best, stages: Iterable[_Stage]) -> None:
     if best.multipliers is None:
         return
     coordinates = Coordinates(trial, best.multipliers)
     x, guesses = coordinates.zero(), GUESSES
-    for mu, share in stages:
+    for mu, wall, count in stages:
         coordinates.sharpen(mu)
 
-        def function(x: Tensor, mu: float = mu) -> Point | None:
+        def function(x: Tensor, mu: float = mu, wall: float = wall) -> Point | None:
             made = coordinates.run(x)
             if not made.feasible:
                 return None
             best.offer(goal.bound(made.output), made.multipliers)
             value, cotangent = goal.smooth(made.output, mu)
-            wall = mu if barriers else 0.0
             gradient, guess = coordinates.gradient(made, cotangent, wall)
-            return Point(value + wall * trial.barrier(made), gradient, guess)
+            return Point(value + (wall * trial.barrier(made) if wall else 0.0), gradient, guess)
 
-        x = Descent(function, x, guesses=guesses).run(math.ceil(share * count), tolerance=mu / 100)
+        x = Descent(function, x, guesses=guesses).run(count, tolerance=mu / 100)
         guesses = 0
 
 
