@@ -141,7 +141,7 @@ class Recursion:
         for place, part in enumerate(rest):
             if isinstance(part, Act):
                 follower = rest[place + 1]
-                through = follower.keeps_zeros(self.true) and widen
+                through = follower is rest[-1] and follower.keeps_zeros(self.true) and widen
                 self.activate(part, len(self.P) - kept, follower.leaves(self.true) or through)
                 continue
             K = conv_matrix(part, self.sizes, self.torus)
