@@ -18,6 +18,7 @@ from certify.report import lipschitz_statement, smoothing_statement, summarise_l
 from certify.results import (
     Counts,
     DataRecord,
+    Decision,
     Execution,
     Falsifier,
     InputSpace,
@@ -28,16 +29,18 @@ from certify.results import (
     ModelRecord,
     NetworkBound,
     Report,
+    SequentialTable,
     SmoothingExample,
     SmoothingReport,
     SmoothingSettings,
     Tables,
     Tool,
+    UnsampledExample,
     dump_json,
     seal,
 )
 from certify.rounding import div_down, sub_down
-from certify.stats import BOUNDS, charged_alpha, noise_charge, sample_plan
+from certify.stats import BOUNDS, SequentialTest, charged_alpha, noise_charge, sample_plan, sequential_test
 
 CLASSES = ("cat", "dog", "ship")
 TOOL = Tool(version="0.1.0", python="3.11.2", torch="2.13.0", device_kind="cpu", dtype="float64")
@@ -286,6 +289,116 @@ def smoothing_empty() -> SmoothingReport:
     return smoothing_report([], [gate(0.1, 0.5)])
 
 
+# ---- asked radii ----------------------------------------------------------------------------------------------------
+
+ASKED = SmoothingSettings(sigma=0.25, n=1500, n0=16, alpha=0.001, at=(0.1, 0.25))
+
+
+def sequential_tables(settings: SmoothingSettings) -> tuple[Tables, list[SequentialTest]]:
+    charge = noise_charge(settings.n, 3 * 8 * 8, 2 * math.ceil(12 * 255 * settings.sigma))
+    alpha = charged_alpha(settings.alpha, charge)
+    tests = [
+        sequential_test(math.nextafter(r / settings.sigma, math.inf), alpha, alpha, settings.n) for r in settings.at
+    ]
+    rows = tuple(
+        SequentialTable(radius=r, looks=t.looks, up=t.up, lo=t.lo, level=t.level, sha256=t.sha256)
+        for r, t in zip(settings.at, tests, strict=True)
+    )
+    plain = replace(noise_tables(settings), plan=None, plan_sha256=None, sequential=rows)
+    return plain, tests
+
+
+def sequential_example(
+    index: int, share: float, settings: SmoothingSettings, *, label: int = 1, invalid: bool = False
+) -> SmoothingExample:
+    """Build an example whose selected class (1) has ``share`` of the votes at every look, the rest going to class 0."""
+    _, tests = sequential_tables(settings)
+    votes = round(share * settings.n0)
+    selection = (settings.n0 - votes, votes, 0, 0) if not invalid else (0, 0, 0, settings.n0)
+    selected = selection.index(max(selection))
+    n, verdicts = 0, ["not_certified" if invalid else "undecided" for _ in tests]
+    for j, look in enumerate(() if invalid else tests[0].looks):
+        n, now = look, math.floor((share if selected == 1 else 1.0 - share) * look)
+        for q, test in enumerate(tests):
+            if verdicts[q] == "undecided" and not test.lo[j] < now < test.up[j]:
+                verdicts[q] = "certified" if now >= test.up[j] else "not_certified"
+        if "not_certified" in verdicts:
+            first = verdicts.index("not_certified")
+            verdicts[first:] = ["not_certified"] * (len(verdicts) - first)
+        if "undecided" not in verdicts:
+            break
+    hits = 0 if invalid else math.floor((share if selected == 1 else 1.0 - share) * n)
+    estimation = (n - hits, hits, 0, 0) if selected == 1 else (hits, n - hits, 0, 0) if selected == 0 else (0,) * 4
+    certified = [r for r, verdict in zip(settings.at, verdicts, strict=True) if verdict == "certified"]
+    predicted = selected if certified else None
+    return SmoothingExample(
+        index=index,
+        id=f"dog/{index:05d}.png",
+        hash=sha256(f"image {index}"),
+        label=label,
+        predicted=predicted,
+        correct=predicted == label,
+        radius=max(certified, default=0.0),
+        norm="l2",
+        counts=Counts(selection=selection, estimation=estimation, n0=settings.n0, n=n, seed=settings.seed),
+        procedure="sequential",
+        seconds=0.125,
+        stopped="gs",
+        decisions=tuple(Decision(radius=r, verdict=verdict) for r, verdict in zip(settings.at, verdicts, strict=True)),
+        reason=UNSET if certified else f"radius {settings.at[0]!r} not certified: {hits} of {n} votes",
+    )
+
+
+def sequential_report(
+    shares: Sequence[float],
+    gates: Sequence[Gate] = (),
+    *,
+    settings: SmoothingSettings = ASKED,
+    invalid: Sequence[int] = (),
+    unsampled: int = 0,
+) -> SmoothingReport:
+    """Build a sealed report of asked radii; ``unsampled`` examples follow those with shares."""
+    model, (tables, _) = model_record(), sequential_tables(settings)
+    rows = tuple(sequential_example(i, share, settings, invalid=i in invalid) for i, share in enumerate(shares))
+    rest = tuple(
+        UnsampledExample(index=i, id=f"cat/{i:05d}.png", hash=sha256(f"image {i}"), label=0)
+        for i in range(len(rows), len(rows) + unsampled)
+    )
+    report = SmoothingReport(
+        tool=TOOL,
+        model=model,
+        data=data_record([*rows, *rest]),
+        statement=smoothing_statement(settings=settings, model=model, tables=tables, examples=len(rows) + unsampled),
+        summary=summarise_smoothing(rows, settings, unsampled=unsampled),
+        falsifier=QUICK,
+        execution=Execution(model_path="model.safetensors"),
+        settings=settings,
+        tables=tables,
+        examples=rows,
+        unsampled=rest or UNSET,
+    )
+    return seal(replace(report, gates=evaluate_gates(report, gates)))
+
+
+def sequential_whole() -> SmoothingReport:
+    shares = [1.0] * 30 + [0.78, 0.66, 0.3, 0.9, 0.845]
+    return sequential_report(shares, [gate(0.25, 0.6), gate(0.1, 0.9), gate(0.25, 0.9, claim="list")], invalid=(2,))
+
+
+def sequential_few() -> SmoothingReport:
+    settings = replace(ASKED, n=300)
+    return sequential_report([1.0, 0.78, 0.3], [gate(0.25, 0.2, on="estimate")], settings=settings, invalid=(2,))
+
+
+def sequential_stopped() -> SmoothingReport:
+    settings = replace(ASKED, n=300)
+    return sequential_report([1.0, 1.0, 0.3], [gate(0.1, 0.5, on="estimate")], settings=settings, unsampled=1)
+
+
+def sequential_settled() -> SmoothingReport:
+    return sequential_report([1.0] * 40 + [0.3], [gate(0.25, 0.5), gate(0.1, 0.5, claim="list")], unsampled=19)
+
+
 # ---- gates ---------------------------------------------------------------------------------------------------------
 
 
@@ -312,4 +425,6 @@ SAMPLES: Mapping[str, Callable[[], Report]] = {
     "smoothing abstaining": smoothing_abstaining,
     "smoothing float fixed": smoothing_float_fixed,
     "smoothing empty": smoothing_empty,
+    "sequential whole": sequential_whole,
+    "sequential settled": sequential_settled,
 }

@@ -32,6 +32,8 @@ from tests.report.sample_reports import (
     lipschitz_report,
     network_alone,
     noise_tables,
+    sequential_few,
+    sequential_stopped,
     smoothing_abstaining,
     smoothing_clean,
     smoothing_float_fixed,
@@ -46,6 +48,8 @@ EDITED = [
     unbounded_with_data,
     smoothing_abstaining,
     smoothing_float_fixed,
+    sequential_few,
+    sequential_stopped,
 ]
 NOT_RECORDED = re.compile(r"^(execution\b|examples\[\d+\]\.seconds)")
 
@@ -55,10 +59,11 @@ DIGEST_ONLY = [
     r"model\.input\.shape\[\d+\]",  # implied by the charge on alpha only with integer noise
     r"data\.selection",
     r"settings\.(limit|skip|seed|method|arithmetic|dtype|price|n|n0|float_noise|noise)",  # see SETTINGS_IMPLIED
+    r"settings\.(procedure|bound)",  # play no part where radii were asked for
     r"tables\.noise",
     r"network\.(upper|lower|method|proved|reason|data_floor|slope_floor)",  # rest on the weights
     r"layers\[\d+\]\..*",
-    r"examples\[\d+\]\.(index|method|reason|clean_predicted)",
+    r"(examples|unsampled)\[\d+\]\.(index|method|reason|clean_predicted)",
     r"examples\[\d+\]\.(margin_lower|gain_upper|error_upper)",  # of an abstention
     r"gates\[\d+\]\.(name|claim|confidence)",  # claim and confidence play no part on an estimate
     r"falsifier\.(level|tried)",
@@ -113,6 +118,7 @@ CHOICES = {
     "claim": ("population", "list"),
     "on": ("lower", "estimate"),
     "verdict": ("passed", "failed"),
+    "answer": ("certified", "not_certified"),
     "metric": ("certified_accuracy", "clean_accuracy"),
     "level": ("quick", "full"),
 }
