@@ -138,7 +138,8 @@ def proved_at_most(grams: Grams, s: float) -> Tensor:
     if not (s > 0.0 and shift < s2 < math.inf):
         return torch.zeros(grams.matrices.shape[0], dtype=torch.bool)
     few = max(1, CACHED_NUMBERS // grams.matrices[0].numel())
-    return torch.cat([_factorises(H, s2, shift) for H in torch.split(grams.matrices, few)])
+    parts = (grams.matrices[first : first + few] for first in range(0, len(grams.matrices), few))
+    return torch.cat([_factorises(H, s2, shift) for H in parts])
 
 
 def _factorises(H: Tensor, s2: float, shift: float) -> Tensor:

@@ -44,6 +44,9 @@ from certify.rounding import div_up, down, mul_up, sqrt_up
 MOST_OPERATIONS = 7.0e11
 MOST_SIZE_FREE_OPERATIONS = 2.0e11
 MOST_EXTRA_OPERATIONS = 1.0e11
+WARM_STEPS = 15  # for a lower bound, from the wave that a torus suggests
+LEAST_EXTRA_CHANNELS = 128  # below, one torus more doubles the time,
+FREE_OPERATIONS = 1.0e8  # except where that is a few milliseconds
 LEAST_GAIN = 1e-4  # what another grid must gain to be worth its proof
 DENSITIES = (32, 16, 8, 6, 4)  # grid points per kernel side of (S): factors 1.002, 1.01, 1.04, 1.07, 1.17 for two axes
 
@@ -71,14 +74,21 @@ def torus_upper(conv: Convolution) -> tuple[Bound, Peak] | None:
     if operations(symbol, grids[0]) > MOST_OPERATIONS:
         return None
     first = grid_limits(symbol, grids[0])
-    best = Bound(first.upper, _name(conv, f"torus {grids[0]}"))
+    best = Bound(first.upper, name_of(conv, f"torus {grids[0]}"))
     spent = 0.0
-    for grid in grids[1:]:
+    pays = min(symbol.kernel.shape[1:3]) >= LEAST_EXTRA_CHANNELS or operations(symbol, grids[0]) <= FREE_OPERATIONS
+    for grid in grids[1:] if pays else ():
         spent += operations(symbol, grid)
         limit = best.upper * (1.0 - LEAST_GAIN)
         if spent <= MOST_EXTRA_OPERATIONS and grid.size > 1 and is_below_near(symbol, grid, limit, first.peak.turns):
-            best = min(best, Bound(grid_limits(symbol, grid, limit).upper, _name(conv, f"torus {grid}")))
+            best = min(best, Bound(grid_limits(symbol, grid, limit).upper, name_of(conv, f"torus {grid}")))
     return best, first.peak
+
+
+def least_torus(conv: Convolution) -> tuple[Symbol, Grid]:
+    """Return the symbol of a zero-padded convolution of known size and the smallest grid that holds it."""
+    symbol = symbol_of(conv)
+    return symbol, _grid(symbol, [least_side(axis) for axis in conv.axes], halved=False)
 
 
 def plane_wave(conv: Convolution, peak: Peak) -> Tensor:
@@ -141,7 +151,7 @@ def circular_limits(conv: Convolution) -> tuple[float, Bound] | None:
     lower, upper, _ = grid_limits(symbol, grid)
     complete = all(axis.known_outputs * axis.stride == axis.known_size for axis in conv.axes)
     name = "circular symbol, exact grid" if complete else f"circular symbol, torus {grid}"
-    return lower if complete else 0.0, Bound(upper, _name(conv, name))
+    return lower if complete else 0.0, Bound(upper, name_of(conv, name))
 
 
 def fits_torus(conv: Convolution) -> bool:
@@ -184,7 +194,7 @@ def size_free_limits(conv: Convolution) -> tuple[float, Bound] | None:
             lower, upper, _ = grid_limits(symbol, grid)
             for side, k in zip(grid.sides, taps, strict=True):
                 upper = div_up(upper, cosine_lower(k, side))
-            return lower, Bound(upper, _name(conv, f"size-free grid {grid} (S)"))
+            return lower, Bound(upper, name_of(conv, f"size-free grid {grid} (S)"))
     return None
 
 
@@ -204,5 +214,6 @@ def _grid(symbol: Symbol, sides: list[int], halved: bool) -> Grid:
     return Grid(tuple(flat), halved)
 
 
-def _name(conv: Convolution, method: str) -> str:
+def name_of(conv: Convolution, method: str) -> str:
+    """Return the name of a method, with the polyphase step where there is one."""
     return f"polyphase {method}" if conv.strided else method
