@@ -32,9 +32,10 @@ from certify.bounds.covariance.coarse import coarsen, factors, transfer
 from certify.bounds.covariance.cotangents import Cotangent
 from certify.bounds.covariance.descent import Descent, Point
 from certify.bounds.covariance.objectives import Objective, pairs, row, soft_diagonal, soft_norm
+from certify.bounds.covariance.registers import rows
 from certify.bounds.covariance.starts import SHAPES, Shape, start
 from certify.bounds.covariance.steps import Activate, Flatten, Linear, Multipliers, Plan
-from certify.bounds.covariance.trial import Pass, Trial, rows
+from certify.bounds.covariance.trial import Pass, Trial
 from certify.bounds.covariance.variables import Coordinates
 
 Effort: TypeAlias = Literal["fast", "default", "max"]

@@ -4,86 +4,30 @@ Nothing here is proved: rounding errors are ignored. What comes out chooses mult
 up to about 1e-9 relative.
 
 `evaluate` is made of differentiable torch operations. `Trial.derivatives` computes the same derivatives by hand at a
-fraction of the cost (see `moves`), and keeps only the inverses of the brackets' matrices.
+fraction of the cost (see `brackets`), and keeps only the inverses of the brackets' matrices.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from certify.bounds.covariance.brackets import Bracketing
 from certify.bounds.covariance.cotangents import Cotangent, add
-from certify.bounds.covariance.moves import (
-    Bounding,
-    Bracketing,
-    Flattening,
-    Folding,
-    Joining,
-    Linking,
-    LinkingFolding,
-    Move,
-    Passing,
-    Pooling,
-    Saved,
-    Slope,
-    Starting,
-    full,
-)
-from certify.bounds.covariance.spectrum import aliases, folded, frequency_weights
-from certify.bounds.covariance.steps import (
-    Activate,
-    Bounded,
-    Flatten,
-    Fold,
-    Join,
-    Linear,
-    Mask,
-    Multipliers,
-    Plan,
-    Pool,
-    Sides,
-    Start,
-    Step,
-)
+from certify.bounds.covariance.moves import Saved, Slope, full
+from certify.bounds.covariance.prepare import Frame, prepare
+from certify.bounds.covariance.registers import is_free, rows, sources
+from certify.bounds.covariance.steps import Multipliers, Plan, Sides
 
 REPAIR = 1.15
 
 Choose: TypeAlias = Callable[[int, tuple[Tensor, ...]], Tensor]
 Also: TypeAlias = Callable[[int, Slope], "Cotangent | None"]
-
-
-def sources(step: Step) -> tuple[int, ...]:
-    """Return the registers that a step reads."""
-    if isinstance(step, Start):
-        return ()
-    if isinstance(step, Join):
-        return (step.first, step.second)
-    return () if step.source is None else (step.source,)
-
-
-def is_free(step: Step, norm: str) -> bool:
-    """Return whether a step has a multiplier."""
-    if isinstance(step, Start):
-        return norm == "linf"
-    if isinstance(step, Activate):
-        return bool(step.unstable.any())
-    return isinstance(step, Mask | Pool | Join)
-
-
-def move_plan(plan: Plan, device: torch.device | str) -> Plan:
-    """Return the plan with all its tensors on a device."""
-
-    def moved(step: Step) -> Step:
-        changes: dict[str, Any] = {k: v.to(device) for k, v in vars(step).items() if isinstance(v, Tensor)}
-        return dataclasses.replace(step, **changes)
-
-    return dataclasses.replace(plan, steps=tuple(moved(step) for step in plan.steps))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,33 +63,23 @@ class Trial:
         self.dtype = dtype
         self.sources = tuple(sources(step) for step in plan.steps)
         self.free = tuple(is_free(step, plan.norm) for step in plan.steps)
-        self.moves: list[Move] = [_PREPARE[type(step)](self, step) for step in plan.steps]
-        if fuse:
-            self._fuse()
+        self.frame = Frame(plan, dtype)
+        self.moves = prepare(self.frame, fuse=fuse)
         self.last_reader = self._last_readers()
         self._fix()
 
     @property
     def device(self) -> torch.device:
         """Where the plan's matrices are."""
-        tensors = (v for step in self.plan.steps for v in vars(step).values() if isinstance(v, Tensor))
-        return next(tensors, torch.empty(0)).device
+        return self.frame.device
 
-    def weights_of(self, sides: tuple[int, ...]) -> Tensor:
+    def weights_of(self, sides: Sides) -> Tensor:
         """Return the frequency weights of a torus, in the trial's precision and place."""
-        return frequency_weights(sides).to(self.device, self.dtype)
+        return self.frame.weights_of(sides)
 
     def cast(self, tensor: Tensor) -> Tensor:
         """Return a real or complex tensor in the trial's precision."""
-        if not tensor.is_complex():
-            return tensor.to(self.dtype)
-        return tensor.to(torch.complex64 if self.dtype == torch.float32 else torch.complex128)
-
-    def dtype_of(self, sides: Sides) -> torch.dtype:
-        """Return the dtype of the matrices of a register: complex on a torus."""
-        if not sides:
-            return self.dtype
-        return torch.complex64 if self.dtype == torch.float32 else torch.complex128
+        return self.frame.cast(tensor)
 
     def rows(self, position: int) -> int:
         """Return the number of rows of a register."""
@@ -158,16 +92,6 @@ class Trial:
                 last[source] = position
         last[-1] = len(last)
         return last
-
-    def _fuse(self) -> None:
-        readers = [source for read in self.sources for source in read]
-        for position, folding in enumerate(self.moves):
-            linking = self.moves[self.sources[position][0]] if self.sources[position] else None
-            if not isinstance(folding, Folding) or not isinstance(linking, Linking):
-                continue
-            if readers.count(self.sources[position][0]) == 1:
-                self.moves[self.sources[position][0]] = Passing()
-                self.moves[position] = LinkingFolding(linking, folding)
 
     def _fix(self) -> None:
         """Compute what depends on no multiplier, and keep what is read by what does."""
@@ -224,7 +148,7 @@ class Trial:
         return True
 
     def barrier(self, made: Pass) -> float:
-        """Return the sum of the barriers of all brackets (see `moves`) of a feasible pass."""
+        """Return the sum of the barriers of all brackets (see `brackets`) of a feasible pass."""
         total = 0.0
         for position, multiplier in made.multipliers.items():
             move, saved = self.moves[position], made.saved[position]
@@ -264,95 +188,6 @@ class Trial:
                     if part is not None:
                         pending[source] = add(pending.get(source), part)
         return slopes
-
-
-def rows(plan: Plan, position: int) -> int:
-    """Return the number of rows of a register.
-
-    Example:
-        >>> from certify.bounds.covariance.steps import Plan, Start
-        >>> rows(Plan((Start((), 3),)), 0)
-        3
-    """
-    step = plan.steps[position]
-    if isinstance(step, Start | Bounded):
-        return step.rows
-    if isinstance(step, Linear):
-        return len(step.keep) + step.matrix.shape[1]
-    if isinstance(step, Flatten):
-        return step.matrix.shape[1]
-    return sum(rows(plan, source) for source in sources(step))
-
-
-def _start(trial: Trial, step: Start) -> Move:
-    return Starting(step.rows, step.pixels, trial.weights_of(step.sides))
-
-
-def _linear(trial: Trial, step: Linear) -> Move:
-    used = (step.matrix != 0).any(0).any(0)
-    columns = None if bool(used.all()) else used.nonzero().flatten()
-    matrix = step.matrix if columns is None else step.matrix[:, :, columns]
-    return Linking(trial.cast(matrix), step.keep, columns, step.matrix.shape[2])
-
-
-def _fold(trial: Trial, step: Fold) -> Move:
-    there, back = aliases(step.sides, step.strides), folded(step.sides, step.strides)
-    return Folding(*(index.to(trial.device) for index in (*there, *back)))
-
-
-def _activate(trial: Trial, step: Activate) -> Move:
-    lower, upper = trial.cast(step.lower), trial.cast(step.upper)
-    U = step.unstable.nonzero().flatten()
-    return _bracketing(trial, (lower + upper) / 2, ((upper - lower) / 2)[U], U, step.sides)
-
-
-def _mask(trial: Trial, step: Mask) -> Move:
-    middle = torch.ones(rows(trial.plan, step.source), dtype=trial.dtype, device=trial.device)
-    middle[step.rows] = 0.5
-    return _bracketing(trial, middle, middle[step.rows], step.rows, step.sides)
-
-
-def _bracketing(trial: Trial, middle: Tensor, half: Tensor, U: Tensor, sides: Sides) -> Move:
-    everything = torch.arange(len(middle), device=trial.device)
-    weights = trial.weights_of(sides)
-    if torch.equal(U, everything):
-        return Bracketing(middle, half, None, None, None, weights, trial.dtype_of(sides))
-    exact = everything[~torch.isin(everything, U)]
-    order = torch.cat((exact, U)).argsort()
-    back = None if torch.equal(order, everything) else order
-    return Bracketing(middle, half, U, exact, back, weights, trial.dtype_of(sides))
-
-
-def _pool(trial: Trial, step: Pool) -> Move:
-    return Pooling(step.overlap * step.slope**2, trial.weights_of(step.sides))
-
-
-def _flatten(trial: Trial, step: Flatten) -> Move:
-    return Flattening(trial.cast(step.matrix), trial.weights_of(step.source_sides))
-
-
-def _bounded(trial: Trial, step: Bounded) -> Move:
-    source = None if step.source is None else trial.weights_of(trial.plan.steps[step.source].sides)
-    return Bounding(step.gain, step.rows, trial.weights_of(step.sides), source)
-
-
-def _join(trial: Trial, step: Join) -> Move:
-    return Joining(trial.weights_of(step.sides), trial.dtype_of(step.sides))
-
-
-_PREPARE: Mapping[type, Callable[[Trial, Any], Move]] = MappingProxyType(
-    {
-        Start: _start,
-        Linear: _linear,
-        Fold: _fold,
-        Activate: _activate,
-        Mask: _mask,
-        Pool: _pool,
-        Flatten: _flatten,
-        Bounded: _bounded,
-        Join: _join,
-    }
-)
 
 
 def evaluate(plan: Plan, multipliers: Multipliers) -> list[Tensor]:

@@ -10,9 +10,10 @@ import torch
 from scipy.optimize import brentq
 
 from certify.bounds.covariance.objectives import soft_norm
+from certify.bounds.covariance.registers import move_plan
 from certify.bounds.covariance.starts import SHAPES, closed_forms, start
 from certify.bounds.covariance.steps import Activate, Linear, Mask, Plan, Start
-from certify.bounds.covariance.trial import Trial, evaluate, move_plan
+from certify.bounds.covariance.trial import Trial, evaluate
 from certify.bounds.covariance.variables import Coordinates
 from tests.bounds.covariance.hand_plans import NONE, PLANS, dense_chain, materialise, recursion, spatial
 
