@@ -248,7 +248,7 @@ class LipschitzExample(_Row, frozen=True, kw_only=True):
     error_upper: float | None
     seconds: float
     ball: float | UnsetType = UNSET
-    local_upper: float | None | UnsetType = UNSET
+    local_upper: float | UnsetType | None = UNSET
     reason: str | UnsetType = UNSET
 
 
