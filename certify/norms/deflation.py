@@ -61,7 +61,7 @@ MOST_NUMBERS = 2**24  # of the symbol
 MOST_MODES = 20  # frequencies that are taken apart
 DEPTH = 1.5e-3  # below the square of the norm, relatively: eigenvalues above are taken apart
 ROUNDS = (10, 12, 12)  # Lanczos steps; the better half goes on
-FINE_STEPS, FINE_TOLERANCE = 80, 5e-3
+FINE_STEPS, SECOND_STEPS, FINE_TOLERANCE = 80, 40, 5e-3
 KRYLOV_STEPS = 1
 START = 0.35  # s_0, on the way from the lower bound to the torus' one
 LEFT_OVER = 1e-9  # c_1, relative to s_0^2
@@ -125,7 +125,10 @@ def near_limits(conv: Convolution) -> tuple[float, Bound] | None:
 
 
 def sketch(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimate the largest eigenvalues of a batch: all roughly, the largest ``MOST_MODES`` and their vectors well."""
+    """Estimate the matrices of a batch with the largest eigenvalues: their numbers, first two eigenvalues and vectors.
+
+    All are looked at roughly, the largest well. Returned are places, values and vectors, all firsts before all seconds.
+    """
     single = H.to(SINGLE[H.dtype])
     best = torch.arange(len(H))
     vectors = start_vector(*H.shape[:2], dtype=single.dtype)
@@ -133,8 +136,10 @@ def sketch(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         values, vectors = _top(single[best], vectors, steps)
         kept = values.topk(min(max(2 * MOST_MODES, len(best) // 2), len(best))).indices
         best, vectors = best[kept], vectors[kept]
-    values, vectors = _top(single[best], vectors, FINE_STEPS, FINE_TOLERANCE)
-    return best, values, vectors.to(H.dtype)
+    firsts, vectors = _top(single[best], vectors, FINE_STEPS, FINE_TOLERANCE)
+    rest = single[best] - firsts[:, None, None].to(single.dtype) * (vectors[:, :, None] * vectors[:, None].conj())
+    seconds, others = _top(rest, start_vector(*vectors.shape, dtype=single.dtype), SECOND_STEPS, FINE_TOLERANCE)
+    return torch.cat([best, best]), torch.cat([firsts, seconds]), torch.cat([vectors, others]).to(H.dtype)
 
 
 def _top(H: Tensor, start: Tensor, steps: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -165,16 +170,17 @@ def find_modes(torus: Embedding, found: tuple[Tensor, Tensor, Tensor], level: fl
     Frequencies that are each other's negatives make one wave; where the wave is its own conjugate, u is made real.
     """
     conjugate = _conjugates(torus)
-    chosen: dict[int, tuple[float, Tensor]] = {}
-    for place, value, vector in zip(*found, strict=True):
+    chosen: dict[tuple[int, bool], tuple[float, Tensor]] = {}
+    for number, (place, value, vector) in enumerate(zip(*found, strict=True)):
         pair = int(place), int(conjugate[place])
-        if float(value) > level and min(pair) not in chosen:
-            chosen[min(pair)] = float(value), vector if pair[0] <= pair[1] else vector.conj().resolve_conj()
+        key = min(pair), 2 * number >= len(found[0])
+        if float(value) > level and key not in chosen:
+            chosen[key] = float(value), vector if pair[0] <= pair[1] else vector.conj().resolve_conj()
     ranked = sorted(chosen.items(), key=lambda item: -item[1][0])
     if len(ranked) > MOST_MODES:
         level = ranked[MOST_MODES][1][0]
     at, lifts, arrays = [], [], []
-    for place, (value, vector) in ranked[:MOST_MODES]:
+    for (place, _), (value, vector) in ranked[:MOST_MODES]:
         other = int(conjugate[place])
         alone = place == other and float(torus.weights[place]) == 1.0
         u = vector * math.sqrt(value - level)
@@ -280,7 +286,8 @@ def solve_all(torus: Embedding, modes: Modes, H: Grams, s0: float, S: Tensor) ->
     """
     matrices = H.matrices
     n = matrices.shape[-1]
-    matrices[modes.places] -= modes.lifts @ modes.lifts.mH
+    for place, lift in zip(modes.places.tolist(), modes.lifts, strict=True):  # a place may have two
+        matrices[place] -= lift @ lift.mH
     lifted = mul_up(gamma_up(8), norm_upper(modes.lifts), norm_upper(modes.lifts))
     s2 = mul_down(s0, s0)
     gamma = gamma_up(4 * (n + 6))
