@@ -29,8 +29,9 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def start(output: str, store: str) -> subprocess.Popen[bytes]:
+def start(output: str, store: str, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "certify", "smooth", "data.npz", "--sigma", "0.5", "--n", "4000", "--batch", "512"]
+    command += more
     package = str(Path(certify.__file__).parents[1])
     return subprocess.Popen(
         [*command, "-q", "-o", output, "--store", store],
@@ -58,18 +59,19 @@ def blocks_kept(store: str) -> bool:
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_and_continued_runs_give_the_same_report(project, kills):
-    assert ended(start("whole.json", "undisturbed")) == (0, b"")
+@pytest.mark.parametrize("asked", [(), ("--at", "0.1", "--at", "0.4")], ids=["measured", "asked"])
+def test_killed_and_continued_runs_give_the_same_report(project, kills, asked):
+    assert ended(start("whole.json", "undisturbed", *asked)) == (0, b"")
     moments = random.Random(kills)
     for number in range(kills):
-        process = start("killed.json", "disturbed")
+        process = start("killed.json", "disturbed", *asked)
         begun = time.monotonic()
         while not blocks_kept("disturbed") and process.poll() is None and time.monotonic() - begun < 60:
             time.sleep(0.01)  # importing torch is not what is tested
         time.sleep(moments.uniform(0.0, 1.5))
         process.send_signal(signal.SIGINT if number % 5 == 4 else signal.SIGKILL)
         ended(process)
-    assert ended(start("killed.json", "disturbed")) == (0, b"")
+    assert ended(start("killed.json", "disturbed", *asked)) == (0, b"")
     assert compared("killed.json") == compared("whole.json")
 
 

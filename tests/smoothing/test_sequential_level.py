@@ -1,4 +1,4 @@
-"""The whole sequential procedure enumerated (pilot, looks, answers, radius): too large a radius at most alpha of the time.
+"""The whole sequential procedure enumerated (pilot, looks, answers, radius): it errs at most alpha of the time.
 
 Laws of three classes and invalid outputs, with the true radius from their probabilities; sums over every pilot and
 every path of votes at the looks, in plain binomial and multinomial probabilities.

@@ -1,0 +1,235 @@
+"""`--at` and gates that ask: what is printed, stored, re-used and stopped, through `main` itself."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import certify
+from certify.cli.app import main
+from certify.report import read_report, verify_report
+from certify.results import SmoothingSettings
+
+GATE = """
+model = "model.safetensors"
+data = "data.npz"
+
+[smooth]
+sigma = 0.25
+{more}
+
+[[gate]]
+name = "at 0.1"
+metric = "certified_accuracy"
+kind = "smoothing"
+radius = 0.1
+min = {least}
+claim = "{claim}"
+"""
+EXAMPLES = 60
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """Class 1 iff the mean of 16 pixels is above 1/2; the images lie at many distances from that plane."""
+    layer = nn.Linear(16, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.stack([-torch.ones(16), torch.ones(16)]) / 4)
+        layer.bias.copy_(torch.tensor([2.0, -2.0]))
+    module = nn.Sequential(nn.Flatten(), layer)
+    certify.save(module, tmp_path / "model.safetensors", input_shape=(1, 4, 4), classes=["0", "1"], range=(0, 1))
+    generator = np.random.default_rng(0)
+    labels = np.arange(EXAMPLES) % 2
+    level = 127 + (2 * labels - 1) * generator.integers(0, 100, EXAMPLES)
+    pixels = np.clip(level[:, None] + generator.integers(-5, 6, (EXAMPLES, 16)), 0, 255)
+    np.savez(tmp_path / "data.npz", x=pixels.reshape(-1, 1, 4, 4).astype(np.uint8), y=labels)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def configure(least=0.5, claim="population", more=""):
+    Path("certify.toml").write_text(GATE.format(least=least, claim=claim, more=more))
+
+
+def run(capsys, *arguments):
+    capsys.readouterr()
+    code = main(list(arguments))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def smooth(capsys, *more):
+    code, _, err = run(
+        capsys, "smooth", "data.npz", "--sigma", "0.25", "--model", "model.safetensors", "-q", "-o", "s.json", *more
+    )
+    return code, err
+
+
+def blocks_in(store):
+    return sum(
+        sqlite3.connect(path).execute("SELECT count(*) FROM block").fetchone()[0]
+        for path in Path(store).glob("*.sqlite")
+    )
+
+
+def test_asked_radii_are_decided_and_the_report_verifies(project, capsys):
+    assert smooth(capsys, "--at", "0.3", "--at", "0.1") == (0, "")
+    report = read_report("s.json")
+    assert verify_report(report) == ()
+    assert (report.settings.at, report.settings.n) == ((0.1, 0.3), 100_000)
+    assert {row.radius for row in report.examples} == {0.0, 0.1, 0.3}
+    assert report.summary.mean_radius is None
+    assert [row.radius for row in report.summary.certified_accuracy] == [0.1, 0.3]
+    assert run(capsys, "verify", "s.json")[0] == 0
+    for view in ("terminal", "markdown", "csv", "tsv", "junit", "json"):
+        code, out, _ = run(capsys, "report", "s.json", "--format", view)
+        assert (code, bool(out)) == (0, True)
+
+
+def test_the_library_call_gives_the_same_rows_whatever_runs_side_by_side(project, capsys):
+    assert smooth(capsys, "--at", "0.1") == (0, "")
+    expected = [(row.counts, row.decisions) for row in read_report("s.json").examples]
+    settings = SmoothingSettings(sigma=0.25, at=(0.1,))
+    for workers, batch in ((1, 64), (2, 300), (4, 17)):
+        found = certify.smooth(
+            "model.safetensors", "data.npz", settings, store=f"store {workers}", workers=workers, batch=batch
+        )
+        assert [(row.counts, row.decisions) for row in found.examples] == expected
+
+
+def test_smooth_never_stops_early(project, capsys):
+    configure(least=0.01)
+    assert smooth(capsys, "--at", "0.1") == (0, "")
+    assert len(read_report("s.json").examples) == EXAMPLES
+
+
+@pytest.mark.parametrize(
+    ("least", "claim", "code"),
+    [(0.3, "population", 0), (0.99, "population", 1), (0.8, "population", 4), (0.8, "list", 0), (0.95, "list", 1)],
+)
+def test_a_gate_stops_early_with_the_verdict_of_the_whole_run(project, capsys, least, claim, code):
+    configure(least, claim)
+    assert smooth(capsys, "--at", "0.1", "--store", "whole") == (0, "")
+    whole = run(capsys, "gate", "s.json", "-q")[0]
+    assert whole == code
+    assert run(capsys, "gate", "-q", "-o", "g.json", "--store", "stopped")[0] == whole
+    report = read_report("g.json")
+    assert verify_report(report) == ()
+    assert len(report.examples) < EXAMPLES
+    assert len(report.examples) + len(report.unsampled) == report.data.count == EXAMPLES
+    assert blocks_in("stopped") < blocks_in("whole")
+    text = run(capsys, "report", "g.json")[1]
+    assert f"of {EXAMPLES} certified" in text
+    assert f"/{len(report.examples)}" not in text
+
+
+def test_the_report_of_a_gate_is_the_same_for_any_workers(project, capsys):
+    configure(0.3)
+    digests = set()
+    for workers, batch in (("1", "32"), ("2", "500"), ("4", "100")):
+        options = ("--workers", workers, "--batch", batch, "--store", f"store {workers}")
+        assert run(capsys, "gate", "-q", "-o", "g.json", *options)[0] == 0
+        digests.add(read_report("g.json").digest)
+    assert len(digests) == 1
+
+
+def test_a_second_gate_draws_nothing(project, capsys, monkeypatch):
+    configure(0.3)
+    assert run(capsys, "gate", "-q", "-o", "first.json")[0] == 0
+
+    def never(*_):
+        raise AssertionError("a forward pass")
+
+    monkeypatch.setattr("certify.smoothing.votes.BaseClassifier.votes", never)
+    assert run(capsys, "gate", "-q", "-o", "second.json")[0] == 0
+    assert read_report("first.json").digest == read_report("second.json").digest
+
+
+def test_a_complete_run_of_the_configured_settings_is_re_used(project, capsys, monkeypatch):
+    configure(0.3, more="n = 1000")
+    assert run(capsys, "smooth", "-q", "-o", "s.json")[0] == 0
+
+    def never(*_):
+        raise AssertionError("a forward pass")
+
+    monkeypatch.setattr("certify.smoothing.votes.BaseClassifier.votes", never)
+    assert run(capsys, "gate", "-q", "-o", "g.json")[0] == 0
+    report = read_report("g.json")
+    assert report.settings == read_report("s.json").settings
+    assert report.examples[0].procedure == "planned"
+    assert len(report.examples) == EXAMPLES
+
+
+def test_a_report_is_not_judged_at_a_radius_it_was_not_asked(project, capsys):
+    configure(0.3)
+    assert smooth(capsys, "--at", "0.2") == (0, "")
+    code, _, err = run(capsys, "gate", "s.json", "-q")
+    assert (code, "--at 0.1" in err) == (2, True)
+
+
+def test_plans_print_and_run_nothing(project, capsys):
+    configure(0.5)
+    code, out, _ = run(capsys, "gate", "--plan")
+    assert code == 0
+    assert "passes from 37 of 60" in out
+    assert "fails up to 23 of 60" in out
+    code, out, _ = run(capsys, "smooth", "--sigma", "0.25", "--at", "0.25", "--n", "4096", "--plan")
+    assert code == 0
+    assert "     4096             3538          3352" in out
+    assert not Path(".certify_cache").exists()
+
+
+def test_a_gate_out_of_reach_is_warned_of_at_once(project, capsys):
+    configure(0.99)
+    code, _, err = run(capsys, "gate", "--no-progress")
+    assert code in (1, 4)
+    assert "60 examples cannot pass it, at least 299 are needed" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--at", "0.1", "--procedure", "fixed"), "without --procedure"),
+        (("--at", "0.1", "--price", "0.001"), "without --price"),
+        (("--at", "0"), "above 0"),
+        (("--at", "nan"), "above 0"),
+        (("--at", "5"), "8 sigma"),
+        (("--at", "0.5", "--n", "100"), "--n 301 or more"),
+    ],
+)
+def test_questions_without_an_answer_are_refused(project, capsys, flags, words):
+    code, err = smooth(capsys, *flags)
+    assert (code, words in err) == (2, True)
+
+
+def test_radii_can_be_asked_in_the_configuration(project, capsys):
+    configure(0.3, more="at = [0.3, 0.1]")
+    assert run(capsys, "smooth", "-q", "-o", "s.json")[0] == 0
+    assert read_report("s.json").settings.at == (0.1, 0.3)
+    assert run(capsys, "gate", "-q", "-o", "g.json")[0] == 0
+    assert read_report("g.json").settings.at == (0.1, 0.3)  # the complete run, re-used
+
+
+def test_progress_says_draws_decided_interval_and_verdicts(project, capsys, monkeypatch):
+    monkeypatch.setattr("certify.smoothing.loop.PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr("certify.cli.progress.SECONDS_BETWEEN_LINES", -1.0)
+    configure(0.5)
+    _, _, err = run(capsys, "gate", "--workers", "1", "--batch", "64")
+    lines = [line for line in err.splitlines() if "gates open" in line and "at 0.1:" in line]
+    assert lines
+    assert all(" decided, " in line and " draws, " in line and " left" in line for line in lines)
+
+
+def test_an_edited_verdict_is_refused(project, capsys):
+    assert smooth(capsys, "--at", "0.1") == (0, "")
+    plain = json.loads(Path("s.json").read_text())
+    given_up = next(row for row in plain["examples"] if row["decisions"][0]["verdict"] != "certified")
+    given_up["decisions"][0]["verdict"] = "certified"
+    Path("s.json").write_text(json.dumps(plain, indent=1))
+    assert run(capsys, "verify", "s.json")[0] == 2
