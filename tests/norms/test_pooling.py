@@ -161,3 +161,22 @@ def test_average_pools_that_do_not_fit_are_refused(kernel, stride, padding, divi
         enclose_avg_pool(
             (5,), (kernel,), (stride,), (padding,), ceil_mode=False, count_include_pad=True, divisor=divisor, norm="l2"
         )
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+@pytest.mark.parametrize("n,outputs", [(3, 7), (7, 3), (5, 5), (4, 30), (1, 6), (6, 1)])
+def test_equal_windows_of_adaptive_pooling_are_counted(n, outputs, norm):
+    windows = [(i * n // outputs, -(-(i + 1) * n // outputs)) for i in range(outputs)]
+    matrix = torch.zeros(outputs, n, dtype=torch.float64)
+    for row, (low, high) in zip(matrix, windows, strict=True):
+        row[low:high] = 1.0 / (high - low)
+    truth = float(torch.linalg.matrix_norm(matrix, {"l1": 1, "l2": 2, "linf": math.inf}[norm]))
+    found = enclose_adaptive_avg_pool((n,), (outputs,), norm=norm)
+    assert found.lower <= truth * (1 + 1e-13)
+    assert truth * (1 - 1e-13) <= found.upper <= truth * (1 + 1e-12)
+
+
+def test_a_million_outputs_take_no_matrix_of_a_million_rows():
+    found = enclose_adaptive_avg_pool((50,), (1_000_000,), norm="l2")
+    assert found.lower <= 20000**0.5 <= found.upper * (1 + 1e-15)
+    assert found.upper <= 20000**0.5 * (1 + 1e-9)
