@@ -55,6 +55,7 @@ from certify.bounds.covariance.rounded import linear_upper
 from certify.bounds.local.ellipsoids import Factored
 from certify.bounds.local.layers import Layer
 from certify.bounds.local.patches import Patches
+from certify.bounds.local.recursion import prefers_inputs
 from certify.bounds.magnitudes import l2_upper, nextafter_up, row_l2_upper
 from certify.rounding import SMALLEST, U64, add_up, gamma_up, mul_up
 
@@ -156,7 +157,7 @@ def _factored(before: Before, front: Front, layer: Layer, chosen: Tensor, centre
     rows = before.rows
     if not len(rows):
         return [gram_upper(A, stray)]
-    if len(rows) > front.layer.columns:
+    if prefers_inputs(len(rows), front.layer.columns):
         part = sandwich_upper(_input_slack(front, before), A, stray)
         return None if part is None else [part]
     U = before.alive[rows]

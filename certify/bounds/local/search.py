@@ -4,7 +4,8 @@ R(eps), the smallest ratio of all margins on the ball eps, gives the certified r
 so the search may stop anywhere and keeps the best it saw. R falls as eps grows, on deep networks over a cliff, and it
 rises from trial to trial as the multipliers improve. With g = log(R / eps), a search goes in two phases:
 
-- *chasing*: eps moves half the way to R, on a log scale, while the multipliers are still improving fast;
+- *chasing*, while the multipliers are still improving fast: eps moves half the way to R, on a log scale, or by regula
+  falsi between the last two trials where one held and the other did not;
 - *closing*: with lo = the largest eps with R >= eps and hi = the smallest with R < eps above it, eps grows until there
   is a hi, then regula falsi on g in log eps, every third step bisection, closes the gap.
 
@@ -24,18 +25,19 @@ from certify.bounds.local.starts import Centres, fresh
 from certify.bounds.local.trial import Trial, lines_trial, run_trial
 
 START = 0.4  # of the distance at which the linearised margin is 0
-ROUGH, BEYOND = 0.05, 1.3  # the gap at which relaxation stops where the recursion follows, and where that starts
-LONGEST = 0.6  # step of the chase, in log eps
+ROUGH, BEYOND = 0.15, 1.3  # the gap at which relaxation stops where the recursion follows, and where that starts
+LONGEST, WIDEST = 0.6, 0.8  # step of the chase, in log eps; part of the way between two trials
 GROWTH, LEAP, FAR, SLOW, LEAST_STEP = 1.6, 8.0, 0.3, 1.5, 0.02
 MOST_TRIALS, BISECT_EVERY = 12, 3
+LATE = 2  # trials beyond the last one while R is still larger than eps
 
 
 @dataclass(frozen=True)
 class Effort:
     """How long to search: trials of the recursion in the chase and in all (0: none), and the gap at which it stops."""
 
-    chase: int = 6
-    trials: int = 9
+    chase: int = 7
+    trials: int = 10
     tolerance: float = 0.01
 
 
@@ -66,6 +68,7 @@ class Interval:
     tried: list[tuple[float, float]] = field(default_factory=list)
     closing: int = 0
     calm: int = 0
+    last: tuple[float, float] = (0.0, 0.0)
     done: bool = False
 
     def tell(self, R: float) -> bool:
@@ -77,16 +80,28 @@ class Interval:
         g = math.log(min(max(R / self.eps, 1e-12), 1e12))
         self.most -= 1
         self.chase -= 1
+        rising = g > 2.0 * self.tolerance and self.most > -LATE  # more is known to hold just beyond
+        spent = self.most <= 0 and not rising
         if self.chase > 0:
-            self.eps *= math.exp(min(max(g / 2.0, -LONGEST), LONGEST))
-            self.done = self.most <= 0 or self._settled(g)
+            self._chase(g)
+            self.done = self._settled(g) or spent
             return better
         self.tried.append((self.eps, g))
         self.eps = self._next()
         low, high = self._low(), self._high()
         closed = high is not None and high[0] <= max(self.best, low[0] if low else 0.0) * (1.0 + self.tolerance)
-        self.done = closed or self.most <= 0 or not 1e-30 < self.eps < 1e30
+        self.done = closed or spent or not 1e-30 < self.eps < 1e30
         return better
+
+    def _chase(self, g: float) -> None:
+        """Move half the way to R, or between this trial and the one before where R - eps changed its sign."""
+        here, (eps, before) = self.eps, self.last
+        self.last = (here, g)
+        if (g > 0.0) != (before > 0.0) and (eps > here) == (g > 0.0):
+            fraction = min(max(g / (g - before), 1.0 - WIDEST), WIDEST)
+            self.eps = here * (eps / here) ** fraction
+        else:
+            self.eps = here * math.exp(min(max(g / 2.0, -LONGEST), LONGEST))
 
     def _settled(self, g: float) -> bool:
         """Tell whether the chase has come to rest."""
