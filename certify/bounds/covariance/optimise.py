@@ -45,11 +45,11 @@ FEWEST = {"fast": 4, "default": 5, "max": 30}  # evaluations, of every plan
 MOST = {"fast": 4, "default": 160, "max": 800}
 LARGE = 1e10  # floating-point operations of one pass from which on the search is the short one
 COARSE = {"fast": 12, "default": 60, "max": 160}  # evaluations of the coarse plan of a large one
-PLAIN = 1e-2  # mu of the objective while there are no barriers
-PLAIN_EVALUATIONS, PLAIN_SHARE = 16, 0.4  # so many at first, at most such a share
+PLAIN, PLAIN_EVALUATIONS = 1e-2, 5  # mu of the objective while there are no barriers, and for how long
 WALLS: Mapping[Effort, tuple[float, ...]] = MappingProxyType(  # mu of objective and barriers, one stage after another
-    {"fast": (), "default": (3e-3, 3e-4), "max": (3e-3, 3e-4, 3e-5)}
+    {"fast": (), "default": (1e-2, 1e-3, 2e-4), "max": (1e-2, 1e-3, 1e-4, 1e-5)}
 )
+WIDTH = 100  # rows of the widest activation up to which barriers have mu as their factor; beyond, less in proportion
 POLISHING, POLISHING_EVALUATIONS = 1e-4, 30
 FEW_SHAPES: tuple[Shape, ...] = (0.25, "product")
 GUESSES = 4
@@ -104,7 +104,7 @@ def _searched(
     if best.multipliers is None:
         best = _started(trial, goal, FEW_SHAPES if large else SHAPES)
     if any(trial.free) and (not large or effort != "fast"):
-        _search(trial, goal, best, _stages("fast" if large else effort, evaluations(plan, effort)))
+        _search(trial, goal, best, _stages(trial, "fast" if large else effort, evaluations(plan, effort)))
     return best.multipliers or {}
 
 
@@ -116,7 +116,7 @@ def _taken_over(coarse: Plan, effort: Effort, objective: Objective, fine: Trial)
     best = _started(trial, goal, FEW_SHAPES)
     if any(trial.free):
         count = max(COARSE[effort] // 2, min(COARSE[effort], evaluations(coarse, effort)))
-        _search(trial, goal, best, _stages("fast" if large else "default", count))
+        _search(trial, goal, best, _stages(trial, "fast" if large else "default", count))
     return transfer(trial, best.multipliers or {}, fine)
 
 
@@ -165,12 +165,17 @@ class _Stage(NamedTuple):
     evaluations: int
 
 
-def _stages(effort: Effort, count: int) -> tuple[_Stage, ...]:
+def _stages(trial: Trial, effort: Effort, count: int) -> tuple[_Stage, ...]:
     """Return the stages of a search of ``count`` evaluations: without barriers, then with ever lower ones."""
     walls = WALLS[effort]
-    first = min(PLAIN_EVALUATIONS, math.ceil(PLAIN_SHARE * count)) if walls else count
-    rest = (_Stage(mu, mu, math.ceil((count - first) / len(walls))) for mu in walls)
+    first = min(PLAIN_EVALUATIONS, count) if walls else count
+    share = min(1.0, WIDTH / max([1, *_widths(trial.plan)]))
+    rest = (_Stage(mu, share * mu, math.ceil((count - first) / len(walls))) for mu in walls)
     return (_Stage(PLAIN, 0.0, first), *rest)
+
+
+def _widths(plan: Plan) -> list[int]:
+    return [int(step.unstable.sum()) for step in plan.steps if isinstance(step, Activate)]
 
 
 def _search(trial: Trial, goal: Goal, best: _Best, stages: Iterable[_Stage]) -> None:
@@ -190,7 +195,7 @@ def _search(trial: Trial, goal: Goal, best: _Best, stages: Iterable[_Stage]) -> 
             gradient, guess = coordinates.gradient(made, cotangent, wall)
             return Point(value + (wall * trial.barrier(made) if wall else 0.0), gradient, guess)
 
-        x = Descent(function, x, guesses=guesses).run(count, tolerance=mu / 100)
+        x = Descent(function, x, guesses=guesses).run(count, tolerance=mu / 300)
         guesses = 0
 
 

@@ -5,7 +5,7 @@ Variables are logarithms. The multipliers of an activation follow the matrix M t
     D = D_0 exp(x) s(M),   s(M) = mean over frequencies of u^H M u, divided by its value at the start,
 
 with u the leading eigenvectors at the start: where the registers before it grow, D grows along and stays feasible. The
-derivative of s has rank one, so that derivatives keep their low rank (see `cotangents`). At x = 0 all of them are the start.
+derivative of s has rank one, so that derivatives keep their low rank (see `cotangents`). At x = 0 all are the start.
 
     crop          D = s(M) R T T^T R^T,  R R^T = D_0, T lower triangular with exp of its part of x on the diagonal
     join          t = t_0 exp(x)
