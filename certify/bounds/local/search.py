@@ -68,6 +68,7 @@ class Interval:
     tried: list[tuple[float, float]] = field(default_factory=list)
     closing: int = 0
     calm: int = 0
+    once_more: bool = True
     last: tuple[float, float] = (0.0, 0.0)
     done: bool = False
 
@@ -90,7 +91,8 @@ class Interval:
         self.eps = self._next()
         low, high = self._low(), self._high()
         closed = high is not None and high[0] <= max(self.best, low[0] if low else 0.0) * (1.0 + self.tolerance)
-        self.done = closed or spent or not 1e-30 < self.eps < 1e30
+        self.once_more, last = not (closed and rising), closed and not (rising and self.once_more)
+        self.done = last or spent or not 1e-30 < self.eps < 1e30
         return better
 
     def _chase(self, g: float) -> None:
