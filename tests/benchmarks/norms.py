@@ -21,11 +21,13 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from certify.norms import enclose, enclose_conv
+from certify.norms import enclose, enclose_conv, gram_bound, gram_bound_conv, gram_upper, gram_upper_conv
+from certify.norms.symbol import polyphase
 
 DENSE = [(256, 256), (1024, 1024), (4096, 1024)]
 CONVOLUTIONS = [((64, 64, 3, 3), 32), ((256, 256, 3, 3), 14), ((512, 512, 3, 3), 7)]
 EXACT = [((32, 16, 3, 3), 32), ((64, 64, 3, 3), 14), ((32, 32, 3, 3), 32)]
+STRIDED = [((64, 3, 7, 7), 224, 2), ((128, 64, 3, 3), 56, 2), ((512, 256, 3, 3), 14, 2)]
 MOST_EXACT = 2.0e12
 RUNS = 3
 
@@ -106,6 +108,8 @@ def dense_case(m, n):
     rows.append(("matrix_norm(ord=2) float32", *timed(lambda: float(torch.linalg.matrix_norm(A, ord=2)))))
     rows.append(("reference Gram, 8 steps, float32", *timed(lambda: gram_reference(A[None], 8))))
     rows.append(("power iteration, 100 steps", *timed(lambda: power(lambda v: A @ v, lambda y: A.T @ y, n))))
+    rows.append(("gram_bound, 8 steps, float32: no proof", *timed(lambda: float(gram_bound(A, 8)))))
+    rows.append(("gram_upper, 8 steps: proved", *timed(lambda: gram_upper(A, 8))))
     show(f"dense {m} x {n}", rows, found.lower)
 
 
@@ -121,6 +125,14 @@ def convolution_case(shape, n, exact):
 
     rows.append((f"FFT-SVD float32, N = {n} + {p}", *timed(lambda: float(torch.linalg.svdvals(blocks()).max()))))
     rows.append((f"reference Gram on FFT, 6 steps, N = {n} + {p}", *timed(lambda: gram_reference(blocks(), 6))))
+
+    rows.append(
+        (
+            "gram_bound_conv, 6 steps, float32: no proof",
+            *timed(lambda: float(gram_bound_conv(kernel, (n, n), padding=p))),
+        )
+    )
+    rows.append(("gram_upper_conv, 6 steps: proved", *timed(lambda: gram_upper_conv(kernel, (n, n), padding=p), 1)))
 
     def apply(v):
         return functional.conv2d(v, kernel, padding=p)
@@ -138,6 +150,32 @@ def convolution_case(shape, n, exact):
         rows.append((f"bracket: {near.method}, {MOST_EXACT:.0e} operations", near.upper, seconds))
         best = max(best, near.lower)
     show(f"convolution {shape}, n = {n}, zero padding", rows, best)
+
+
+def strided_case(shape, n, stride):
+    """A strided convolution, beside the SVD of its polyphase blocks (those of stride 1 belong to another map)."""
+    torch.manual_seed(0)
+    kernel = torch.randn(shape)
+    p = shape[-1] // 2
+    found, seconds = timed(lambda: enclose_conv(kernel, (n, n), stride=stride, padding=p))
+    phases = polyphase(kernel[None], (stride, stride), (1, 1))[0]
+    side = -(-(n + p) // stride)
+
+    def blocks():
+        return fourier_blocks(phases, side)
+
+    rows = [(f"bracket: {found.method}", found.upper, seconds)]
+    rows.append(
+        (f"FFT-SVD float32 of the phases, N = {side}", *timed(lambda: float(torch.linalg.svdvals(blocks()).max())))
+    )
+    rows.append((f"reference Gram on FFT, 6 steps, N = {side}", *timed(lambda: gram_reference(blocks(), 6))))
+    rows.append(
+        (
+            "gram_upper_conv, 6 steps: proved",
+            *timed(lambda: gram_upper_conv(kernel, (n, n), stride=stride, padding=p), 1),
+        )
+    )
+    show(f"convolution {shape}, n = {n}, stride {stride}, zero padding", rows, found.lower)
 
 
 def resnet18():
@@ -170,6 +208,8 @@ def main():
         dense_case(m, n)
     for shape, n in CONVOLUTIONS + EXACT:
         convolution_case(shape, n, arguments.exact)
+    for shape, n, stride in STRIDED:
+        strided_case(shape, n, stride)
     return None
 
 
