@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from certify.cli import lipschitz, options, smooth
+from certify.cli.chance import chance_level_note
 from certify.cli.configuration import (
     Configuration,
     falsify_level,
@@ -17,6 +18,7 @@ from certify.cli.configuration import (
     smoothing_settings,
 )
 from certify.cli.output import Output, write_text
+from certify.cli.remembered import question_name, recall, remember
 from certify.cli.sources import data_path, model_path, read_known_model
 from certify.errors import InputError
 from certify.policy import (
@@ -28,7 +30,7 @@ from certify.policy import (
     least_examples,
     requirement,
 )
-from certify.results import GateRow, LipschitzReport, Report, SmoothingReport, seal
+from certify.results import GateRow, LipschitzReport, Report, SmoothingReport, seal, unsampled_of
 from certify.rounding import ceiling_text, floor_text
 
 if TYPE_CHECKING:
@@ -72,13 +74,57 @@ def command(
     if reports:
         found = [read_verified(path) for path in reports]
     else:
-        places = smooth.Places(configuration, device=device, batch=batch, workers=workers, store=store)
-        found = [_run(kind, configuration, places, out, no_progress) for kind in needed_kinds(configuration)]
+        folder = store or configuration.store or Path(options.STORE_FOLDER)
+        memory = Memory(configuration, device, folder)
+        found = list[Report]()
+        for kind in needed_kinds(configuration):
+            report = memory.recall(out) if kind == "smoothing" else None
+            if report is None:
+                places = smooth.Places(configuration, device=device, batch=batch, workers=workers, store=store)
+                report = _run(kind, configuration, places, out, no_progress)
+                memory.keep(report)
+            found.append(report)
     judged = judge(found, configuration.gates, default_kind(configuration))
     for report in judged:
         out.show(report)
     code = gate_exit_code([row for report in judged for row in report.gates])
     return 0 if exit_zero else code
+
+
+class Memory:
+    """The report of the smoothing gates, from the last time the same was asked; see `certify.cli.remembered`."""
+
+    def __init__(self, configuration: Configuration, device: str | None, store: Path) -> None:
+        self._configuration, self._device, self._store = configuration, device, store
+
+    def recall(self, out: Output) -> Report | None:
+        """Return the remembered report, if nothing has changed since, with the warnings of the run that made it."""
+        report = recall(self._store, self._name())
+        if report is None:
+            return None
+        out.detail(f"nothing has changed since the report in {self._store}")
+        gates = _gates_of(self._configuration, "smoothing")
+        _warn_out_of_reach(gates, len(report.examples) + len(unsampled_of(report)), report.settings.alpha, out)
+        if warning := chance_level_note(report.examples, len(report.model.classes)):
+            out.note(warning)
+        return report
+
+    def keep(self, report: Report) -> None:
+        """Remember a smoothing report."""
+        if isinstance(report, SmoothingReport):
+            remember(self._store, self._name(), report)
+
+    def _name(self) -> str | None:
+        configuration = self._configuration
+        return question_name(
+            model=model_path(None, configuration),
+            data=data_path(None, configuration),
+            arch=configuration.arch,
+            table=configuration.smooth,
+            gates=_gates_of(configuration, "smoothing"),
+            device=self._device,
+            store=self._store,
+        )
 
 
 def kind_of(report: Report) -> str:

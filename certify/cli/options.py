@@ -8,6 +8,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+STORE_FOLDER = ".certify_cache"
+
 
 class Color(StrEnum):
     """When to use colours."""

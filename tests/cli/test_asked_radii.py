@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ import torch
 from torch import nn
 
 import certify
+from certify import runs
+from certify.cli import options
 from certify.cli.app import main
 from certify.report import read_report, verify_report
 from certify.results import SmoothingSettings
@@ -144,11 +149,92 @@ def test_a_second_gate_draws_nothing(project, capsys, monkeypatch):
     assert run(capsys, "gate", "-q", "-o", "first.json")[0] == 0
 
     def never(*_):
-        raise AssertionError("a forward pass")
+        raise AssertionError("a draw")
 
-    monkeypatch.setattr("certify.smoothing.votes.BaseClassifier.votes", never)
-    assert run(capsys, "gate", "-q", "-o", "second.json")[0] == 0
-    assert read_report("first.json").digest == read_report("second.json").digest
+    monkeypatch.setattr("certify.smoothing.sampler.Sampler.push", never)
+    (remembered,) = Path(".certify_cache").glob("gate-*.json")
+    for _ in ("as remembered", "from the blocks of the store"):
+        assert run(capsys, "gate", "-q", "-o", "second.json")[0] == 0
+        assert read_report("first.json").digest == read_report("second.json").digest
+        remembered.unlink(missing_ok=True)
+
+
+def names_after(change, capsys):
+    """Gate, change something, gate again; return how many reports are remembered then."""
+    configure(0.3)
+    assert run(capsys, "gate", "-q")[0] == 0
+    change()
+    assert run(capsys, "gate", "-q", "--exit-zero")[0] == 0
+    return len(list(Path(".certify_cache").glob("gate-*.json")))
+
+
+def brighter_data():
+    with np.load("data.npz") as data:
+        pixels, labels = data["x"].copy(), data["y"]
+    pixels[0, 0, 0, 0] ^= 1
+    np.savez("data.npz", x=pixels, y=labels)
+
+
+def another_model():
+    data = Path("model.safetensors").read_bytes()
+    Path("model.safetensors").write_bytes(data.replace(b'"1"]', b'"9"]').replace(b'\\"1\\"]', b'\\"9\\"]'))
+
+
+CHANGES = {
+    "nothing": (lambda: None, 1),
+    "data": (brighter_data, 2),
+    "threshold": (lambda: configure(0.31), 2),
+    "claim": (lambda: configure(0.3, "list"), 2),
+    "setting": (lambda: configure(0.3, more="seed = 1"), 2),
+    "model": (another_model, 2),
+}
+
+
+@pytest.mark.parametrize(("change", "names"), CHANGES.values(), ids=CHANGES)
+def test_a_gate_remembers_exactly_what_has_not_changed(project, capsys, change, names):
+    assert names_after(change, capsys) == names
+
+
+def test_a_run_under_another_seed_is_not_overlooked(project, capsys):
+    configure(0.3)
+    assert run(capsys, "gate", "-q", "-o", "g.json")[0] == 0
+    assert read_report("g.json").execution.earlier_seeds == ()
+    assert smooth(capsys, "--at", "0.1", "--seed", "7") == (0, "")
+    assert run(capsys, "gate", "-q", "-o", "g.json")[0] == 0
+    assert read_report("g.json").execution.earlier_seeds == (7,)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:-20], lambda text: text.replace('"certified"', '"undecided"', 1)]
+)
+def test_a_damaged_memory_is_not_used(project, capsys, damage):
+    configure(0.3)
+    assert run(capsys, "gate", "-q", "-o", "g.json")[0] == 0
+    digest = read_report("g.json").digest
+    (remembered,) = Path(".certify_cache").glob("gate-*.json")
+    remembered.write_text(damage(remembered.read_text()))
+    assert run(capsys, "gate", "-q", "-o", "g.json")[0] == 0
+    assert read_report("g.json").digest == digest
+    assert verify_report(read_report("g.json")) == ()
+
+
+def test_an_unchanged_gate_needs_no_torch(project, capsys):
+    configure(0.3)
+    assert run(capsys, "gate", "-q", "-o", "first.json")[0] == 0
+    program = (
+        "import sys; from certify.cli.app import main; code = main(['gate', '-q', '-o', 'second.json']);"
+        "sys.exit(70 if 'torch' in sys.modules else code)"
+    )
+    package = str(Path(certify.__file__).parents[1])
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env={**os.environ, "PYTHONPATH": package}, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert Path("first.json").read_bytes() == Path("second.json").read_bytes()
+
+
+def test_the_store_folder_has_one_name():
+    assert options.STORE_FOLDER == runs.STORE_FOLDER
 
 
 def test_a_complete_run_of_the_configured_settings_is_re_used(project, capsys, monkeypatch):
@@ -156,9 +242,9 @@ def test_a_complete_run_of_the_configured_settings_is_re_used(project, capsys, m
     assert run(capsys, "smooth", "-q", "-o", "s.json")[0] == 0
 
     def never(*_):
-        raise AssertionError("a forward pass")
+        raise AssertionError("a draw")
 
-    monkeypatch.setattr("certify.smoothing.votes.BaseClassifier.votes", never)
+    monkeypatch.setattr("certify.smoothing.sampler.Sampler.push", never)
     assert run(capsys, "gate", "-q", "-o", "g.json")[0] == 0
     report = read_report("g.json")
     assert report.settings == read_report("s.json").settings

@@ -1,0 +1,120 @@
+"""A gate's report, remembered beside the run store: asked again about the same files, the verdict needs no network.
+
+The name of a remembered report is the sha256 of everything it rests on: the bytes of the model, of its layer list and
+of the data, the tables of the configuration, the versions of the programs, and which runs the store holds (another run
+of the same data can be one under another seed, which a report must state). A report that is found is read like any
+other and must fit its digest; its gates are judged again. What is damaged, or cannot be named safely, is not used.
+
+Only data that is one file, or a folder of files below `MOST_BYTES`, has a name: some formats read files beside the one
+that was given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from certify._version import __version__
+from certify.errors import InputError
+from certify.files import read_file_once, write_file_atomically
+from certify.policy import Gate
+from certify.results import SmoothingReport, dump_json, report_digest, report_from_json, report_to_json
+
+MOST_BYTES = 2**26
+ALONE = frozenset({".npz", ".safetensors", ".csv"})  # formats whose one file is all the data
+PROGRAMS = ("torch", "numpy", "scipy")
+
+
+def question_name(
+    *,
+    model: Path,
+    data: Path,
+    arch: str | None,
+    table: Mapping[str, Any],
+    gates: Sequence[Gate],
+    device: str | None,
+    store: Path,
+) -> str | None:
+    """Return the name of a question to the smoothing gates: equal names have equal answers; None when it has none.
+
+    Args:
+        model: The file of the model.
+        data: The data.
+        arch: The layer list of a file that holds weights only.
+        table: The ``[smooth]`` table of the configuration.
+        gates: The gates of kind smoothing.
+        device: The device asked for.
+        store: The folder of the run store.
+    """
+    try:
+        files = [_sha256(path) for path in (model, *_beside(model), *([] if arch is None else [Path(arch)]))]
+        content = list(_content(data))
+        runs = sorted(path.name for path in store.glob("*.sqlite"))
+    except (InputError, OSError):
+        return None  # the run itself says what is wrong
+    programs = [__version__, platform.python_version(), *map(version, PROGRAMS)]
+    if not content:
+        return None
+    asked = [files, content, dict(table), [_plain(gate) for gate in gates], device, runs, programs, str(data)]
+    try:
+        return hashlib.sha256(dump_json(asked).encode()).hexdigest()
+    except (TypeError, ValueError):
+        return None
+
+
+def recall(store: Path, name: str | None) -> SmoothingReport | None:
+    """Return the report that was remembered under a name; None when there is none, or it is not what was written."""
+    if name is None:
+        return None
+    path = _path(store, name)
+    try:
+        report = report_from_json(read_file_once(path, limit=MOST_BYTES), name=str(path))
+    except InputError:
+        return None
+    fits = isinstance(report, SmoothingReport) and report_digest(report) == report.digest
+    return report if fits and isinstance(report, SmoothingReport) else None
+
+
+def remember(store: Path, name: str | None, report: SmoothingReport) -> None:
+    """Keep a report for the next time; where it cannot be written, the next time runs again."""
+    if name is None:
+        return
+    try:
+        write_file_atomically(_path(store, name), report_to_json(report).encode())
+    except (InputError, OSError):
+        return
+
+
+def _path(store: Path, name: str) -> Path:
+    return store / f"gate-{name}.json"
+
+
+def _beside(model: Path) -> Iterator[Path]:
+    """Yield the file that says how the weights of a model are used, where there is one."""
+    path = model.parent / "config.json"
+    if path.is_file():
+        yield path
+
+
+def _content(data: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name and hash of every file of the data; nothing when they are too many bytes to read twice."""
+    if data.is_file():
+        files = [data] if data.suffix.lower() in ALONE else []
+    else:
+        files = sorted(path for path in data.rglob("*") if not path.is_dir())
+    if sum(path.stat().st_size for path in files) > MOST_BYTES:
+        return
+    for path in files:
+        yield path.relative_to(data.parent).as_posix(), _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_file_once(path, limit=MOST_BYTES)).hexdigest()
+
+
+def _plain(gate: Gate) -> dict[str, Any]:
+    return {name: getattr(gate, name) for name in gate.__struct_fields__}
