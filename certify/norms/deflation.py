@@ -100,7 +100,7 @@ class Forms:
 
 
 def near_limits(conv: Convolution) -> tuple[float, Bound] | None:
-    """Return limits of a zero-padded convolution of one group, or None where it is too large or the proof fails.
+    """Return limits of a zero-padded convolution of one group; None if it is too large, or this gains nothing.
 
     Example:
         >>> from certify.norms.geometry import describe
@@ -121,7 +121,8 @@ def near_limits(conv: Convolution) -> tuple[float, Bound] | None:
     peak = Peak(0, grid.turns(found[0][best : best + 1]), found[2][best])
     lower = vector_lower(conv, candidate(conv, plane_wave(conv, peak), steps=WARM_STEPS))
     upper = deflated_upper(torus, lower, found, H) if lower > 0.0 else math.inf
-    return (lower, Bound(upper, name_of(conv, f"torus {grid} less waves"))) if upper < math.inf else None
+    plain = math.sqrt(max(0.0, float(found[1].max())))  # about what the torus alone proves
+    return (lower, Bound(upper, name_of(conv, f"torus {grid} less waves"))) if upper < plain else None
 
 
 def sketch(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,7 +283,8 @@ def prove_forms(
 def solve_all(torus: Embedding, modes: Modes, H: Grams, s0: float, S: Tensor) -> tuple[Tensor, float, float] | None:
     """Return the sum of T^* T over the whole grid, its error, that of the solutions; None if K is not proved positive.
 
-    The shift is that of `certify.norms.cholesky.shift_terms`, for the stored H - U U^*, plus what is left over.
+    The shift is that of `certify.norms.cholesky.shift_terms`, for the stored H - U U^*, plus the errors of the symbol
+    and of U U^*, plus what is left over. The matrices of H are overwritten.
     """
     matrices = H.matrices
     n = matrices.shape[-1]
@@ -296,7 +298,8 @@ def solve_all(torus: Embedding, modes: Modes, H: Grams, s0: float, S: Tensor) ->
     rounding = mul_up(2.0, div_up(gamma, down(1.0 - gamma)), trace)
     underflow = mul_up(4.0 * n, add_up(2.0 * n, trace), UNDERFLOW)
     subtraction = mul_up(4.0 * U64, add_up(s2, float(diagonals.abs().max()), norm_upper(matrices[modes.places])))
-    shift = add_up(H.error, lifted, rounding, underflow, subtraction, mul_up(LEFT_OVER, mul_up(s0, s0)))
+    stored = mul_up(torus.symbol.error, add_up(mul_up(2.0, torus.norm), torus.symbol.error))
+    shift = add_up(H.error, stored, lifted, rounding, underflow, subtraction, mul_up(LEFT_OVER, mul_up(s0, s0)))
     if not shift < s2:
         return None
     total, L_most, T_squares = torch.zeros(S.shape[2], S.shape[2], dtype=torch.float64), 0.0, 0.0
@@ -375,7 +378,7 @@ def evaluation_error(forms: Forms, s: float, C: Tensor, g: Tensor) -> float:
     x_error = add_up(mul_up(inner, c), mul_up(gamma, V, c))  # of V^T X
     g_error = add_up(x_error, mul_up(gamma, size))
     reach = add_up(size, g_error)
-    return add_up(
+    total = add_up(
         mul_up(2.0, x_error),
         mul_up(c2, add_up(mul_up(s2, mass), image)),
         mul_up(x_error, add_up(mul_up(2.0, V, c), x_error)),
@@ -383,5 +386,6 @@ def evaluation_error(forms: Forms, s: float, C: Tensor, g: Tensor) -> float:
         mul_up(reach, reach, add_up(solved, forms.spill)),
         mul_up(g_error, add_up(mul_up(2.0, size), g_error), Q),
         mul_up(gamma, size, size, Q),
-        mul_up(4.0, norm_upper(g), UNDERFLOW),
+        mul_up(4.0, size, UNDERFLOW),
     )
+    return mul_up(1.5, total)  # the factorisation reads one triangle only

