@@ -34,7 +34,7 @@ from certify.bounds import (
 )
 from certify.errors import InputError
 from certify.examples import Dataset, Example
-from certify.falsifier import falsify_lipschitz
+from certify.falsifier import falsify_lipschitz, falsify_smoothing
 from certify.loading import Model, WeightsOnly, check_dataset, load, read_data
 from certify.report import lipschitz_statement, smoothing_statement, summarise_lipschitz, summarise_smoothing
 from certify.results import (
@@ -356,6 +356,7 @@ class SmoothingRun:
     batch: int | Literal["auto"]
     workers: int = 1
     data_path: str = ""
+    falsify: FalsifyLevel = "quick"
     _clock: _Clock = field(default_factory=_Clock)
 
     def events(self) -> Events:
@@ -372,7 +373,7 @@ class SmoothingRun:
         )
 
     def report(self, examples: Sequence[SmoothingExample], *, settled: bool = False) -> SmoothingReport:
-        """Return the sealed report of all examples.
+        """Return the sealed report of all examples, after attacks on what it certifies.
 
         Args:
             examples: The examples, in order.
@@ -380,6 +381,7 @@ class SmoothingRun:
 
         Raises:
             InputError: If examples are missing: a partial run has no report.
+            BrokenCertificate: If the attacks broke more certificates than chance allows: the report is withheld.
         """
         rest = self.data.examples[len(examples) :]
         if rest and not settled:
@@ -399,9 +401,22 @@ class SmoothingRun:
                 examples=tuple(examples),
                 unsampled=tuple(map(_without_draws, rest)) or UNSET,
                 summary=summarise_smoothing(examples, self.settings, unsampled=len(rest)),
-                falsifier=NOT_FALSIFIED,
+                falsifier=self._falsifier(examples),
                 execution=self._execution(),
             )
+        )
+
+    def _falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
+        return falsify_smoothing(
+            self.model.predict(self.device, DTYPES[self.settings.dtype]),
+            self.model.graph,
+            self.data.examples[: len(examples)],
+            examples,
+            self.settings,
+            classes=len(self.model.classes),
+            level=self.falsify,
+            device=self.device,
+            range=self.model.input.range,
         )
 
     def is_complete(self) -> bool:
@@ -440,8 +455,11 @@ def start_smoothing(
     workers: int | None = None,
     restart: bool = False,
     data_path: str = "",
+    falsify: FalsifyLevel = "quick",
 ) -> Iterator[SmoothingRun]:
     """Open the store of a run, continuing what an earlier start has left, and close it afterwards.
+
+    ``falsify`` says how hard the certificates are attacked before the report leaves.
 
     Raises:
         InputError: If the settings or the data do not fit, or the store is in use or damaged.
@@ -453,7 +471,7 @@ def start_smoothing(
     header = _header(model, data, settings, chosen)
     with open_store(Path(store), header, restart=restart) as opened:
         side_by_side = workers or choose_workers(chosen)
-        yield SmoothingRun(model, data, settings, opened, chosen, batch, side_by_side, data_path, clock)
+        yield SmoothingRun(model, data, settings, opened, chosen, batch, side_by_side, data_path, falsify, clock)
 
 
 def has_complete_run(
@@ -501,6 +519,7 @@ def smooth(
     batch: int | Literal["auto"] = "auto",
     workers: int | None = None,
     restart: bool = False,
+    falsify: FalsifyLevel = "quick",
 ) -> SmoothingReport:
     """Return the report of randomized smoothing: for each example a class and a radius that hold for the noisy vote.
 
@@ -519,6 +538,7 @@ def smooth(
         workers: Forward passes side by side on a CPU, threads that draw noise for a CUDA device; None: as many as
             there are cores. Never changes a count.
         restart: Discard what an earlier run of the same settings has left.
+        falsify: How hard the certificates are attacked before the report leaves: "off", "quick" or "full".
 
     Raises:
         InputError: If a file or setting is not what it must be, or data and model do not fit.
@@ -539,6 +559,7 @@ def smooth(
         workers=workers,
         restart=restart,
         data_path=path,
+        falsify=falsify,
     ) as run:
         examples = [event for event in run.events() if isinstance(event, SmoothingExample)]
         return run.report(examples)

@@ -11,7 +11,7 @@ import typer
 
 from certify.cli import options
 from certify.cli.chance import chance_level_note
-from certify.cli.configuration import Configuration, find_configuration, smoothing_settings
+from certify.cli.configuration import Configuration, falsify_level, find_configuration, smoothing_settings
 from certify.cli.output import Output, write_text
 from certify.cli.progress import consume_smoothing, meter
 from certify.cli.sources import data_path, model_path, read_known_model
@@ -71,6 +71,7 @@ def command(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print the sample plan or the sequential tables, and run nothing.")
     ] = False,
+    falsify: options.Falsify = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run has left.")] = False,
     arch: options.Arch = None,
     label: options.Label = None,
@@ -116,7 +117,7 @@ def command(
         write_text(plan_text(settings))
         return 0
     path, examples = model_path(model, configuration), data_path(data, configuration)
-    places = Places(configuration, device=device, batch=batch, workers=workers, store=store)
+    places = Places(configuration, device=device, batch=batch, workers=workers, store=store, falsify=falsify)
     found = read_known_model(path, arch or configuration.arch)
     dataset = read_examples(found, examples, label, settings)
     out.show(run(found, dataset, settings, places, out, no_progress, data=examples, restart=restart))
@@ -131,7 +132,7 @@ def _refuse_both(at: list[float] | None, **others: object) -> None:
 
 
 class Places:
-    """Where a run takes place: device, batch, workers, store, from flags, else the configuration, else the defaults."""
+    """Where a run takes place and how hard it is attacked, from flags, else the configuration, else the defaults."""
 
     def __init__(
         self,
@@ -141,6 +142,7 @@ class Places:
         batch: str | None,
         workers: int | None,
         store: Path | None,
+        falsify: str | None = None,
     ) -> None:
         from certify.runs import STORE_FOLDER
 
@@ -151,6 +153,7 @@ class Places:
         asked = workers or table.get("workers")
         self.workers = None if asked is None else _number("workers", "", str(asked), MOST_WORKERS)
         self.store = store or configuration.store or Path(STORE_FOLDER)
+        self.falsify = falsify_level(falsify, table)
 
 
 def _number(flag: str, others: str, text: str, most: int) -> int:
@@ -194,6 +197,7 @@ def run(
         workers=places.workers,
         restart=restart,
         data_path=str(data),
+        falsify=places.falsify,
     ) as started:
         with meter(shown=not (out.quiet or no_progress)) as shown_by:
             examples = consume_smoothing(started.events(), len(dataset), shown_by, settings.at, watched_by)
