@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 from msgspec import UNSET
@@ -31,6 +32,7 @@ class Job:
         self._procedure = procedure
         self._stored = {(row.purpose, row.block): row for row in rows}
         self._selection: list[int] = []
+        self._selected: int | None = None
         self._drawn = 0  # estimation draws asked for so far
         self._votes: list[int] = []  # for the selected class, at each stage of the estimation
         self._counts: NDArray[np.int64] = np.zeros(procedure.classes + 1, dtype=np.int64)
@@ -73,9 +75,10 @@ class Job:
         while self._missing == 0 and not self.done:
             if not self._selection:
                 self._selection = self._counts.tolist()
+                self._selected = select_class(self._selection)
                 self._counts = np.zeros_like(self._counts)
             else:
-                self._votes.append(_selected_votes(self._selection, self._counts))
+                self._votes.append(int(self._counts[self._selected or 0]))
             asked = self._procedure.draws_after(self._selection, self._votes)
             self.done = asked == self._drawn
             if not self.done:
@@ -118,16 +121,14 @@ def read_example(example: Example, procedure: Procedure, rows: Sequence[BlockRow
 
 def _replay(procedure: Procedure, selection: Sequence[int], rows: Sequence[BlockRow]) -> tuple[int, list[int]]:
     """Return the estimation draws that the blocks lead to, and the votes for the selected class at each stage."""
+    selected = select_class(selection)
+    in_blocks = [0 if selected is None else row.counts[selected] for row in rows]  # in block order, as the store is
+    until = [0, *accumulate(in_blocks)]
     n, votes = 0, list[int]()
     while (asked := procedure.draws_after(selection, votes)) != n:
         n = asked
-        votes.append(sum(_selected_votes(selection, row.counts) for row in rows if row.block * BLOCK_DRAWS < n))
+        votes.append(until[min(-(-n // BLOCK_DRAWS), len(rows))])
     return n, votes
-
-
-def _selected_votes(selection: Sequence[int], counts: Sequence[int] | NDArray[np.int64]) -> int:
-    selected = select_class(selection)
-    return 0 if selected is None else int(counts[selected])
 
 
 def _sum_blocks(
