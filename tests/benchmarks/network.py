@@ -35,7 +35,7 @@ def main() -> None:
     for name, (words, _) in TABLES.items():
         parser.add_argument(f"--{name}", action="store_true", help=f"only: {words}")
     parser.add_argument("--lipsdp", action="store_true", help="also LipSDP on net A, one to two minutes")
-    parser.add_argument("--per-pair", action="store_true", help="also one choice of multipliers per pair of classes")
+    parser.add_argument("--per-pair", action="store_true", help="also --effort max for pairs of classes, a minute each")
     parser.add_argument("--images", type=int, default=50, help="how many test images to certify (default: 50)")
     parser.add_argument("--no-crown", action="store_true", help="leave out auto_LiRPA's CROWN, half a second an image")
     asked = parser.parse_args()
