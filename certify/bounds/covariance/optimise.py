@@ -34,7 +34,7 @@ from certify.bounds.covariance.descent import Descent, Point
 from certify.bounds.covariance.objectives import Objective, pairs, row, soft_diagonal, soft_norm
 from certify.bounds.covariance.registers import rows
 from certify.bounds.covariance.starts import SHAPES, Shape, start
-from certify.bounds.covariance.steps import Activate, Flatten, Linear, Multipliers, Plan
+from certify.bounds.covariance.steps import Activate, Flatten, Join, Linear, Multipliers, Plan, Start
 from certify.bounds.covariance.trial import Pass, Trial
 from certify.bounds.covariance.variables import Coordinates
 
@@ -54,6 +54,7 @@ POLISHING, POLISHING_EVALUATIONS = 1e-4, 30
 FEW_SHAPES: tuple[Shape, ...] = (0.25, "product")
 GUESSES = 4
 REPAIRS = 40
+APART = 1.3
 
 
 @dataclass
@@ -104,8 +105,21 @@ def _searched(
     if best.multipliers is None:
         best = _started(trial, goal, FEW_SHAPES if large else SHAPES)
     if any(trial.free) and (not large or effort != "fast"):
-        _search(trial, goal, best, _stages(trial, "fast" if large else effort, evaluations(plan, effort)))
+        stages = _stages(trial, "fast" if large else effort, evaluations(plan, effort), warm=warm is not None)
+        origin = best.multipliers if warm is None or large else _apart(trial, best.multipliers or {})
+        _search(trial, goal, best, stages, origin or {})
     return best.multipliers or {}
+
+
+def _apart(trial: Trial, multipliers: Multipliers) -> Multipliers:
+    """Return multipliers further from the barriers, at which a search has ended that another is to go on from."""
+
+    def enlarged(position: int, _read: tuple[Tensor, ...]) -> Tensor:
+        given = trial.cast(multipliers[position])
+        return given if isinstance(trial.plan.steps[position], Start | Join) else APART * given
+
+    made = trial.run(enlarged, repairs=REPAIRS, lean=True)
+    return made.multipliers if made.feasible else multipliers
 
 
 def _taken_over(coarse: Plan, effort: Effort, objective: Objective, fine: Trial) -> Pass:
@@ -116,7 +130,7 @@ def _taken_over(coarse: Plan, effort: Effort, objective: Objective, fine: Trial)
     best = _started(trial, goal, FEW_SHAPES)
     if any(trial.free):
         count = max(COARSE[effort] // 2, min(COARSE[effort], evaluations(coarse, effort)))
-        _search(trial, goal, best, _stages(trial, "fast" if large else "default", count))
+        _search(trial, goal, best, _stages(trial, "fast" if large else "default", count), best.multipliers or {})
     return transfer(trial, best.multipliers or {}, fine)
 
 
@@ -143,7 +157,7 @@ def polish(plan: Plan, multipliers: Multipliers, objectives: Iterable[Objective]
     for objective in objectives:
         goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
         best = _Best(math.inf, multipliers)
-        _search(trial, goal, best, [_Stage(POLISHING, POLISHING, POLISHING_EVALUATIONS)])
+        _search(trial, goal, best, [_Stage(POLISHING, POLISHING, POLISHING_EVALUATIONS)], multipliers)
         found[objective] = best.multipliers or multipliers
     return found
 
@@ -165,23 +179,24 @@ class _Stage(NamedTuple):
     evaluations: int
 
 
-def _stages(trial: Trial, effort: Effort, count: int) -> tuple[_Stage, ...]:
-    """Return the stages of a search of ``count`` evaluations: without barriers, then with ever lower ones."""
+def _stages(trial: Trial, effort: Effort, count: int, *, warm: bool = False) -> tuple[_Stage, ...]:
+    """Return the stages of a search of ``count`` evaluations: without barriers, then with ever lower ones.
+
+    A warm start stands near a barrier, which would stop the first stage: it is left out.
+    """
     walls = WALLS[effort]
-    first = min(PLAIN_EVALUATIONS, count) if walls else count
+    first = min(0 if warm else PLAIN_EVALUATIONS, count) if walls else count
     share = min(1.0, WIDTH / max([1, *_widths(trial.plan)]))
     rest = (_Stage(mu, share * mu, math.ceil((count - first) / len(walls))) for mu in walls)
-    return (_Stage(PLAIN, 0.0, first), *rest)
+    return (_Stage(PLAIN, 0.0, first), *rest) if first else tuple(rest)
 
 
 def _widths(plan: Plan) -> list[int]:
     return [int(step.unstable.sum()) for step in plan.steps if isinstance(step, Activate)]
 
 
-def _search(trial: Trial, goal: Goal, best: _Best, stages: Iterable[_Stage]) -> None:
-    if best.multipliers is None:
-        return
-    coordinates = Coordinates(trial, best.multipliers)
+def _search(trial: Trial, goal: Goal, best: _Best, stages: Iterable[_Stage], origin: Multipliers) -> None:
+    coordinates = Coordinates(trial, origin)
     x, guesses = coordinates.zero(), GUESSES
     for mu, wall, count in stages:
         coordinates.sharpen(mu)
