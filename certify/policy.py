@@ -404,14 +404,23 @@ def _check_fits(report: Report, gate: Gate) -> None:
         )
     if gate.kind not in (None, kind):
         raise InputError(f"gate {gate.name!r}: expected {gate.kind} certificates, got a {kind} report; run {gate.kind}")
-    norm = "l2" if isinstance(report, SmoothingReport) else report.settings.norm
+    norm: Norm = "l2" if isinstance(report, SmoothingReport) else report.settings.norm
+    check_norm(gate, norm)
+    if isinstance(report, SmoothingReport):
+        _check_reachable(report, gate)
+
+
+def check_norm(gate: Gate, norm: Norm) -> None:
+    """Refuse a gate on radii in another norm than the certificates have.
+
+    Raises:
+        InputError: If it asks for another norm.
+    """
     if gate.radius is not None and gate.norm != norm:
         raise InputError(
             f"gate {gate.name!r}: expected certificates in {gate.norm}, got a report in {norm}; "
             f"set norm = {norm!r}, or run with the other norm"
         )
-    if isinstance(report, SmoothingReport):
-        _check_reachable(report, gate)
 
 
 def _check_reachable(report: SmoothingReport, gate: Gate) -> None:

@@ -25,6 +25,7 @@ from certify.policy import (
     Gate,
     answers_gate,
     asked_radii,
+    check_norm,
     evaluate_gates,
     gate_exit_code,
     least_examples,
@@ -211,6 +212,8 @@ def _run_smoothing(
     from certify.runs import has_complete_run
 
     settings, gates = smoothing_settings(configuration, {}), _gates_of(configuration, "smoothing")
+    for gate in gates:
+        check_norm(gate, "l2")
     dataset = smooth.read_examples(model, data, None, settings)
     if all(answers_gate(settings, gate) for gate in gates) and has_complete_run(
         model, dataset, settings, store=places.store, device=places.device

@@ -259,6 +259,14 @@ def test_a_report_is_not_judged_at_a_radius_it_was_not_asked(project, capsys):
     assert (code, "--at 0.1" in err) == (2, True)
 
 
+def test_a_gate_in_another_norm_is_refused_before_anything_is_drawn(project, capsys):
+    configure(0.3)
+    text = Path("certify.toml").read_text()
+    Path("certify.toml").write_text(text.replace("radius = 0.1", 'radius = 0.1\nnorm = "linf"'))
+    code, _, err = run(capsys, "gate", "-q")
+    assert (code, "linf" in err, Path(".certify_cache").exists()) == (2, True, False)
+
+
 def test_plans_print_and_run_nothing(project, capsys):
     configure(0.5)
     code, out, _ = run(capsys, "gate", "--plan")
