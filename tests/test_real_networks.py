@@ -66,7 +66,8 @@ def test_inspect_and_lipschitz(network, tmp_path, capsys):
     assert main(["inspect", str(path)]) == 0
     assert "can treat it" in capsys.readouterr().out
     out = tmp_path / "report.json"
-    assert main(["lipschitz", str(path), str(data), "--limit", "200", "-o", str(out), "-q"]) == 0
+    method = ["--method", "covariance", "--effort", "fast", "--falsify", "off"]
+    assert main(["lipschitz", str(path), str(data), "--limit", "200", *method, "-o", str(out), "-q"]) == 0
     report = read_report(out)
     assert verify_report(report) == ()
     facts = meta["lipschitz_l2"]["pixel_space"]
@@ -78,6 +79,23 @@ def test_inspect_and_lipschitz(network, tmp_path, capsys):
     assert len(attacked) >= 100
     for example in attacked:
         assert example.radius * example.correct <= distance[int(example.id)] * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("effort, count", [("fast", "2"), pytest.param("default", "20", marks=pytest.mark.slow)])
+def test_certificates_around_examples(network, effort, count, tmp_path):
+    meta, path, data = network
+    everywhere, around = tmp_path / "everywhere.json", tmp_path / "around.json"
+    few = ["lipschitz", str(path), str(data), "--limit", count, "-q", "-o"]
+    assert main([*few, str(everywhere), "--method", "covariance", "--effort", "fast", "--falsify", "off"]) == 0
+    assert main([*few, str(around), "--effort", effort]) == 0
+    report = read_report(around)
+    assert verify_report(report) == ()
+    attack = np.load(REAL / "models" / meta["name"] / "l2_attack_upper.npz")
+    distance = dict(zip(attack["test_index"].tolist(), attack["l2_distance"].tolist(), strict=True))
+    for example, wide in zip(report.examples, read_report(everywhere).examples, strict=True):
+        assert example.radius >= wide.radius
+        assert example.radius * example.correct <= distance.get(int(example.id), np.inf) * (1 + 1e-5)
+    assert sum(example.radius for example in report.examples) > 0.0
 
 
 def test_smooth(network, tmp_path):
