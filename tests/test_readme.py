@@ -89,8 +89,8 @@ def test_command_of_the_readme(line, samples, capsys):
     arguments = shlex.split(line)[1:]
     if "report.json" in arguments:
         assert main(["smooth", "data", "--limit", "12", "--n", "600", "-o", "report.json", "-q"]) == 0
-    if arguments[0] == "smooth":
-        arguments += ["--limit", "4"]  # all 360 run in the slow test below
+    if arguments[0] == "smooth" or arguments[-1] == "data/":
+        arguments += ["--limit", "4"]  # all 360 run below, or in the slow test
     if arguments[0] == "export":
         Path("model.safetensors").unlink()
     code = main(arguments)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import scipy
 
 from certify.rounding import sub_down
-from certify.stats.arguments import check_alpha, check_count, check_within
+from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check_within
 from certify.stats.clopper_pearson import success_lower, success_upper
 
 
@@ -54,8 +54,9 @@ def compare_paired(won: int, lost: int, examples: int, delta: float) -> PairedDi
         >>> round(found.difference_lower, 4), found.difference
         (-0.0135, 0.0)
     """
-    won, examples = check_count(won, examples, "won")
-    lost, _ = check_count(lost, examples - won, "lost") if won < examples else check_count(lost, examples, "lost")
+    examples = check_integer(examples, "examples", 1, MAX_DRAWS)
+    won = check_integer(won, "won", 0, examples)
+    lost = check_integer(lost, "lost", 0, examples - won)
     half = check_alpha(delta, "delta") / 2.0
     lower = sub_down(success_lower(won, examples, half), success_upper(lost, examples, half))
     return PairedDifference(

@@ -33,9 +33,19 @@ GOOD_CALLS = {
     "population_requirement": {"n": 100, "target": 0.5, "confidence": 0.95, "alpha": 0.05},
     "list_requirement": {"n": 100, "target": 0.5, "alpha": 0.05, "rho": 0.05},
     "smallest_population_sample": {"target": 0.5, "confidence": 0.95, "alpha": 0.05},
+    "look_grid": {"cap": 1000},
+    "sequential_test": {"ratio": 1.0, "alpha": 0.05, "beta": 0.05, "cap": 300},
+    "is_certified_anytime": {"k": 5, "n": 10, "ratio": 1.0, "alpha": 0.05},
+    "quantile_ranks": {"n": 100, "p": 0.5, "ratio": 0.5, "alpha": 0.05},
+    "compare_paired": {"won": 5, "lost": 4, "examples": 100, "delta": 0.05},
+    "smallest_margin": {"examples": 100, "delta": 0.05},
 }
-NOT_CALLS_OF_NUMBERS = {"BOUNDS", "RadiusBound", "Requirement", "self_test"}
-INTEGERS = {"k", "n", "cap", "n0", "dimension", "levels", "count"}
+NOT_CALLS_OF_NUMBERS = {
+    *("BOUNDS", "Operation", "PairedDifference", "RadiusBound", "Requirement", "SequentialTest", "self_test"),
+    *("anytime_radius", "certified_by_holm", "class_buckets", "crossing", "is_not_inferior", "operate"),
+    *("top_k_radius", "top_k_radius_of_bounds"),  # of counts, or of what another call returned
+}
+INTEGERS = {"k", "n", "cap", "n0", "dimension", "levels", "count", "won", "lost", "examples"}
 BAD_NUMBERS = [math.nan, np.float32("nan"), math.inf, -math.inf, -1, -1e-300, "0.3", None, True, 1j, 10**12]
 LEGAL = [("sigma", 10**12), ("dimension", 10**12), ("levels", 10**12)]
 ARGUMENTS = [(name, argument) for name, call in GOOD_CALLS.items() for argument in call]
