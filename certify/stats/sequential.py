@@ -111,7 +111,7 @@ def look_grid(cap: int) -> tuple[int, ...]:
     return tuple(looks)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)  # True is no ratio, though it equals 1
 def sequential_test(ratio: float, alpha: float, beta: float, cap: int) -> SequentialTest:
     """Return the table of the question "is the radius at least ratio * sigma?".
 

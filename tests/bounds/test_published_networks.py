@@ -32,7 +32,7 @@ NAMES = (
 )
 pytestmark = pytest.mark.skipif(not (ROOT / "models").is_dir(), reason=f"published networks are not at {ROOT}")
 STORED_FLOAT32 = 1e-5  # distances of attacks were stored in float32
-SETTINGS = LipschitzSettings()
+SETTINGS = LipschitzSettings(effort="fast")
 
 
 def meta(name: str) -> dict[str, Any]:
