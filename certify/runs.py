@@ -34,7 +34,7 @@ from certify.bounds import (
 )
 from certify.errors import InputError
 from certify.examples import Dataset, Example
-from certify.falsifier import falsify_lipschitz, falsify_smoothing
+from certify.falsifier import OFF, falsify_lipschitz, falsify_smoothing
 from certify.loading import Model, WeightsOnly, check_dataset, load, read_data
 from certify.report import lipschitz_statement, smoothing_statement, summarise_lipschitz, summarise_smoothing
 from certify.results import (
@@ -73,17 +73,12 @@ from certify.smoothing import (
     store_path,
 )
 from certify.smoothing.loop import Events
+from certify.smoothing.sampler import use_one_core
 from certify.smoothing.votes import DTYPES
 from certify.stats import self_test
 
 STORE_FOLDER = ".certify_cache"
 PROGRAM = "eager, batch norm folded"
-NOT_FALSIFIED = Falsifier(level="off", tried="nothing: no attack was run against these certificates", found=0)
-
-
-def _stay_on_one_core() -> None:
-    """Keep the operations of this thread on one core; PyTorch sets this per thread."""
-    torch.set_num_threads(1)
 
 
 def choose_device(name: str = "auto") -> str:
@@ -167,7 +162,7 @@ class LipschitzRun:
             return
         together = self.analysis.together
         batches = [self.data.examples[first : first + together] for first in range(0, len(self.data), together)]
-        with ThreadPoolExecutor(self.workers, initializer=_stay_on_one_core) as pool:
+        with ThreadPoolExecutor(self.workers, initializer=use_one_core) as pool:
             try:
                 waiting = [pool.submit(self._certify, batch) for batch in batches]
                 for batch in waiting:
@@ -338,7 +333,7 @@ def report_weights(weights: WeightsOnly, settings: LipschitzSettings | None = No
             statement=lipschitz_statement(settings=settings, model=model, network=network, examples=()),
             network=network,
             layers=weight_rows(weights.tensors),
-            falsifier=NOT_FALSIFIED,
+            falsifier=OFF,
             execution=Execution(model_path=weights.path, started=clock.started, seconds=clock.seconds),
         )
     )

@@ -85,7 +85,7 @@ class Sampler:
     def __post_init__(self) -> None:
         on_cpu = self.classifier.device.type == "cpu"
         side_by_side = self.workers > 1
-        self._lanes = ThreadPoolExecutor(self.workers, initializer=_use_one_core) if on_cpu and side_by_side else None
+        self._lanes = ThreadPoolExecutor(self.workers, initializer=use_one_core) if on_cpu and side_by_side else None
         self._drawers = ThreadPoolExecutor(self.workers - 1) if not on_cpu and side_by_side else None
         self._ahead = (self.workers if side_by_side else 0) if on_cpu else 1
 
@@ -179,7 +179,7 @@ class Sampler:
         return slots
 
 
-def _use_one_core() -> None:
+def use_one_core() -> None:
     """Keep the operations of this thread on one core; PyTorch sets this per thread."""
     torch.set_num_threads(1)
 

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from certify.bounds.covariance.draft import Draft
-from certify.bounds.covariance.steps import (
-    Activate,
-    Bounded,
-    Flatten,
-    Fold,
-    Join,
-    Linear,
-    Mask,
-    Plan,
-    Pool,
-    Start,
-    Step,
-    frequency_counts,
-)
+from certify.bounds.covariance.registers import rows
+from certify.bounds.covariance.steps import Flatten, Linear, Plan, frequency_counts
 from certify.bounds.slopes import ACTIVATIONS
 from certify.graph import Operation
 
@@ -28,27 +16,11 @@ def register_rows(plan: Plan) -> tuple[int, ...]:
     """Return the number of rows of every register.
 
     Example:
+        >>> from certify.bounds.covariance.steps import Bounded, Join, Start
         >>> register_rows(Plan((Start((), 3), Bounded(0, (), 5, 2.0), Join(0, 1, ()))))
         (3, 5, 8)
     """
-    found: list[int] = []
-    for step in plan.steps:
-        found.append(_rows(step, found))
-    return tuple(found)
-
-
-def _rows(step: Step, before: Sequence[int]) -> int:
-    match step:
-        case Start() | Bounded():
-            return step.rows
-        case Linear():
-            return len(step.keep) + step.matrix.shape[1]
-        case Flatten():
-            return int(step.matrix.shape[1])
-        case Join():
-            return before[step.first] + before[step.second]
-        case Fold() | Activate() | Mask() | Pool():
-            return before[step.source]
+    return tuple(rows(plan, position) for position in range(len(plan.steps)))
 
 
 def plan_bytes(plan: Plan) -> int:
@@ -57,12 +29,13 @@ def plan_bytes(plan: Plan) -> int:
     A differentiable evaluation holds about four times as much, a proof about as much.
 
     Example:
+        >>> from certify.bounds.covariance.steps import Start
         >>> plan_bytes(Plan((Start((), 100),)))
         80000
     """
     total = 0
-    for position, (step, rows) in enumerate(zip(plan.steps, register_rows(plan), strict=True)):
-        total += plan.frequencies(position) * rows**2 * (16 if step.sides else 8)
+    for position, (step, count) in enumerate(zip(plan.steps, register_rows(plan), strict=True)):
+        total += plan.frequencies(position) * count**2 * (16 if step.sides else 8)
         if isinstance(step, Linear | Flatten):
             total += step.matrix.numel() * step.matrix.element_size()
     return total

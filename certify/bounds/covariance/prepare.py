@@ -22,7 +22,7 @@ from certify.bounds.covariance.moves import (
     Passing,
     Starting,
 )
-from certify.bounds.covariance.registers import rows, sources
+from certify.bounds.covariance.registers import rows
 from certify.bounds.covariance.spectrum import aliases, folded, frequency_weights
 from certify.bounds.covariance.steps import (
     Activate,
@@ -36,6 +36,7 @@ from certify.bounds.covariance.steps import (
     Pool,
     Sides,
     Start,
+    sources,
 )
 
 

@@ -1,4 +1,4 @@
-"""What the registers of a plan are: what a step reads, how many rows it writes, whether it has a multiplier."""
+"""What the registers of a plan are: how many rows a step writes, whether it has a multiplier."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify.bounds.covariance.steps import Activate, Bounded, Flatten, Join, Linear, Mask, Plan, Pool, Start, Step
-
-
-def sources(step: Step) -> tuple[int, ...]:
-    """Return the registers that a step reads."""
-    if isinstance(step, Start):
-        return ()
-    if isinstance(step, Join):
-        return (step.first, step.second)
-    return () if step.source is None else (step.source,)
+from certify.bounds.covariance.steps import (
+    Activate,
+    Bounded,
+    Flatten,
+    Join,
+    Linear,
+    Mask,
+    Plan,
+    Pool,
+    Start,
+    Step,
+    sources,
+)
 
 
 def is_free(step: Step, norm: str) -> bool:

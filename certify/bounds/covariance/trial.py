@@ -21,8 +21,8 @@ from certify.bounds.covariance.brackets import Bracketing
 from certify.bounds.covariance.cotangents import Cotangent, add
 from certify.bounds.covariance.moves import Saved, Slope, full
 from certify.bounds.covariance.prepare import Frame, prepare
-from certify.bounds.covariance.registers import is_free, rows, sources
-from certify.bounds.covariance.steps import Multipliers, Plan, Sides
+from certify.bounds.covariance.registers import is_free, rows
+from certify.bounds.covariance.steps import Multipliers, Plan, Sides, sources
 
 REPAIR = 1.15
 
