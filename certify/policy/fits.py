@@ -1,0 +1,91 @@
+"""Which report can answer a gate: its kind, its norm, and the radii that its draws can reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import UNSET
+
+from certify.errors import InputError
+from certify.policy.gates import Gate
+from certify.results import Norm, Report, SmoothingReport, SmoothingSettings
+from certify.rounding import floor_text
+from certify.stats import BOUNDS, charged_alpha
+
+SMALLEST = 0.001  # times sigma: the asked radius that stands for any positive one
+
+
+def asked_radii(gates: Iterable[Gate], settings: SmoothingSettings) -> tuple[float, ...]:
+    """Return the radii that a sequential run must decide for gates of kind smoothing; `SMALLEST` sigma for any radius.
+
+    Example:
+        >>> gate = Gate(name="clean", metric="clean_accuracy", min=0.9)
+        >>> asked_radii([gate], SmoothingSettings(sigma=0.25))
+        (0.00025,)
+    """
+    smallest = SMALLEST * settings.sigma
+    return tuple(sorted({gate.radius or smallest for gate in gates}))
+
+
+def answers_gate(settings: SmoothingSettings, gate: Gate) -> bool:
+    """Return whether a run with these settings decides what a gate asks: any radius, or the asked ones alone."""
+    smallest = SMALLEST * settings.sigma
+    return not settings.at or (gate.radius in settings.at if gate.radius else settings.at[0] <= smallest)
+
+
+def check_fits(report: Report, gate: Gate) -> None:
+    """Refuse a gate that a report cannot answer.
+
+    Raises:
+        InputError: If it asks for another kind or norm, for a radius out of reach, or the report has no data.
+    """
+    kind = "smoothing" if isinstance(report, SmoothingReport) else "lipschitz"
+    if report.data is UNSET:
+        raise InputError(
+            f"gate {gate.name!r}: expected a report with data, got one of the network alone; give the data"
+        )
+    if gate.kind not in (None, kind):
+        raise InputError(f"gate {gate.name!r}: expected {gate.kind} certificates, got a {kind} report; run {gate.kind}")
+    norm: Norm = "l2" if isinstance(report, SmoothingReport) else report.settings.norm
+    check_norm(gate, norm)
+    if isinstance(report, SmoothingReport):
+        _check_reachable(report, gate)
+
+
+def check_norm(gate: Gate, norm: Norm) -> None:
+    """Refuse a gate on radii in another norm than the certificates have.
+
+    Raises:
+        InputError: If it asks for another norm.
+    """
+    if gate.radius is not None and gate.norm != norm:
+        raise InputError(
+            f"gate {gate.name!r}: expected certificates in {gate.norm}, got a report in {norm}; "
+            f"set norm = {norm!r}, or run with the other norm"
+        )
+
+
+def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
+    settings, tables = report.settings, report.tables
+    if settings.at:
+        _check_asked(settings, gate)
+        return
+    draws = settings.n if tables.plan is None else max(tables.plan)
+    alpha = charged_alpha(settings.alpha, tables.alpha_charged)
+    votes = (draws, *[0] * len(report.model.classes))  # the last: invalid outputs
+    largest = BOUNDS[settings.bound](votes, 0, alpha, settings.sigma, votes)
+    if gate.radius is not None and not gate.radius <= largest:
+        raise InputError(
+            f"gate {gate.name!r}: expected a radius that {draws} draws can certify at sigma {settings.sigma!r}, at "
+            f"most {floor_text(max(largest, 0.0), 5)}, got {gate.radius!r}; lower it, or run with a larger --n"
+        )
+
+
+def _check_asked(settings: SmoothingSettings, gate: Gate) -> None:
+    if answers_gate(settings, gate):
+        return
+    radius = gate.radius or SMALLEST * settings.sigma
+    raise InputError(
+        f"gate {gate.name!r}: expected a report that decides radius {radius!r}, got one that was asked only at "
+        f"{', '.join(map(repr, settings.at))}; run with --at {radius!r} as well, or without --at"
+    )

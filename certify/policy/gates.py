@@ -1,0 +1,82 @@
+"""One gate: what a requirement may ask, and how it is read from a table of the configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from certify.errors import InputError
+from certify.results import Norm, refuse_other_words
+
+PLANNED_KEYS = frozenset({"baseline", "max_drop", "max"})
+PLANNED_METRICS = frozenset({"class_certified_accuracy", "lipschitz", "mean_radius"})
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One requirement on a report; the fields are the keys of a ``[[gate]]`` table.
+
+    ``kind`` None takes the certificates of whichever report it is given. ``radius`` and ``norm`` belong to
+    ``certified_accuracy`` alone.
+
+    Raises:
+        ValueError: If a value is outside its range, or a radius is missing or does not apply.
+    """
+
+    name: str
+    metric: Literal["certified_accuracy", "clean_accuracy"]
+    min: float
+    kind: Literal["lipschitz", "smoothing"] | None = None
+    norm: Norm = "l2"
+    radius: float | None = None
+    claim: Literal["population", "list"] = "population"
+    confidence: float = 0.95
+    on: Literal["lower", "estimate"] = "lower"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min <= 1.0:
+            raise ValueError(f"key 'min': expected a share within 0..1, got {self.min!r}; write 0.6 for 60 %")
+        if not 0.5 < self.confidence < 1.0:
+            raise ValueError(f"key 'confidence': expected a number above 1/2 and below 1, got {self.confidence!r}")
+        if self.metric == "clean_accuracy" and self.radius is not None:
+            raise ValueError("key 'radius': clean_accuracy has none; remove it, or ask for certified_accuracy")
+        if self.metric == "certified_accuracy" and not (self.radius is not None and 0.0 <= self.radius < math.inf):
+            raise ValueError(f"key 'radius': certified_accuracy needs a radius of at least 0, got {self.radius!r}")
+
+
+def parse_gates(tables: Sequence[Mapping[str, Any]]) -> tuple[Gate, ...]:
+    """Return the gates of the ``[[gate]]`` tables of a configuration.
+
+    Raises:
+        InputError: If a key is unknown, missing, not of its type or range, not supported, or a name occurs twice.
+
+    Example:
+        >>> parse_gates([{"name": "clean", "metric": "clean_accuracy", "min": 0.9}])[0].claim
+        'population'
+    """
+    gates = tuple(_parse_gate(table, number) for number, table in enumerate(tables, start=1))
+    names = [gate.name for gate in gates]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"gate {name!r}: expected a name of its own for each gate; rename one of them")
+    return gates
+
+
+def _parse_gate(table: Mapping[str, Any], number: int) -> Gate:
+    label = f"gate {table.get('name', number)!r}"
+    planned = sorted(PLANNED_KEYS.intersection(table))
+    if planned:
+        raise InputError(f"{label}: key {planned[0]!r} is not supported by this version; remove it, or update certify")
+    metric = table.get("metric")
+    if isinstance(metric, str) and metric in PLANNED_METRICS:
+        raise InputError(
+            f"{label}: metric {metric!r} is not supported by this version; "
+            "expected certified_accuracy or clean_accuracy"
+        )
+    try:
+        refuse_other_words(table, Gate)
+        return msgspec.convert(dict(table), Gate)
+    except (msgspec.ValidationError, InputError) as error:
+        raise InputError(f"{label}: {error}; the keys are {', '.join(Gate.__struct_fields__)}") from error

@@ -1,0 +1,103 @@
+"""What a gate has seen, example by example, and when no later example can change its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from msgspec import UNSET
+
+from certify.policy.gates import Gate
+from certify.policy.requirements import requirement
+from certify.results import LipschitzExample, SmoothingExample, Verdict, certified_at, clean_correct
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a gate has seen: ``count`` of the ``n`` examples count, each falsely with chance ``alpha`` at most.
+
+    ``unsampled`` examples have no draws yet; ``undecided`` ones have, and their own question stayed open.
+
+    Example:
+        >>> gate = Gate(name="g", metric="certified_accuracy", radius=0.25, min=0.5)
+        >>> Tally(count=113, undecided=0, unsampled=60, n=200, alpha=0.001).verdict(gate)
+        'passed'
+        >>> Tally(count=112, undecided=0, unsampled=60, n=200, alpha=0.001).verdict(gate) is None
+        True
+    """
+
+    count: int
+    undecided: int
+    unsampled: int
+    n: int
+    alpha: float
+
+    def after(self, gate: Gate, example: LipschitzExample | SmoothingExample) -> Tally:
+        """Return what is seen with one more example."""
+        return replace(
+            self,
+            count=self.count + _counts(gate, example),
+            undecided=self.undecided + _is_undecided(gate, example),
+            unsampled=self.unsampled - 1,
+        )
+
+    def verdict(self, gate: Gate) -> Verdict | None:
+        """Return the verdict that the examples without draws cannot change; None while they can."""
+        if not self.n:
+            return "undecided"
+        rule = requirement(gate, self.n, self.alpha)
+        lingering = self.undecided if gate.claim == "list" and gate.on == "lower" else 0
+        now = rule.verdict(self.count, self.unsampled + lingering)
+        if now != "undecided" or not self.unsampled:
+            return now
+        may_pass = self.count + self.unsampled >= rule.passes_from
+        may_fail = self.count + lingering <= rule.fails_to
+        return None if may_pass or may_fail else "undecided"
+
+
+def tally(gate: Gate, examples: Sequence[LipschitzExample | SmoothingExample], n: int, alpha: float) -> Tally:
+    """Return what a gate has seen in the first examples of ``n``."""
+    nothing = Tally(count=0, undecided=0, unsampled=n, n=n, alpha=alpha)
+    return reduce(lambda seen, example: seen.after(gate, example), examples, nothing)
+
+
+class Settlement:
+    """Watches the examples of a run, one by one in their order, until no later one can change a verdict.
+
+    Example:
+        >>> gate = Gate(name="g", metric="clean_accuracy", min=0.9)
+        >>> Settlement([gate], n=100, alpha=0.001).verdicts
+        (None,)
+    """
+
+    def __init__(self, gates: Sequence[Gate], *, n: int, alpha: float) -> None:
+        self._seen = [(gate, tally(gate, (), n, alpha)) for gate in gates]
+
+    def add(self, example: LipschitzExample | SmoothingExample) -> None:
+        """See the next example."""
+        self._seen = [(gate, seen.after(gate, example)) for gate, seen in self._seen]
+
+    @property
+    def verdicts(self) -> tuple[Verdict | None, ...]:
+        """The verdict of each gate, None while a later example can change it."""
+        return tuple(seen.verdict(gate) for gate, seen in self._seen)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the verdict of every gate stands."""
+        return None not in self.verdicts
+
+
+def _counts(gate: Gate, example: LipschitzExample | SmoothingExample) -> bool:
+    return clean_correct(example) if gate.radius is None else certified_at(example, gate.radius)
+
+
+def _is_undecided(gate: Gate, example: LipschitzExample | SmoothingExample) -> bool:
+    """Return whether the question of a gate stayed open at the most draws, for the class that is the label."""
+    if not isinstance(example, SmoothingExample) or example.decisions is UNSET or _counts(gate, example):
+        return False
+    selection, asked = example.counts.selection, gate.radius or 0.0
+    if selection.index(max(selection)) != example.label:
+        return False
+    return next((d.verdict == "undecided" for d in example.decisions if d.radius >= asked), False)

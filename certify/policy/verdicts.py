@@ -1,0 +1,116 @@
+"""The verdict of each gate on a report, with the numbers it rests on and one sentence of reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import UNSET
+
+from certify.policy.fits import check_fits
+from certify.policy.gates import Gate
+from certify.policy.requirements import least_examples, requirement
+from certify.policy.tallies import Tally, tally
+from certify.results import GateRow, Report, SmoothingReport, Verdict, unsampled_of
+from certify.rounding import div_down
+from certify.stats import Requirement, false_certificates_quantile, population_limits
+
+
+def evaluate_gates(report: Report, gates: Iterable[Gate]) -> tuple[GateRow, ...]:
+    """Return the verdict of each gate on a report, in their order.
+
+    Raises:
+        InputError: If a gate asks for another kind or norm than the report's, for a radius that the draws of the report
+            cannot reach, or the report has no data.
+    """
+    return tuple(_evaluate(report, gate) for gate in gates)
+
+
+def gate_exit_code(rows: Iterable[GateRow]) -> int:
+    """Return 1 when a gate failed, else 4 when one is undecided, else 0.
+
+    Example:
+        >>> gate_exit_code([])
+        0
+    """
+    verdicts = {row.verdict for row in rows}
+    return 1 if "failed" in verdicts else 4 if "undecided" in verdicts else 0
+
+
+def _evaluate(report: Report, gate: Gate) -> GateRow:
+    check_fits(report, gate)
+    found = tally(gate, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
+    verdict, reason = _judge(gate, found)
+    lower, upper = _limits(gate, found)
+    return GateRow(
+        name=gate.name,
+        metric=gate.metric,
+        threshold=gate.min,
+        radius=UNSET if gate.radius is None else gate.radius,
+        claim=gate.claim,
+        confidence=gate.confidence,
+        on=gate.on,
+        value=found.count / found.n if found.n and not found.unsampled else None,
+        lower=lower,
+        upper=upper,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _alpha(report: Report) -> float:
+    return report.settings.alpha if isinstance(report, SmoothingReport) else 0.0
+
+
+def _judge(gate: Gate, found: Tally) -> tuple[Verdict, str]:
+    if not found.n:
+        return "undecided", "no examples"
+    rule = requirement(gate, found.n, found.alpha)
+    verdict = found.verdict(gate) or "undecided"
+    return verdict, "; ".join([_counted(gate, found), _need(gate, rule, found), *_contrary(gate, rule)])
+
+
+def _counted(gate: Gate, found: Tally) -> str:
+    what = "answered correctly" if gate.radius is None else f"certified correct at {gate.norm} radius {gate.radius!r}"
+    lingering = f", {found.undecided} undecided at the most draws" if found.undecided else ""
+    if not found.unsampled:
+        return f"{found.count} of {found.n} examples {what}{lingering}"
+    most = found.count + found.unsampled
+    return (
+        f"at least {found.count} of {found.n} examples {what}, at most {most}{lingering} (stopped after "
+        f"{found.n - found.unsampled} examples)"
+    )
+
+
+def _need(gate: Gate, rule: Requirement, found: Tally) -> str:
+    if rule.passes_from <= found.n:
+        return f"{rule.passes_from} needed to show {_asked(gate)}"
+    least = least_examples(gate, found.n, found.alpha)
+    remedy = "no number of examples can" if least is None else f"at least {least} examples are needed"
+    return f"{found.n} examples cannot show {_asked(gate)}, {remedy}"
+
+
+def _contrary(gate: Gate, rule: Requirement) -> list[str]:
+    three_way = gate.on == "lower" and gate.claim == "population" and rule.fails_to >= 0
+    return [f"{rule.fails_to} or fewer show less"] if three_way else []
+
+
+def _asked(gate: Gate) -> str:
+    if gate.on == "estimate":
+        return f"a share of {gate.min!r}"
+    where = "of the population" if gate.claim == "population" else "of this list"
+    return f"{gate.min!r} {where} at confidence {gate.confidence!r}"
+
+
+def _limits(gate: Gate, found: Tally) -> tuple[float | None, float | None]:
+    """Return the limits that the verdict rests on: those of the population, or the share of this list from below."""
+    if gate.on == "estimate" or not found.n:
+        return None, None
+    most = found.count + found.unsampled
+    if gate.claim == "population":
+        lower, upper = (
+            population_limits(count, found.n, confidence=gate.confidence, alpha=found.alpha)
+            for count in (found.count, most)
+        )
+        return lower[0], upper[1]
+    false_ones = false_certificates_quantile(found.n, found.alpha, 1.0 - gate.confidence)
+    return div_down(float(max(found.count - false_ones, 0)), float(found.n)), None
