@@ -30,11 +30,14 @@ BY_PROCEDURE = -(2**62)  # stands for one of the two above until the settings ar
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # escaped, or as it is
 
 Norm: TypeAlias = Literal["l2", "linf"]
+SmoothingNorm: TypeAlias = Literal["l1", "l2"]
 Method: TypeAlias = Literal["auto", "product", "covariance"]
 Effort: TypeAlias = Literal["fast", "default", "max"]
 FalsifyLevel: TypeAlias = Literal["off", "quick", "full"]
 Verdict: TypeAlias = Literal["passed", "failed", "undecided"]
 Answer: TypeAlias = Literal["certified", "not_certified", "undecided"]
+Change: TypeAlias = Literal["both", "won", "lost", "neither"]
+Certificates: TypeAlias = Literal["lipschitz", "smoothing"]
 
 
 class Bracket(Struct, frozen=True):
@@ -379,11 +382,23 @@ class Summary(_Row, frozen=True, kw_only=True):
     certified_counts: tuple[CertifiedCount, ...] | UnsetType = UNSET
 
 
+class Baseline(_Row, frozen=True, kw_only=True):
+    """The earlier report that a gate compares with: its digest and model, and which examples it certified.
+
+    ``certified`` are the positions, in the report that is judged, of the examples certified by the earlier one.
+    """
+
+    digest: str
+    model_sha256: str
+    certified: tuple[int, ...]
+
+
 class GateRow(_Row, frozen=True, kw_only=True):
     """The verdict of one gate: what was asked, what was found, and one sentence of reason.
 
     What was asked is complete (threshold, radius, claim, confidence, and whether the proved lower limit or the plain
-    estimate is compared), so that the verdict can be re-derived from the report alone.
+    estimate is compared), so that the verdict can be re-derived from the report alone. With a ``baseline`` the
+    threshold is the largest drop of the share that is allowed, and value, lower and upper are of its change.
     """
 
     name: str
@@ -398,6 +413,7 @@ class GateRow(_Row, frozen=True, kw_only=True):
     upper: float | None
     verdict: Verdict
     reason: str
+    baseline: Baseline | UnsetType = UNSET
 
 
 class Falsifier(_Row, frozen=True, kw_only=True):
@@ -458,6 +474,114 @@ class SmoothingReport(_Report, frozen=True, kw_only=True, tag_field="kind", tag=
 
 
 Report: TypeAlias = LipschitzReport | SmoothingReport
+
+
+class ComparedRun(_Row, frozen=True, kw_only=True):
+    """One of two compared reports: which one it was, by its ``digest``, and what made it.
+
+    Of the two settings the one of its kind is there; ``noise_law`` belongs to smoothing.
+    """
+
+    digest: str
+    tool: Tool
+    model: ModelRecord
+    lipschitz: LipschitzSettings | UnsetType = UNSET
+    smoothing: SmoothingSettings | UnsetType = UNSET
+    noise_law: str | UnsetType = UNSET
+
+
+class ComparisonSettings(_Row, frozen=True, kw_only=True):
+    """What was asked of two reports: how many examples are certified at ``radius`` in each, and which are lost.
+
+    ``max_drop`` is the margin of non-inferiority, ``confidence`` that of each limit over examples.
+    """
+
+    certificates: Certificates
+    norm: Norm
+    radius: float
+    max_drop: float = 0.01
+    confidence: float = 0.95
+
+
+class PairedExample(_Row, frozen=True, kw_only=True):
+    """One example of both reports; ``change`` says in which of them it counts as certified at the asked radius."""
+
+    index: int
+    id: str
+    hash: str
+    label: int
+    old_predicted: int | None
+    old_radius: float
+    new_predicted: int | None
+    new_radius: float
+    change: Change
+
+
+class PairedCounts(_Row, frozen=True, kw_only=True):
+    """Certified examples of both reports at one radius, and the limits of the expected change of the share.
+
+    ``difference`` is the change observed. The expected one is at least ``lower`` and at most ``upper``, each with the
+    confidence of the settings, for examples drawn independently.
+    """
+
+    radius: float
+    old: int
+    new: int
+    won: int
+    lost: int
+    difference: float
+    lower: float
+    upper: float
+
+
+class RadiusSigns(_Row, frozen=True, kw_only=True):
+    """In how many examples the radius (0 where the answer is wrong or absent) grew, fell, or stayed."""
+
+    larger: int
+    smaller: int
+    equal: int
+
+
+class ComparisonSummary(_Row, frozen=True, kw_only=True):
+    """Two reports on the same examples, at the asked radius (``at_radius``) and along the curve.
+
+    ``won`` and ``lost`` are the indices of the examples that are certified in the new report alone, and in the old one
+    alone. ``least_drop`` is the least margin that so many examples can show at all. ``verdict`` answers "the expected
+    share drops by at most ``max_drop``"; null where the margin is below that. ``mcnemar`` is information only, and
+    ``radii`` null where draws ended by a test.
+    """
+
+    examples: int
+    at_radius: PairedCounts
+    won: tuple[int, ...]
+    lost: tuple[int, ...]
+    least_drop: float
+    verdict: Verdict | None
+    reason: str
+    mcnemar: float
+    radii: RadiusSigns | None
+    curve: tuple[PairedCounts, ...]
+
+
+class ComparisonReport(_Row, frozen=True, kw_only=True, tag_field="kind", tag="comparison"):
+    """The report of `certify compare`: two reports on the same examples, paired."""
+
+    schema: str = SCHEMA
+    tool: Tool
+    old: ComparedRun
+    new: ComparedRun
+    data: DataRecord
+    settings: ComparisonSettings
+    statement: Statement
+    examples: tuple[PairedExample, ...]
+    summary: ComparisonSummary
+    gates: tuple[GateRow, ...] = ()
+    digest: str = ""
+    execution: Execution
+
+
+Document: TypeAlias = Report | ComparisonReport
+"""All that can stand in a ``report.json``: certificates, or the comparison of two reports of certificates."""
 
 
 def unsampled_of(report: Report) -> tuple[UnsampledExample, ...]:
@@ -582,16 +706,16 @@ def refuse_other_words(values: Mapping[str, Any], kind: type[msgspec.Struct]) ->
             raise InputError(f"{field}: expected {' or '.join(words)}, got {values[field]!r:.100}")
 
 
-def report_digest(report: Report) -> str:
+def report_digest(report: Document) -> str:
     """Return the sha256 of everything in a report except ``digest``, ``execution`` and each example's ``seconds``."""
     plain = msgspec.to_builtins(report)
     del plain["digest"], plain["execution"]
     for example in plain["examples"]:
-        del example["seconds"]
+        example.pop("seconds", None)
     return hashlib.sha256(dump_json(plain).encode()).hexdigest()
 
 
-AnyReport = TypeVar("AnyReport", bound=LipschitzReport | SmoothingReport)
+AnyReport = TypeVar("AnyReport", bound=LipschitzReport | SmoothingReport | ComparisonReport)
 
 
 def seal(report: AnyReport) -> AnyReport:
@@ -599,20 +723,32 @@ def seal(report: AnyReport) -> AnyReport:
     return msgspec.structs.replace(report, digest=report_digest(report))
 
 
-def report_to_json(report: Report) -> str:
+def report_to_json(report: Document) -> str:
     """Return the text of ``report.json``: strict, sorted, indented, with a final newline."""
     return dump_json(report, indent=1) + "\n"
 
 
 def report_from_json(data: bytes | str, *, name: str) -> Report:
-    """Return the report in ``data``; its content is checked against the schema, not re-derived.
+    """Return the report of certificates in ``data``; its content is checked against the schema, not re-derived.
+
+    Raises:
+        InputError: If it is not strict JSON, does not fit the schema of this version, or compares two reports.
+    """
+    found = document_from_json(data, name=name)
+    if isinstance(found, ComparisonReport):
+        raise InputError(f"{name}: expected a report of certificates, got a comparison of two; name one of them")
+    return found
+
+
+def document_from_json(data: bytes | str, *, name: str) -> Document:
+    """Return whatever report is in ``data``; its content is checked against the schema, not re-derived.
 
     Raises:
         InputError: If it is not strict JSON or does not fit the schema of this version.
     """
     plain = load_json(data, name=name)
     try:
-        report: Report = msgspec.convert(plain, LipschitzReport | SmoothingReport)
+        report: Document = msgspec.convert(plain, LipschitzReport | SmoothingReport | ComparisonReport)
     except msgspec.ValidationError as error:
         raise InputError(f"{name}: expected a report of schema {SCHEMA!r}, got a mismatch: {error}") from error
     if report.schema != SCHEMA:

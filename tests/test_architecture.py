@@ -22,12 +22,13 @@ RANKS = {
     **dict.fromkeys(("norms", "stats"), 1),
     "graph": 2,
     **dict.fromkeys(("loading", "bounds", "smoothing", "layers", "curvature"), 3),
+    "pairing": 3.9,
     "policy": 4.0,
     **dict.fromkeys(("report", "falsifier"), 4.1),  # verification judges the gates again
     "runs": 5,
     "cli": 6,
 }
-WITHOUT_TORCH = ("errors", "results", "rounding", "examples", "files", "stats", "policy", "report", "cli")
+WITHOUT_TORCH = ("errors", "results", "rounding", "examples", "files", "stats", "pairing", "policy", "report", "cli")
 HOMES = {
     "typer": {"cli"},
     "rich": {"cli", "report"},

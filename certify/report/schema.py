@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 
-from certify.results import SCHEMA, LipschitzReport, SmoothingReport
+from certify.results import SCHEMA, ComparisonReport, LipschitzReport, SmoothingReport
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 NOT_NEGATIVE: Mapping[str, Any] = {"minimum": 0}
 SHARE: Mapping[str, Any] = {"minimum": 0, "maximum": 1}
+CHANGE: Mapping[str, Any] = {"minimum": -1, "maximum": 1}
 HASH: Mapping[str, Any] = {"pattern": "^[0-9a-f]{64}$"}
 
 RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
@@ -74,6 +75,34 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("GateRow", "radius"): NOT_NEGATIVE,
     ("GateRow", "confidence"): {"exclusiveMinimum": 0.5, "exclusiveMaximum": 1},
     ("Falsifier", "found"): NOT_NEGATIVE,
+    ("Baseline", "digest"): HASH,
+    ("Baseline", "model_sha256"): HASH,
+    ("Baseline", "certified", "items"): NOT_NEGATIVE,
+    ("ComparisonReport", "digest"): HASH,
+    ("ComparedRun", "digest"): HASH,
+    ("ComparisonSettings", "radius"): NOT_NEGATIVE,
+    ("ComparisonSettings", "max_drop"): SHARE,
+    ("ComparisonSettings", "confidence"): {"exclusiveMinimum": 0.5, "exclusiveMaximum": 1},
+    ("PairedExample", "index"): NOT_NEGATIVE,
+    ("PairedExample", "hash"): HASH,
+    ("PairedExample", "label"): NOT_NEGATIVE,
+    ("PairedExample", "old_radius"): NOT_NEGATIVE,
+    ("PairedExample", "new_radius"): NOT_NEGATIVE,
+    ("PairedCounts", "radius"): NOT_NEGATIVE,
+    ("PairedCounts", "old"): NOT_NEGATIVE,
+    ("PairedCounts", "new"): NOT_NEGATIVE,
+    ("PairedCounts", "won"): NOT_NEGATIVE,
+    ("PairedCounts", "lost"): NOT_NEGATIVE,
+    ("PairedCounts", "difference"): CHANGE,
+    ("PairedCounts", "lower"): CHANGE,
+    ("PairedCounts", "upper"): CHANGE,
+    ("RadiusSigns", "larger"): NOT_NEGATIVE,
+    ("RadiusSigns", "smaller"): NOT_NEGATIVE,
+    ("RadiusSigns", "equal"): NOT_NEGATIVE,
+    ("ComparisonSummary", "examples"): {"minimum": 1},
+    ("ComparisonSummary", "mcnemar"): SHARE,
+    ("ComparisonSummary", "won", "items"): NOT_NEGATIVE,
+    ("ComparisonSummary", "lost", "items"): NOT_NEGATIVE,
 }
 """Where (struct, field, and ``items`` for the entries of a list) to what holds there."""
 
@@ -86,7 +115,8 @@ OPTIONAL: Mapping[str, frozenset[str]] = {
     "LayerRow": frozenset({"share"}),
     "LipschitzExample": frozenset({"ball", "local_upper", "reason"}),
     "SmoothingExample": frozenset({"stopped", "decisions", "reason"}),
-    "GateRow": frozenset({"radius"}),
+    "GateRow": frozenset({"radius", "baseline"}),
+    "ComparedRun": frozenset({"lipschitz", "smoothing", "noise_law"}),
 }
 """The fields that are absent where they do not apply; every other field is always there."""
 
@@ -112,14 +142,14 @@ def report_schema() -> dict[str, Any]:
         >>> report_schema()["$defs"]["SmoothingReport"]["properties"]["schema"]
         {'const': 'certify/report/1'}
     """
-    schema = msgspec.json.schema(LipschitzReport | SmoothingReport)
+    schema = msgspec.json.schema(LipschitzReport | SmoothingReport | ComparisonReport)
     definitions: dict[str, Any] = schema["$defs"]
     for name, definition in definitions.items():
         _require_all(name, definition)
         definition.update(CONDITIONS.get(name, {}))
     for (name, field, *rest), limits in RANGES.items():
         _at(definitions[name]["properties"][field], rest).update(limits)
-    for name in ("LipschitzReport", "SmoothingReport"):
+    for name in ("LipschitzReport", "SmoothingReport", "ComparisonReport"):
         definitions[name]["properties"]["schema"] = {"const": SCHEMA}
     return {"$schema": DIALECT, "title": SCHEMA, **schema}
 
