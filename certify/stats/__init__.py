@@ -8,6 +8,7 @@ from certify.stats.anytime import anytime_radius, is_certified_anytime
 from certify.stats.charge import charged_alpha, noise_charge
 from certify.stats.clopper_pearson import failure_upper, success_lower, success_upper
 from certify.stats.comparison import PairedDifference, compare_paired, is_not_inferior, smallest_margin
+from certify.stats.geometry import GEOMETRIES, Geometry
 from certify.stats.holm import certified_by_holm
 from certify.stats.order_statistics import quantile_ranks
 from certify.stats.plan import draw_grid, sample_plan
@@ -21,16 +22,19 @@ from certify.stats.populations import (
     population_requirement,
     smallest_population_sample,
 )
-from certify.stats.radius import BOUNDS, RadiusBound, class_buckets, radius_l2, smallest_n, split_alpha
+from certify.stats.radius import BOUNDS, RadiusBound, RadiusMap, class_buckets, radius_l2, smallest_n, split_alpha
 from certify.stats.selftest import self_test
 from certify.stats.sequential import Operation, SequentialTest, crossing, look_grid, operate, sequential_test
 from certify.stats.top_k import top_k_radius, top_k_radius_of_bounds
 
 __all__ = [
     "BOUNDS",
+    "GEOMETRIES",
+    "Geometry",
     "Operation",
     "PairedDifference",
     "RadiusBound",
+    "RadiusMap",
     "Requirement",
     "SequentialTest",
     "alpha_for_all",

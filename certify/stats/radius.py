@@ -37,24 +37,17 @@ unless ``radius > 0``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import scipy
 
 from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check_sigma, check_within
 from certify.stats.clopper_pearson import failure_upper, success_upper
 
-
-class RadiusBound(Protocol):
-    """A row of `BOUNDS`. What does not look at the pilot can be called without it."""
-
-    def __call__(
-        self, counts: Sequence[int], selected: int, alpha: float, sigma: float, pilot: Sequence[int] = (), /
-    ) -> float:
-        """Return the radius, not positive where nothing is certified."""
-
+RadiusMap: TypeAlias = Callable[[float, float, float], float]
+"""The radius from the scale of the noise, q_A >= 1 - p_A and b >= p_B; not positive where nothing is certified."""
 
 SHARE = 0.9  # of alpha for the selected class; fixed, never chosen after seeing counts
 
@@ -94,6 +87,22 @@ def radius_l2(sigma: float, failure_upper_a: float, upper_b: float) -> float:
     return math.nextafter(radius, -math.inf)
 
 
+class RadiusBound(Protocol):
+    """A row of `BOUNDS`. What does not look at the pilot can be called without it; ``radius`` is that of the noise."""
+
+    def __call__(
+        self,
+        counts: Sequence[int],
+        selected: int,
+        alpha: float,
+        scale: float,
+        pilot: Sequence[int] = (),
+        radius: RadiusMap = radius_l2,
+        /,
+    ) -> float:
+        """Return the radius, not positive where nothing is certified."""
+
+
 def split_alpha(alpha: float) -> tuple[float, float]:
     """Return alpha's two shares: 0.9 for the selected class, and the exact rest for its strongest rival.
 
@@ -110,43 +119,72 @@ def split_alpha(alpha: float) -> tuple[float, float]:
     return selected, alpha - selected  # exact: Sterbenz
 
 
-def _two_interval(counts: Sequence[int], selected: int, alpha: float, sigma: float, _: Sequence[int] = ()) -> float:
+def _two_interval(
+    counts: Sequence[int],
+    selected: int,
+    alpha: float,
+    scale: float,
+    _pilot: Sequence[int] = (),
+    radius: RadiusMap = radius_l2,
+) -> float:
     """Return the two-interval radius of the module docstring."""
     n, votes, strongest = _read_votes(counts, selected)
     alpha_a, alpha_b = split_alpha(alpha)
     q_a = failure_upper(votes, n, alpha_a)
-    return radius_l2(sigma, q_a, min(success_upper(strongest, n, alpha_b), q_a))
+    return radius(scale, q_a, min(success_upper(strongest, n, alpha_b), q_a))
 
 
 def _clopper_pearson(
-    counts: Sequence[int], selected: int, alpha: float, sigma: float, _pilot: Sequence[int] = ()
+    counts: Sequence[int],
+    selected: int,
+    alpha: float,
+    scale: float,
+    _pilot: Sequence[int] = (),
+    radius: RadiusMap = radius_l2,
 ) -> float:
     """Return the single-class radius of the module docstring."""
     n, votes, _strongest = _read_votes(counts, selected)
     q_a = failure_upper(votes, n, alpha)
-    return radius_l2(sigma, q_a, q_a)
+    return radius(scale, q_a, q_a)
 
 
-def _bonferroni(counts: Sequence[int], selected: int, alpha: float, sigma: float, _: Sequence[int] = ()) -> float:
+def _bonferroni(
+    counts: Sequence[int],
+    selected: int,
+    alpha: float,
+    scale: float,
+    _pilot: Sequence[int] = (),
+    radius: RadiusMap = radius_l2,
+) -> float:
     """Return the radius of the module docstring with alpha / K for each class."""
     n, votes, strongest = _read_votes(counts, selected)
-    return _of_parts(n, votes, strongest, check_alpha(alpha) / len(counts), sigma)
+    q_a, b = _of_parts(n, votes, strongest, check_alpha(alpha) / len(counts))
+    return radius(scale, q_a, b)
 
 
-def _cpm(counts: Sequence[int], selected: int, alpha: float, sigma: float, pilot: Sequence[int] = ()) -> float:
+def _cpm(
+    counts: Sequence[int],
+    selected: int,
+    alpha: float,
+    scale: float,
+    pilot: Sequence[int] = (),
+    radius: RadiusMap = radius_l2,
+) -> float:
     """Return the radius of the module docstring from buckets of classes that the pilot suggests."""
     n, votes, _strongest = _read_votes(counts, selected)
     buckets = class_buckets(pilot, selected)
     if len(pilot) != len(counts):
         raise ValueError(f"pilot: expected {len(counts)} classes as in the counts, got {len(pilot)}; pass both whole")
     strongest = max(sum(counts[k] for k in bucket) for bucket in buckets)
-    return _of_parts(n, votes, strongest, check_alpha(alpha) / (len(buckets) + 1), sigma)
+    q_a, b = _of_parts(n, votes, strongest, check_alpha(alpha) / (len(buckets) + 1))
+    return radius(scale, q_a, b)
 
 
-def _of_parts(n: int, votes: int, strongest: int, alpha: float, sigma: float) -> float:
+def _of_parts(n: int, votes: int, strongest: int, alpha: float) -> tuple[float, float]:
+    """Return q_A and b, each at ``alpha``."""
     part = math.nextafter(check_alpha(alpha), 0.0)  # the division may have rounded up
     q_a = failure_upper(votes, n, part)
-    return radius_l2(sigma, q_a, min(success_upper(strongest, n, part), q_a))
+    return q_a, min(success_upper(strongest, n, part), q_a)
 
 
 def class_buckets(pilot: Sequence[int], selected: int) -> tuple[tuple[int, ...], ...]:
@@ -191,12 +229,20 @@ BOUNDS: Mapping[str, RadiusBound] = MappingProxyType(
         "bonferroni": _bonferroni,
     }
 )
-"""Radius from (counts, selected, alpha, sigma, pilot counts): P(radius > true radius) <= alpha when ``selected`` was
-fixed before the counted draws. ``counts`` holds every class, and the invalid outputs as a class of their own."""
+"""Radius from (counts, selected, alpha, scale of the noise, pilot counts, radius of the noise law): P(radius > true
+radius) <= alpha when ``selected`` was fixed before the counted draws. ``counts`` holds every class, and the invalid
+outputs as a class of their own. Nothing above the radius depends on the law: the proofs need of it that it increases in
+p_A and decreases in p_B. Gaussian noise is the default, its scale sigma; `geometry` has the others."""
 
 
-def smallest_n(alpha: float, ratio: float, bound: str = "clopper-pearson", classes: int = 2) -> int:
-    """Return the least number of draws that can certify a radius of ``ratio`` times sigma.
+def smallest_n(
+    alpha: float,
+    ratio: float,
+    bound: str = "clopper-pearson",
+    classes: int = 2,
+    radius: RadiusMap = radius_l2,
+) -> int:
+    """Return the least number of draws that can certify a radius of ``ratio`` times the scale of the noise (sigma).
 
     It is reached when every draw votes for the selected class. For the single-class bound that is the least n with
     alpha^(1/n) >= Phi(ratio), and > 1/2: ln(alpha) / ln(Phi(ratio)), rounded up.
@@ -206,6 +252,7 @@ def smallest_n(alpha: float, ratio: float, bound: str = "clopper-pearson", class
         ratio: Radius divided by sigma, at least 0; 0 asks for any positive radius.
         bound: A row of `BOUNDS`.
         classes: How many counts there are, that of invalid outputs included; Bonferroni and CPM split alpha by them.
+        radius: That of the noise law; Gaussian by default.
 
     Raises:
         ValueError: If an argument is outside its range or NaN, or more than 10^9 draws would be needed.
@@ -220,7 +267,7 @@ def smallest_n(alpha: float, ratio: float, bound: str = "clopper-pearson", class
         raise ValueError(f"bound: expected one of {', '.join(BOUNDS)}, got {bound!r}; choose one of them")
     classes = check_integer(classes, "classes", 2, MAX_DRAWS)
     low, high = 0, 1
-    while not _certifies(high, alpha, ratio, bound, classes):
+    while not _certifies(high, alpha, ratio, bound, classes, radius):
         if high == MAX_DRAWS:
             raise ValueError(
                 f"ratio: expected a radius that {MAX_DRAWS} draws can certify at alpha={alpha}, got {ratio} sigma; "
@@ -229,11 +276,11 @@ def smallest_n(alpha: float, ratio: float, bound: str = "clopper-pearson", class
         low, high = high, min(2 * high, MAX_DRAWS)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _certifies(middle, alpha, ratio, bound, classes) else (middle, high)
+        low, high = (low, middle) if _certifies(middle, alpha, ratio, bound, classes, radius) else (middle, high)
     return high
 
 
-def _certifies(n: int, alpha: float, ratio: float, bound: str, classes: int) -> bool:
+def _certifies(n: int, alpha: float, ratio: float, bound: str, classes: int, radius: RadiusMap) -> bool:
     votes = (n, *[0] * (classes - 1))
-    radius = BOUNDS[bound](votes, 0, alpha, 1.0, votes)
-    return radius > 0.0 and radius >= ratio
+    found = BOUNDS[bound](votes, 0, alpha, 1.0, votes, radius)
+    return found > 0.0 and found >= ratio

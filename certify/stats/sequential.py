@@ -1,7 +1,8 @@
 r"""The gate question "is the radius at least r?": an exact group-sequential test.
 
-Let A be fixed by the pilot, p its probability, and p0 = Phi(r / sigma): the radius exceeds r when p > p0. S_n counts
-the votes for A among the first n fresh draws. At looks n_1 < ... < n_K the test compares S with two rows of integers:
+Let A be fixed by the pilot, p its probability, and p0 = Phi(r / sigma), or (1 + r / w) / 2 for uniform noise of
+half-width w: the radius exceeds r when p > p0. S_n counts the votes for A among the first n fresh draws. At looks
+n_1 < ... < n_K the test compares S with two rows of integers:
 
     S >= up_j    "certified r"        S <= lo_j    "given up"        after n_K    "undecided".
 
@@ -36,10 +37,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +50,7 @@ from numpy.typing import NDArray
 
 from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check_within
 from certify.stats.plan import BLOCK
+from certify.stats.uniform import uniform_tail
 
 GROWTH = 1.15  # of one look to the next
 SLACK = 1e-6  # of alpha, for the rounding of the crossing probability
@@ -77,11 +80,13 @@ class SequentialTest:
     threshold: float
     level: float
     give_up_level: float
+    noise: str = "gaussian"
 
     @property
     def sha256(self) -> str:
         """The hash of the question and its integer rows."""
-        text = repr((self.ratio, self.alpha, self.beta, self.cap, self.looks, self.up, self.lo))
+        law = () if self.noise == "gaussian" else (self.noise,)
+        text = repr((self.ratio, self.alpha, self.beta, self.cap, self.looks, self.up, self.lo, *law))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -112,14 +117,15 @@ def look_grid(cap: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=64, typed=True)  # True is no ratio, though it equals 1
-def sequential_test(ratio: float, alpha: float, beta: float, cap: int) -> SequentialTest:
-    """Return the table of the question "is the radius at least ratio * sigma?".
+def sequential_test(ratio: float, alpha: float, beta: float, cap: int, noise: str = "gaussian") -> SequentialTest:
+    """Return the table of the question "is the radius at least ratio times the scale of the noise?".
 
     Args:
-        ratio: r / sigma, above 0 and at most 8.
+        ratio: r / sigma, above 0 and at most 8; under uniform noise r over its half-width, below 1.
         alpha: Bound of the probability of certifying when p <= p0.
         beta: Bound of the probability of giving up when p >= p0.
         cap: The most draws.
+        noise: The family of the noise law, a row of `TAILS`.
 
     Raises:
         ValueError: If an argument is outside its range, of another kind, or NaN.
@@ -131,30 +137,45 @@ def sequential_test(ratio: float, alpha: float, beta: float, cap: int) -> Sequen
         >>> 0.0009 < test.level <= 0.001
         True
     """
-    p0, q0 = null_probability(ratio)
+    p0, q0 = null_probability(ratio, noise)
     alpha, beta = check_alpha(alpha), check_alpha(beta, "beta")
     looks = look_grid(cap)
     up, threshold, level = _calibrated(looks, p0, q0, alpha)
-    give_up = math.nextafter(float(scipy.special.ndtr(-ratio)) * (1 + QUANTILE_ERROR), 1.0)
+    give_up = TAILS[noise](ratio)[1]
     failures, _, give_up_level = _calibrated(looks, give_up, 1.0 - give_up, beta)
     lo = tuple(min(n - most, top - 1) for n, most, top in zip(looks, failures, up, strict=True))
-    return SequentialTest(ratio, p0, alpha, beta, looks[-1], looks, up, lo, threshold, level, give_up_level)
+    return SequentialTest(ratio, p0, alpha, beta, looks[-1], looks, up, lo, threshold, level, give_up_level, noise)
 
 
-def null_probability(ratio: float) -> tuple[float, float]:
-    """Return p0 >= Phi(ratio), and 1 - p0 exactly.
+def gaussian_tail(ratio: float) -> tuple[float, float]:
+    """Return a lower and an upper bound of 1 - Phi(ratio).
 
     Raises:
         ValueError: If the ratio is not within 2^-30..8, or NaN.
+    """
+    ratio = check_within(ratio, "ratio", 2.0**-30, LARGEST_RATIO, "ask for a radius of at most 8 sigma")
+    tail = float(scipy.special.ndtr(-ratio))
+    return math.nextafter(tail * (1 - QUANTILE_ERROR), 0.0), math.nextafter(tail * (1 + QUANTILE_ERROR), 1.0)
+
+
+TAILS: Mapping[str, Callable[[float], tuple[float, float]]] = MappingProxyType(
+    {"gaussian": gaussian_tail, "uniform": uniform_tail}
+)
+"""Bounds of 1 - p0 by family of the noise law, p0 the probability at which the radius is ``ratio`` times the scale."""
+
+
+def null_probability(ratio: float, noise: str = "gaussian") -> tuple[float, float]:
+    """Return p0 >= Phi(ratio), or that of another noise law, and 1 - p0 exactly.
+
+    Raises:
+        ValueError: If the ratio is not within 2^-30..8 (below 1 for uniform noise), or NaN.
 
     Example:
         >>> p0, q0 = null_probability(1.0)
         >>> 0.8413447460685429 <= p0 < 0.8413447460686 and p0 + q0 == 1.0
         True
     """
-    ratio = check_within(ratio, "ratio", 2.0**-30, LARGEST_RATIO, "ask for a radius of at most 8 sigma")
-    tail = math.nextafter(float(scipy.special.ndtr(-ratio)) * (1 - QUANTILE_ERROR), 0.0)
-    p0 = math.nextafter(1.0 - tail, 1.0)
+    p0 = math.nextafter(1.0 - TAILS[noise](ratio)[0], 1.0)
     return p0, 1.0 - p0
 
 
