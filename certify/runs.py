@@ -72,9 +72,10 @@ from certify.smoothing import (
     smoothing_events,
     store_path,
 )
+from certify.smoothing.base_network import DTYPES
+from certify.smoothing.classification import Classification
 from certify.smoothing.loop import Events
 from certify.smoothing.sampler import use_one_core
-from certify.smoothing.votes import DTYPES
 from certify.stats import self_test
 
 STORE_FOLDER = ".certify_cache"
@@ -354,7 +355,7 @@ class SmoothingRun:
     falsify: FalsifyLevel = "quick"
     _clock: _Clock = field(default_factory=_Clock)
 
-    def events(self) -> Events:
+    def events(self) -> Events[SmoothingExample]:
         """Yield certified examples in order, and progress between them; see `certify.smoothing.smoothing_events`."""
         return smoothing_events(
             self.model.predict(self.device, DTYPES[self.settings.dtype]),
@@ -416,7 +417,7 @@ class SmoothingRun:
 
     def is_complete(self) -> bool:
         """Return whether the store holds every draw of this run already."""
-        return is_complete(self.store, self.data, self._procedure()[0])
+        return is_complete(self.store, self.data, Classification(self._procedure()[0]))
 
     def _procedure(self) -> tuple[Procedure, NoiseLaw]:
         law = make_law(self.settings, eight_bit=self.data.eight_bit)

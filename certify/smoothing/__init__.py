@@ -1,5 +1,6 @@
 """Randomized smoothing: noise laws, sampler, procedure and run store."""
 
+from certify.smoothing.classification import Classification
 from certify.smoothing.header import RunHeader
 from certify.smoothing.laws import LAWS, law_name, make_law
 from certify.smoothing.loop import SmoothingProgress
@@ -14,18 +15,26 @@ from certify.smoothing.procedure import (
     plan_procedure,
     select_class,
 )
-from certify.smoothing.run import is_complete, run_smoothing, smoothing_events
+from certify.smoothing.readings import Piece, Reading
+from certify.smoothing.run import check_data, is_complete, run_smoothing, smoothing_events, task_events
 from certify.smoothing.store import Store
+from certify.smoothing.tasks import Drawn, Task
 
 __all__ = [
     "LAWS",
     "Certificate",
+    "Classification",
+    "Drawn",
     "NoiseLaw",
+    "Piece",
     "Procedure",
+    "Reading",
     "RunHeader",
     "SmoothingProgress",
     "Store",
+    "Task",
     "certify_counts",
+    "check_data",
     "check_settings",
     "earlier_seeds",
     "is_complete",
@@ -38,4 +47,5 @@ __all__ = [
     "select_class",
     "smoothing_events",
     "store_path",
+    "task_events",
 ]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -33,17 +33,26 @@ BLOCK_DRAWS = 128
 Purpose: TypeAlias = Literal["selection", "estimation"]
 
 
+NO_CHOICE: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class BlockRequest:
-    """A block to evaluate; of its `BLOCK_DRAWS` draws the first ``draws`` are counted."""
+    """A block to evaluate; of its `BLOCK_DRAWS` draws the first ``draws`` are counted.
+
+    ``choice`` is what the pilot of the example chose, and enters what is read from the block, never its noise.
+    """
 
     example: Example
     purpose: Purpose
     block: int
     draws: int
+    choice: NDArray[np.int64] = field(default_factory=NO_CHOICE.copy)
 
 
-def block_requests(example: Example, purpose: Purpose, draws: int) -> Iterator[BlockRequest]:
+def block_requests(
+    example: Example, purpose: Purpose, draws: int, choice: NDArray[np.int64] = NO_CHOICE
+) -> Iterator[BlockRequest]:
     """Yield the blocks that hold the first ``draws`` draws of one example and purpose.
 
     A number of draws that ends inside a block asks for the whole block and counts its prefix: a block is never split
@@ -55,7 +64,7 @@ def block_requests(example: Example, purpose: Purpose, draws: int) -> Iterator[B
         [128, 128, 44]
     """
     for block, first in enumerate(range(0, draws, BLOCK_DRAWS)):
-        yield BlockRequest(example, purpose, block, min(BLOCK_DRAWS, draws - first))
+        yield BlockRequest(example, purpose, block, min(BLOCK_DRAWS, draws - first), choice)
 
 
 def block_key(seed: int, request: BlockRequest, law: str) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""One row of the run store: the counts of one block, as they are written, read back and checked."""
+"""One row of the run store: the record of one block, as it is written, read back and checked."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from certify.errors import InputError
 from certify.examples import Example
 from certify.results import dump_json, load_json
+from certify.smoothing.readings import Reading
 
 COLUMNS = ("example", "purpose", "block", "draws", "micro_batch", "counts", "seconds", "noise", "digest")
 
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One evaluated block: ``counts`` has one entry per class and a last one for invalid outputs.
+    """One evaluated block: ``counts`` is its record, by the reading of the run.
 
     ``example`` is an `example_key`; ``noise`` the fingerprint of the randomness the block was made of.
     """
@@ -31,8 +32,8 @@ class BlockRow:
     noise: str
 
     def columns(self, header_digest: str) -> tuple[str | int | float, ...]:
-        """Return the row as it is stored: counts as JSON pairs [class, votes] where there are votes, and its digest."""
-        pairs = [[k, votes] for k, votes in enumerate(self.counts) if votes]
+        """Return the row as it is stored: counts as JSON pairs [place, count] where there is one, and its digest."""
+        pairs = [[place, count] for place, count in enumerate(self.counts) if count]
         address = (self.example, self.purpose, self.block, self.draws, self.micro_batch)
         plain = (*address, dump_json(pairs), self.seconds, self.noise)
         return (*plain, row_digest(header_digest, plain))
@@ -54,8 +55,8 @@ def row_digest(header_digest: str, plain: Sequence[str | int | float]) -> str:
     return hashlib.sha256(dump_json([header_digest, *plain]).encode()).hexdigest()
 
 
-def read_row(row: Sequence[Any], header_digest: str, classes: int) -> BlockRow:
-    """Return the block in a row of the store, after checking its digest and its sum.
+def read_row(row: Sequence[Any], header_digest: str, reading: Reading) -> BlockRow:
+    """Return the block in a row of the store, after checking its digest and its record.
 
     Raises:
         InputError: If the row is not what was written.
@@ -65,9 +66,9 @@ def read_row(row: Sequence[Any], header_digest: str, classes: int) -> BlockRow:
     if row_digest(header_digest, plain) != digest:
         raise InputError(f"{where}: expected the digest that was written, got a row that does not fit it")
     example, purpose, block, draws, micro_batch, text, seconds, noise = plain
-    counts = [0] * (classes + 1)
-    for k, votes in load_json(text, name=where):
-        counts[k] = votes
-    if sum(counts) != draws:
-        raise InputError(f"{where}: expected {draws} votes, got {sum(counts)}")
+    counts = [0] * reading.record_size(purpose)
+    for place, count in load_json(text, name=where):
+        counts[place] = count
+    if wrong := reading.refuse(counts, purpose, draws):
+        raise InputError(f"{where}: {wrong}")
     return BlockRow(example, purpose, block, draws, micro_batch, tuple(counts), seconds, noise)

@@ -1,61 +1,60 @@
-"""The base classifier must be a function of its input, or the theorem says nothing about it.
+"""The base network must be a function of its input, or the theorem says nothing about it.
 
 Dropout left on, batch statistics, state kept between calls and some nondeterministic kernels all break this. The check
 evaluates the noisy inputs of one pilot block four times over: as they are, again, and in reversed order with every
 second row replaced by zeros (the even rows first, then the odd ones), so that each row also stands at another place
-and among other company. All votes must agree. This refuses what it sees; it cannot prove the absence of state.
+and among other company. All outputs must read the same. This refuses what it sees; it cannot prove that there is no
+state.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from certify.errors import NoRuleError
 from certify.examples import Example
 from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator
+from certify.smoothing.base_network import BaseNetwork
 from certify.smoothing.noise import NoiseLaw
-from certify.smoothing.votes import BaseClassifier
+from certify.smoothing.readings import Reading
 
 
 def refuse_unless_function(
-    classifier: BaseClassifier, law: NoiseLaw, example: Example, *, micro_batch: int, seed: int
+    network: BaseNetwork, reading: Reading, law: NoiseLaw, example: Example, *, micro_batch: int, seed: int
 ) -> None:
-    """Return when equal noisy inputs get equal votes.
+    """Return when equal noisy inputs get outputs that read the same.
 
     Raises:
-        NoRuleError: If a vote depends on anything but its own input.
+        NoRuleError: If an output depends on anything but its own input.
     """
     request = BlockRequest(example, "selection", 0, BLOCK_DRAWS)
     rows = torch.from_numpy(law.draw(example, block_generator(seed, request, law.name)).rows)
-    inputs = law.inputs(rows.to(classifier.device), classifier.dtype)
-    first = _votes(classifier, inputs, micro_batch)
-    if not np.array_equal(first, _votes(classifier, inputs, micro_batch)):
+    inputs = law.inputs(rows.to(network.device), network.dtype)
+    first = _outputs(network, reading, inputs, micro_batch)
+    if not reading.agree(first, _outputs(network, reading, inputs, micro_batch)):
         raise NoRuleError(_message("the same noisy inputs, evaluated twice, got different votes"))
-    if not np.array_equal(first, _votes_elsewhere(classifier, inputs, micro_batch)):
+    if not reading.agree(first, _outputs_elsewhere(network, reading, inputs, micro_batch)):
         raise NoRuleError(_message("the same noisy inputs, in another order, got different votes"))
 
 
-def _votes_elsewhere(classifier: BaseClassifier, inputs: Tensor, micro_batch: int) -> NDArray[np.int64]:
-    """Return the votes of every row, evaluated in reversed order among rows of zeros."""
-    found = np.empty(len(inputs), dtype=np.int64)
+def _outputs_elsewhere(network: BaseNetwork, reading: Reading, inputs: Tensor, micro_batch: int) -> Tensor:
+    """Return the outputs of every row, evaluated in reversed order among rows of zeros."""
+    parts = []
     for parity in (0, 1):
         company = inputs.clone()
         company[1 - parity :: 2] = 0
-        reversed_votes = _votes(classifier, company.flip(0), micro_batch)
-        found[parity::2] = reversed_votes[::-1][parity::2]
-    return found
+        parts.append(_outputs(network, reading, company.flip(0), micro_batch).flip(0)[parity::2])
+    return torch.stack(parts, dim=1).flatten(0, 1)
 
 
-def _votes(classifier: BaseClassifier, inputs: Tensor, micro_batch: int) -> NDArray[np.int64]:
-    """Return the votes of all rows, in micro-batches of the run's shape, the last one padded."""
+def _outputs(network: BaseNetwork, reading: Reading, inputs: Tensor, micro_batch: int) -> Tensor:
+    """Return the outputs of all rows, in micro-batches of the run's shape, the last one padded."""
     padding = -len(inputs) % micro_batch
     padded = torch.cat([inputs, inputs.new_zeros((padding, *inputs.shape[1:]))])
-    votes = [classifier.votes(batch.clone()) for batch in torch.split(padded, micro_batch)]
-    found: NDArray[np.int64] = torch.cat(votes)[: len(inputs)].cpu().numpy()
-    return found
+    with network.running() as run:
+        found = [reading.check(run(batch.clone()), micro_batch).clone() for batch in torch.split(padded, micro_batch)]
+    return torch.cat(found)[: len(inputs)]
 
 
 def _message(seen: str) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from msgspec import UNSET, UnsetType
 
 from certify._version import __version__
 from certify.results import SmoothingSettings, dump_json
+from certify.smoothing.readings import Reading
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class RunHeader:
     ``model_sha256`` is the hash of the file of weights, ``network_sha256`` that of the network they were put into: one
     file serves several architectures, and none of their counts. ``noise_law`` is the name of the law in use;
     ``program`` says in words how the network is run when that can change the last bits of its logits (folded,
-    compiled).
+    compiled). ``reading`` is the name of what is read from its outputs, absent for plain votes.
     """
 
     model_sha256: str
@@ -33,6 +35,7 @@ class RunHeader:
     network_sha256: str = ""
     device_kind: str = "cpu"
     program: str = "eager"
+    reading: str | UnsetType = UNSET
     tool: str = __version__
     torch: str = field(default_factory=lambda: str(torch.__version__))
     numpy: str = np.__version__
@@ -55,6 +58,11 @@ class RunHeader:
     def fields(self) -> dict[str, Any]:
         """Return the header as plain values, settings flattened to ``settings.sigma`` and so on."""
         return flatten(msgspec.to_builtins(self))
+
+
+def header_name(reading: Reading) -> str | UnsetType:
+    """Return the reading as it stands in a header: votes, which every run had before there were others, are absent."""
+    return UNSET if reading.name == "votes" else reading.name
 
 
 def flatten(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,26 +14,25 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TypeAlias
+from typing import Generic, TypeAlias
 
 from certify.errors import InterruptedRun
 from certify.examples import Dataset, Example
-from certify.results import SmoothingExample
 from certify.smoothing.addresses import BlockRequest
+from certify.smoothing.base_network import BaseNetwork, one_core_per_pass
 from certify.smoothing.blocks import BlockRow, example_key
 from certify.smoothing.function_check import refuse_unless_function
 from certify.smoothing.interruption import Interruption
 from certify.smoothing.jobs import Job, read_example
 from certify.smoothing.micro_batch import choose_micro_batch, halve_micro_batch
 from certify.smoothing.noise import NoiseLaw
-from certify.smoothing.procedure import Procedure
 from certify.smoothing.sampler import BlockResult, Sampler
 from certify.smoothing.store import Store
-from certify.smoothing.votes import BaseClassifier, one_core_per_pass
+from certify.smoothing.tasks import Row, Task
 
 PROGRESS_SECONDS = 0.2
 
-Events: TypeAlias = "Generator[SmoothingExample | SmoothingProgress, None, None]"
+Events: TypeAlias = "Generator[Row | SmoothingProgress, None, None]"
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class SmoothingProgress:
 
 
 @dataclass(eq=False)
-class SmoothingLoop:
+class SmoothingLoop(Generic[Row]):
     """The state of the loop; everything that must survive a kill is in the store instead."""
 
-    classifier: BaseClassifier
+    network: BaseNetwork
     law: NoiseLaw
-    procedure: Procedure
+    task: Task[Row]
     dataset: Dataset
     store: Store
     micro_batch: int | None  # None until the first block is due
@@ -70,10 +69,10 @@ class SmoothingLoop:
     def __post_init__(self) -> None:
         self._upcoming: Iterator[Example] = iter(self.dataset)
 
-    def events(self) -> Events:
+    def events(self) -> Events[Row]:
         """Yield results and progress until every example is finished."""
         shown = time.monotonic()
-        with Interruption() as interruption, one_core_per_pass(self.classifier.device), contextlib.closing(self):
+        with Interruption() as interruption, one_core_per_pass(self.network.device), contextlib.closing(self):
             while self._jobs or not self._exhausted:
                 self._fill()
                 while self._jobs and self._jobs[0].done:
@@ -118,34 +117,34 @@ class SmoothingLoop:
     def _admit(self, example: Example) -> Job:
         """Return the job of the next example; blocks of another micro-batch are made again, unless it is complete."""
         rows = self.store.rows(example_key(example))
-        job = Job(example, self.procedure, rows)
+        job = Job(example, self.task, rows)
         if job.done:
             return job
         size = self._ready().micro_batch
         if all(row.micro_batch == size for row in rows):
             return job
         self.store.discard([job.key])
-        return Job(example, self.procedure, [])
+        return Job(example, self.task, [])
 
     def _ready(self) -> Sampler:
         """Return the sampler; the first call chooses the micro-batch and checks that the network is a function."""
         if self._sampler is None:
             size = self._checked_micro_batch()
-            shape, settings = self.dataset.examples[0].stored.shape, self.procedure.settings
-            self._sampler = Sampler(self.classifier, self.law, shape, size, settings.seed, self.workers)
+            shape, task = self.dataset.examples[0].stored.shape, self.task
+            self._sampler = Sampler(self.network, task.reading, self.law, shape, size, task.settings.seed, self.workers)
         return self._sampler
 
     def _checked_micro_batch(self) -> int:
-        first, settings = self.dataset.examples[0], self.procedure.settings
+        first, settings, reading = self.dataset.examples[0], self.task.settings, self.task.reading
         if self.micro_batch is None:
             most = len(self.dataset) * (settings.n0 + settings.n)
             self.micro_batch = choose_micro_batch(
-                self.classifier, self.law, first.stored.shape, most=most, side_by_side=self.workers > 1
+                self.network, reading, self.law, first, most=most, side_by_side=self.workers > 1
             )
         while True:
             try:
                 refuse_unless_function(
-                    self.classifier, self.law, first, micro_batch=self.micro_batch, seed=settings.seed
+                    self.network, reading, self.law, first, micro_batch=self.micro_batch, seed=settings.seed
                 )
             except (RuntimeError, MemoryError) as error:
                 self.micro_batch = halve_micro_batch(self.micro_batch, error)
@@ -186,10 +185,10 @@ class SmoothingLoop:
         if job.done:
             self._open.remove(job)
 
-    def _finish(self, job: Job) -> SmoothingExample:
+    def _finish(self, job: Job) -> Row:
         self.store.commit()
-        found = read_example(job.example, self.procedure, self.store.rows(job.key))
-        self._finished.append(found.counts.n)
+        found = read_example(job.example, self.task, self.store.rows(job.key))
+        self._finished.append(job.estimation_draws or 0)
         return found
 
     def _shrink(self, sampler: Sampler, error: BaseException) -> None:
@@ -212,10 +211,9 @@ class SmoothingLoop:
         )
 
     def _progress(self) -> SmoothingProgress:
-        n0, procedure = self.procedure.settings.n0, self.procedure
-        most = procedure.questions[0].test.looks[0] if procedure.questions else procedure.settings.n
+        n0 = self.task.settings.n0
         known = [job.estimation_draws for job in self._jobs if job.estimation_draws is not None] + self._finished
-        likely = sum(known) / len(known) if known else most
+        likely = sum(known) / len(known) if known else self.task.first_draws
         beyond = (job.draws_done - n0 - likely for job in self._open if job.estimation_draws is None)
         total = n0 * len(self.dataset) + sum(known) + likely * (len(self.dataset) - len(known))
         total += sum(draws for draws in beyond if draws > 0)

@@ -1,6 +1,6 @@
 """The micro-batch: how many rows one forward pass takes, chosen by a short timing, and halved when memory runs out.
 
-It changes the speed and nothing else: noise is addressed by block, and counts add. The last bits of logits can depend
+It changes the speed and nothing else: noise is addressed by block, and records add. The last bits of logits can depend
 on the shape, so the shape is recorded with every block, is one for all blocks of an example, and a resumed run takes
 that of the store.
 """
@@ -8,14 +8,17 @@ that of the store.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from certify.errors import InputError
+from certify.examples import Example
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest
+from certify.smoothing.base_network import BaseNetwork
 from certify.smoothing.noise import NoiseLaw
-from certify.smoothing.votes import BaseClassifier
+from certify.smoothing.readings import Piece, Reading
 
 CANDIDATES = {"cpu": (16, 32, 64, 128, 256, 512, 1024), "cuda": (128, 256, 512, 1024, 2048, 4096)}
 SLOW_SECONDS = 0.5  # a forward pass this long is large enough: a larger one delays an interrupt
@@ -24,21 +27,23 @@ AS_GOOD = 0.95  # with passes side by side a larger batch is also taken when abo
 
 
 def choose_micro_batch(
-    classifier: BaseClassifier, law: NoiseLaw, shape: tuple[int, ...], *, most: int, side_by_side: bool = False
+    network: BaseNetwork, reading: Reading, law: NoiseLaw, example: Example, *, most: int, side_by_side: bool = False
 ) -> int:
     """Return the size of micro-batch with the most rows per second, of a few powers of two, about at most ``most``.
 
     Args:
-        classifier: The network, with its device.
+        network: The network, with its device.
+        reading: What is read from its outputs, which takes time too.
         law: Makes the inputs that are timed.
-        shape: Shape of one input.
+        example: The first example.
         most: The number of rows there are.
         side_by_side: Whether several passes run at once; the sizes that are about as fast as the best then win by size.
     """
     needed = AS_GOOD if side_by_side else WORTHWHILE
-    sizes = CANDIDATES.get(classifier.device.type, CANDIDATES["cpu"])
+    sizes = CANDIDATES.get(network.device.type, CANDIDATES["cpu"])
     best, best_rate = sizes[0], 0.0
-    for size, seconds in _timings(classifier, law, shape, [size for size in sizes if size <= max(most, sizes[0])]):
+    tried = [size for size in sizes if size <= max(most, sizes[0])]
+    for size, seconds in _timings(lambda size: _forward_seconds(network, reading, law, example, size), tried):
         rate = size / seconds
         if rate > needed * best_rate:
             best, best_rate = size, max(rate, best_rate)
@@ -62,13 +67,11 @@ def halve_micro_batch(size: int, error: BaseException) -> int:
     return size // 2
 
 
-def _timings(
-    classifier: BaseClassifier, law: NoiseLaw, shape: tuple[int, ...], sizes: list[int]
-) -> Iterator[tuple[int, float]]:
+def _timings(seconds_of: Callable[[int], float], sizes: list[int]) -> Iterator[tuple[int, float]]:
     """Yield each size with the least seconds of two forward passes, until memory runs out."""
     for size in sizes:
         try:
-            yield size, min(_forward_seconds(classifier, law, (size, *shape)) for _ in range(2))
+            yield size, min(seconds_of(size) for _ in range(2))
         except (RuntimeError, MemoryError) as error:
             if size == sizes[0]:
                 raise
@@ -76,10 +79,14 @@ def _timings(
             return
 
 
-def _forward_seconds(classifier: BaseClassifier, law: NoiseLaw, shape: tuple[int, ...]) -> float:
-    rows = torch.from_numpy(np.zeros(shape, dtype=law.row_dtype)).to(classifier.device)
+def _forward_seconds(network: BaseNetwork, reading: Reading, law: NoiseLaw, example: Example, size: int) -> float:
+    rows = torch.from_numpy(np.zeros((size, *example.stored.shape), dtype=law.row_dtype)).to(network.device)
+    request = BlockRequest(example, "selection", 0, BLOCK_DRAWS)
+    pieces = [Piece(request, 0, min(BLOCK_DRAWS, size - first)) for first in range(0, size, BLOCK_DRAWS)]
     start = time.perf_counter()
-    classifier.votes(law.inputs(rows, classifier.dtype)).cpu()  # the copy waits for the device
+    with network.running() as run:
+        outputs = reading.check(run(law.inputs(rows, network.dtype)), size)
+        reading.records(outputs, pieces).cpu()  # the copy waits for the device
     return time.perf_counter() - start
 
 

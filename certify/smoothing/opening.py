@@ -17,8 +17,10 @@ from typing import Any
 from certify.errors import InputError
 from certify.results import load_json
 from certify.smoothing.blocks import read_row
-from certify.smoothing.header import RunHeader, differing_fields, flatten
+from certify.smoothing.header import RunHeader, differing_fields, flatten, header_name
+from certify.smoothing.readings import Reading
 from certify.smoothing.store import SELECT, Store
+from certify.smoothing.votes import Votes
 
 SCHEMA = (
     "CREATE TABLE block (example TEXT, purpose TEXT CHECK (purpose IN ('selection','estimation')), block INTEGER,\n"
@@ -39,17 +41,21 @@ def store_path(folder: Path, header: RunHeader) -> Path:
     return folder / f"{header.digest()}.sqlite"
 
 
-def open_store(folder: Path, header: RunHeader, *, restart: bool = False) -> Store:
+def open_store(folder: Path, header: RunHeader, *, reading: Reading | None = None, restart: bool = False) -> Store:
     """Return the store of a run, opened and checked; made when there is none.
 
     Args:
         folder: Where the stores are; made, with its own ``.gitignore``, when missing.
         header: What the run is.
+        reading: What the records of the run hold; None: the votes of its classes.
         restart: Discard what an earlier run of the same header has left.
 
     Raises:
         InputError: If the store is in use, damaged, of another run, a symbolic link, or cannot be written.
     """
+    reading = reading or Votes(header.classes)
+    if header.reading != header_name(reading):
+        raise InputError(f"expected a header for reading {reading.name}, got one for {header.reading}")
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise InputError(f"expected SQLite 3.37 or newer, got {sqlite3.sqlite_version}; use a newer Python")
     path = store_path(folder, header)
@@ -58,7 +64,7 @@ def open_store(folder: Path, header: RunHeader, *, restart: bool = False) -> Sto
         _refuse_links(path)
         if restart:
             _discard(path)
-        return _open(path, header)
+        return _open(path, header, reading)
     except OSError as error:
         raise InputError(
             f"{path}: expected a writable run store, got: {error}; choose a folder with --store"
@@ -111,16 +117,16 @@ def _discard(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _open(path: Path, header: RunHeader) -> Store:
+def _open(path: Path, header: RunHeader, reading: Reading) -> Store:
     connection = _connect(path)
     try:
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
             _make(connection, header)
-        _check(path, connection, header)
+        _check(path, connection, header, reading)
     except BaseException:
         connection.close()
         raise
-    return Store(path, header, connection)
+    return Store(path, header, reading, connection)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -151,7 +157,7 @@ def _make(connection: sqlite3.Connection, header: RunHeader) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _check(path: Path, connection: sqlite3.Connection, header: RunHeader) -> None:
+def _check(path: Path, connection: sqlite3.Connection, header: RunHeader, reading: Reading) -> None:
     """Refuse the store unless schema, pages, header and every row are what was written."""
     tables = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").fetchall()
     if tuple(text for (text,) in tables) != SCHEMA:
@@ -161,7 +167,7 @@ def _check(path: Path, connection: sqlite3.Connection, header: RunHeader) -> Non
     _check_header(path, connection.execute("SELECT settings, digest FROM header").fetchall(), header)
     try:
         for row in connection.execute(SELECT):
-            read_row(row, header.digest(), header.classes)
+            read_row(row, header.digest(), reading)
     except InputError as error:
         raise InputError(f"{path}: {error}; {_REMEDY}") from error
 

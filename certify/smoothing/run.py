@@ -13,14 +13,17 @@ from torch import Tensor
 from certify.errors import InputError
 from certify.examples import Dataset
 from certify.results import SmoothingExample, SmoothingSettings
+from certify.smoothing.base_network import BaseNetwork, base_network
 from certify.smoothing.blocks import example_key
+from certify.smoothing.classification import Classification
+from certify.smoothing.header import header_name
 from certify.smoothing.jobs import Job
 from certify.smoothing.laws import make_law
 from certify.smoothing.loop import Events, SmoothingLoop
 from certify.smoothing.noise import NoiseLaw
-from certify.smoothing.procedure import Procedure, plan_procedure
+from certify.smoothing.procedure import plan_procedure
 from certify.smoothing.store import Store
-from certify.smoothing.votes import BaseClassifier, base_classifier
+from certify.smoothing.tasks import Row, Task
 
 
 def run_smoothing(
@@ -68,7 +71,7 @@ def smoothing_events(
     device: str | torch.device = "cpu",
     batch: int | Literal["auto"] = "auto",
     workers: int = 1,
-) -> Events:
+) -> Events[SmoothingExample]:
     """Yield the certified examples of a run in order, and between them how far it is.
 
     Args:
@@ -88,35 +91,71 @@ def smoothing_events(
         NoRuleError: If the network is no function of its input.
         InterruptedRun: After SIGINT or SIGTERM; finished blocks are in the store.
     """
-    _check_data(dataset)
+    check_data(dataset)
     law = make_law(settings, eight_bit=dataset.eight_bit)
     shape = dataset.examples[0].stored.shape
     procedure = plan_procedure(settings, classes=classes, law=law, dimension=int(np.prod(shape)))
-    classifier = base_classifier(predict, classes=classes, device=device, dtype=settings.dtype)
-    _check_store(store, dataset, procedure, law, classifier)
-    _check_at_least_one(batch=1 if batch == "auto" else batch, workers=workers)
-    size = store.micro_batch() if batch == "auto" else batch
-    loop = SmoothingLoop(classifier, law, procedure, dataset, store, size, workers)
-    return loop.events()
+    task = Classification(procedure)
+    return task_events(predict, dataset, task, law, store=store, device=device, batch=batch, workers=workers)
 
 
-def is_complete(store: Store, dataset: Dataset, procedure: Procedure) -> bool:
-    """Return whether a store holds every block that a procedure asks for, of every example.
+def task_events(
+    predict: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    task: Task[Row],
+    law: NoiseLaw,
+    *,
+    store: Store,
+    device: str | torch.device = "cpu",
+    batch: int | Literal["auto"] = "auto",
+    workers: int = 1,
+) -> Events[Row]:
+    """Yield the rows of any task in the order of the data set, and progress between them; see `smoothing_events`.
+
+    Args:
+        predict: The base network, whose outputs the task's reading takes.
+        dataset: The examples; `check_data` has been through them.
+        task: What is asked of the outputs.
+        law: The noise.
+        store: The open store of this run, opened for the task's reading.
+        device: Where the network runs.
+        batch: Rows per forward pass, or "auto".
+        workers: What runs side by side.
 
     Raises:
-        InputError: If the store holds blocks that the procedure does not ask for.
+        InputError: If the settings, the data or the store do not fit.
+        NoRuleError: If the network is no function of its input.
+        InterruptedRun: After SIGINT or SIGTERM; finished blocks are in the store.
     """
-    return all(Job(example, procedure, store.rows(example_key(example))).done for example in dataset)
+    network = base_network(predict, device=device, dtype=task.settings.dtype)
+    _check_store(store, dataset, task, law, network)
+    _check_at_least_one(batch=1 if batch == "auto" else batch, workers=workers)
+    size = store.micro_batch() if batch == "auto" else batch
+    return SmoothingLoop(network, law, task, dataset, store, size, workers).events()
 
 
-def _examples_of(events: Events) -> Iterator[SmoothingExample]:
+def is_complete(store: Store, dataset: Dataset, task: Task[object]) -> bool:
+    """Return whether a store holds every block that a task asks for, of every example.
+
+    Raises:
+        InputError: If the store holds blocks that the task does not ask for.
+    """
+    return all(Job(example, task, store.rows(example_key(example))).done for example in dataset)
+
+
+def _examples_of(events: Events[SmoothingExample]) -> Iterator[SmoothingExample]:
     with contextlib.closing(events):
         for event in events:
             if isinstance(event, SmoothingExample):
                 yield event
 
 
-def _check_data(dataset: Dataset) -> None:
+def check_data(dataset: Dataset) -> None:
+    """Refuse data without examples, with several shapes, with values that are not finite, or with one example twice.
+
+    Raises:
+        InputError: If so.
+    """
     if not len(dataset):
         raise InputError("expected at least one example, got none; check the data and the selection")
     shape = dataset.examples[0].stored.shape
@@ -131,15 +170,14 @@ def _check_data(dataset: Dataset) -> None:
         raise InputError("expected every example once, got two with one id and one content; remove the duplicates")
 
 
-def _check_store(
-    store: Store, dataset: Dataset, procedure: Procedure, law: NoiseLaw, classifier: BaseClassifier
-) -> None:
+def _check_store(store: Store, dataset: Dataset, task: Task[object], law: NoiseLaw, network: BaseNetwork) -> None:
     asked = {
         "data_sha256": dataset.sha256,
-        "settings": procedure.settings,
-        "classes": procedure.classes,
+        "settings": task.settings,
+        "classes": task.reading.classes,
+        "reading": header_name(task.reading),
         "noise_law": law.name,
-        "device_kind": classifier.device.type,
+        "device_kind": network.device.type,
     }
     for name, value in asked.items():
         if getattr(store.header, name) != value:

@@ -1,11 +1,11 @@
-"""The sampler: blocks in, vote counts out. It never computes a probability.
+"""The sampler: blocks in, records of integers out. It never computes a probability.
 
 Rows of the pushed blocks flow, in their order and across the borders of blocks and examples, into micro-batches of one
-fixed shape, so that every forward pass is full; only the last one is padded, with zeros. Each row carries the address
-of its count (slot of the block, vote), and one addition per micro-batch gives the counts of all blocks in it. Memory
-does not grow with the number of draws: a handful of blocks is held at a time.
+fixed shape, so that every forward pass is full; only the last one is padded, with zeros. The reading turns the outputs
+into one record for each piece of a block in the micro-batch, and the records of a block's pieces add up to its own.
+Memory does not grow with the number of draws: a handful of blocks is held at a time.
 
-``workers`` says how much runs side by side, and never changes a count. On a CPU it is the number of forward passes,
+``workers`` says how much runs side by side, and never changes a record. On a CPU it is the number of forward passes,
 each in a thread of its own and on one core: a small network gains far more from this than from splitting an operation
 over the cores, and nothing waits at a barrier when the machine is busy. On a CUDA device one micro-batch is left in
 flight while the CPU draws noise, in ``workers - 1`` threads.
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator
+from certify.smoothing.base_network import BaseNetwork
 from certify.smoothing.noise import NoiseLaw, NoisyRows
-from certify.smoothing.votes import BaseClassifier
+from certify.smoothing.readings import Piece, Reading
 
 
 @dataclass(frozen=True, eq=False)
 class BlockResult:
-    """The votes of one block: counts ``[classes + 1]``, and how and how long it was evaluated."""
+    """The record of one block, and how and how long it was evaluated."""
 
     request: BlockRequest
     counts: NDArray[np.int64]
@@ -63,17 +65,18 @@ class _OpenBlock:
 
 @dataclass(frozen=True, eq=False)
 class _Flight:
-    """A launched micro-batch: its pieces (block and number of rows), and how to wait for their counts."""
+    """A launched micro-batch: its pieces (block and number of rows), and how to wait for their records."""
 
     pieces: list[tuple[_OpenBlock, int]]
-    counts: Callable[[], NDArray[np.int64]]
+    records: Callable[[], NDArray[np.int64]]
 
 
 @dataclass(eq=False)
 class Sampler:
     """Evaluates blocks of one run in micro-batches of ``micro_batch`` rows."""
 
-    classifier: BaseClassifier
+    network: BaseNetwork
+    reading: Reading
     law: NoiseLaw
     shape: tuple[int, ...]
     micro_batch: int
@@ -83,7 +86,7 @@ class Sampler:
     _flights: deque[_Flight] = field(default_factory=deque, init=False)
 
     def __post_init__(self) -> None:
-        on_cpu = self.classifier.device.type == "cpu"
+        on_cpu = self.network.device.type == "cpu"
         side_by_side = self.workers > 1
         self._lanes = ThreadPoolExecutor(self.workers, initializer=use_one_core) if on_cpu and side_by_side else None
         self._drawers = ThreadPoolExecutor(self.workers - 1) if not on_cpu and side_by_side else None
@@ -101,7 +104,7 @@ class Sampler:
 
     def push(self, request: BlockRequest) -> None:
         """Queue one block; with workers its noise is drawn from now on, else when it is needed."""
-        counts = np.zeros(self.classifier.classes + 1, dtype=np.int64)
+        counts = np.zeros(self.reading.record_size(request.purpose), dtype=np.int64)
         noisy: Callable[[], NoisyRows] = partial(self._draw, request)
         if self._drawers is not None:
             noisy = self._drawers.submit(self._draw, request).result
@@ -116,7 +119,7 @@ class Sampler:
         results: list[BlockResult] = []
         while len(self._flights) > keep:
             flight = self._flights.popleft()
-            found = flight.counts()
+            found = flight.records()
             now = time.perf_counter()
             results += _settle(flight, found, (now - start) / self.micro_batch, self.micro_batch)
             start = now
@@ -149,34 +152,20 @@ class Sampler:
                 self._queue.popleft()
         return pieces, rows
 
-    def _launch(self, pieces: list[tuple[_OpenBlock, int]], rows: NDArray[Any]) -> _Flight:
-        """Start the forward pass of the rows, and the addition of their votes."""
-        slots = self._addresses(pieces)
+    def _launch(self, staged: list[tuple[_OpenBlock, int]], rows: NDArray[Any]) -> _Flight:
+        """Start the forward pass of the rows, and the reading of its outputs."""
+        pieces = [Piece(block.request, block.staged - count, count) for block, count in staged]
         if self._lanes is not None:
-            future = self._lanes.submit(lambda: _on_host(self._evaluate(rows, slots, len(pieces))))
-            return _Flight(pieces, future.result)
-        counts = self._evaluate(rows, slots, len(pieces))
-        return _Flight(pieces, lambda: _on_host(counts))
+            future = self._lanes.submit(lambda: _on_host(self._evaluate(rows, pieces)))
+            return _Flight(staged, future.result)
+        records = self._evaluate(rows, pieces)
+        return _Flight(staged, lambda: _on_host(records))
 
-    def _evaluate(self, rows: NDArray[Any], slots: NDArray[np.int64], pieces: int) -> Tensor:
-        """Return the counts ``[pieces + 1, classes + 1]`` of the votes of the rows, on the device."""
-        device, width = self.classifier.device, self.classifier.classes + 1
-        votes = self.classifier.votes(self.law.inputs(torch.from_numpy(rows).to(device), self.classifier.dtype))
-        address = torch.from_numpy(slots).to(device) * width + votes
-        counts = torch.zeros((pieces + 1) * width, dtype=torch.int64, device=device)
-        counts.scatter_add_(0, address, torch.ones_like(address))
-        return counts.view(-1, width)
-
-    def _addresses(self, pieces: list[tuple[_OpenBlock, int]]) -> NDArray[np.int64]:
-        """Return the slot of every staged row; padding and draws beyond the prefix have the slot after the last."""
-        slots = np.full(self.micro_batch, len(pieces), dtype=np.int64)
-        start = 0
-        for slot, (block, rows) in enumerate(pieces):
-            first = block.staged - rows
-            counted = max(0, min(rows, block.request.draws - first))
-            slots[start : start + counted] = slot
-            start += rows
-        return slots
+    def _evaluate(self, rows: NDArray[Any], pieces: list[Piece]) -> Tensor:
+        """Return the records of the pieces, one after another, on the device."""
+        inputs = self.law.inputs(torch.from_numpy(rows).to(self.network.device), self.network.dtype)
+        with self.network.running() as network:
+            return self.reading.records(self.reading.check(network(inputs), len(rows)), pieces)
 
 
 def use_one_core() -> None:
@@ -184,16 +173,17 @@ def use_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def _on_host(counts: Tensor) -> NDArray[np.int64]:
-    found: NDArray[np.int64] = counts.cpu().numpy()
+def _on_host(records: Tensor) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = records.cpu().numpy()
     return found
 
 
-def _settle(flight: _Flight, counts: NDArray[np.int64], seconds_per_row: float, micro_batch: int) -> list[BlockResult]:
-    """Add the counts of a finished micro-batch to its blocks; return those that are complete."""
+def _settle(flight: _Flight, records: NDArray[np.int64], seconds_per_row: float, micro_batch: int) -> list[BlockResult]:
+    """Add the records of a finished micro-batch to its blocks; return those that are complete."""
     complete: list[BlockResult] = []
-    for (block, rows), found in zip(flight.pieces, counts, strict=False):
-        block.counts += found
+    ends = accumulate(len(block.counts) for block, _ in flight.pieces)
+    for (block, rows), end in zip(flight.pieces, ends, strict=True):
+        block.counts += records[end - len(block.counts) : end]
         block.counted += rows
         block.seconds += rows * seconds_per_row
         if block.counted == BLOCK_DRAWS and block.noisy is not None:

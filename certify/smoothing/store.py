@@ -1,6 +1,6 @@
-"""The run store: one SQLite file that holds the counts of a run, block by block.
+"""The run store: one SQLite file that holds the records of a run, block by block.
 
-A run can be killed at any instant and continued, because a block is either in the store or not, and its counts do not
+A run can be killed at any instant and continued, because a block is either in the store or not, and its record does not
 depend on when it was evaluated. The report is a function of the store alone.
 
 - One connection, one writer. The lock is exclusive from the opening to the close, so a second start fails at once.
@@ -23,6 +23,7 @@ from types import TracebackType
 from certify.errors import InputError, SoundnessError
 from certify.smoothing.blocks import COLUMNS, BlockRow, read_row
 from certify.smoothing.header import RunHeader
+from certify.smoothing.readings import Reading
 
 COMMIT_SECONDS = 1.0
 INSERT = f"INSERT INTO block VALUES ({', '.join('?' for _ in COLUMNS)})"  # noqa: S608 - question marks only
@@ -32,9 +33,10 @@ SELECT = f"SELECT {', '.join(COLUMNS)} FROM block"  # noqa: S608 - constant name
 class Store:
     """The open store of one run. `certify.smoothing.opening.open_store` makes it, leaving its context closes it."""
 
-    def __init__(self, path: Path, header: RunHeader, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, header: RunHeader, reading: Reading, connection: sqlite3.Connection) -> None:
         self.path = path
         self.header = header
+        self.reading = reading
         self._digest = header.digest()
         self._connection = connection
         self._pending: list[BlockRow] = []
@@ -56,7 +58,7 @@ class Store:
         """Return the committed blocks of one example: selection first, then estimation, in block order."""
         query = f"{SELECT} WHERE example = ? ORDER BY purpose DESC, block"
         found = self._connection.execute(query, (example,))
-        return [read_row(row, self._digest, self.header.classes) for row in found]
+        return [read_row(row, self._digest, self.reading) for row in found]
 
     def micro_batch(self) -> int | None:
         """Return the smallest micro-batch in the store (a run only ever shrinks it), or None when there is none."""

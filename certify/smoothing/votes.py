@@ -1,4 +1,4 @@
-"""Votes: one label per output row, and how they are evaluated.
+"""Votes: one label per output row, and how they are counted.
 
 A *vote* is the index of the largest logit, the lowest one at a tie, and ``classes`` (one more than the last class) for
 a row with any logit that is not finite: an *invalid* output. An invalid output counts as a draw, never for the selected
@@ -8,20 +8,18 @@ which of two equal logits wins.
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from certify.errors import InputError
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-PRODUCTS = {"cpu": ("mkldnn.matmul", "mkldnn.conv"), "cuda": ("cuda.matmul",)}
-"""Where `torch.backends` says how float32 products are made, by device; `_plain_arithmetic` sets cuDNN's itself."""
+from certify.smoothing.addresses import Purpose
+from certify.smoothing.base_network import BaseNetwork, base_network
+from certify.smoothing.readings import Piece, add_record, check_floats
 
 
 def row_votes(logits: Tensor) -> Tensor:
@@ -38,14 +36,96 @@ def row_votes(logits: Tensor) -> Tensor:
     return torch.where(torch.isfinite(logits).all(dim=1), lowest, classes)
 
 
+@dataclass(frozen=True)
+class Votes:
+    """The reading of a classifier by votes: a record is the votes per class, the last entry those that are invalid."""
+
+    classes: int
+    name: str = "votes"
+
+    def record_size(self, purpose: Purpose) -> int:  # noqa: ARG002 - as in every reading
+        """Return the number of classes, and one for invalid outputs."""
+        return self.classes + 1
+
+    def total_size(self, purpose: Purpose, draws: int) -> int:  # noqa: ARG002 - as in every reading
+        """Return the size of a record: votes add."""
+        return self.classes + 1
+
+    def check(self, outputs: object, batch: int) -> Tensor:
+        """Return the logits, one row per input and one column per class.
+
+        Raises:
+            InputError: If they are anything else.
+        """
+        return check_logits(outputs, batch, self.classes)
+
+    def records(self, outputs: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        """Return the votes per class of each piece; one addition counts all of them."""
+        width = self.classes + 1
+        slots = torch.from_numpy(row_slots(pieces, len(outputs))).to(outputs.device)
+        address = slots * width + row_votes(outputs)
+        counts = torch.zeros((len(pieces) + 1) * width, dtype=torch.int64, device=outputs.device)
+        counts.scatter_add_(0, address, torch.ones_like(address))
+        return counts[: len(pieces) * width]
+
+    def merge(self, total: NDArray[np.int64], block: int, record: Sequence[int]) -> None:  # noqa: ARG002 - votes add
+        """Add the votes of a block."""
+        add_record(total, record)
+
+    def refuse(self, record: Sequence[int], purpose: Purpose, draws: int) -> str:  # noqa: ARG002 - as in every reading
+        """Return that the votes of a block are not as many as its draws; nothing when they are."""
+        return "" if sum(record) == draws else f"expected {draws} votes, got {sum(record)}"
+
+    def agree(self, first: Tensor, second: Tensor) -> bool:
+        """Return whether all votes are equal."""
+        return torch.equal(row_votes(first), row_votes(second))
+
+
+def check_logits(outputs: object, batch: int, classes: int) -> Tensor:
+    """Return outputs that are one floating-point row of logits per input.
+
+    Raises:
+        InputError: If they are anything else.
+    """
+    meaning, remedy = "one row per input, one column per class", "make the class names match the network"
+    return check_floats(outputs, (batch, classes), meaning, remedy)
+
+
+def row_slots(pieces: Sequence[Piece], rows: int) -> NDArray[np.int64]:
+    """Return the number of its piece for each row; padding and draws that do not count have the number after the last.
+
+    Example:
+        >>> from certify.examples import Example
+        >>> from certify.smoothing.addresses import BlockRequest
+        >>> image = Example(index=0, id="a", label=0, stored=np.zeros(2, dtype=np.uint8))
+        >>> asked = BlockRequest(image, "estimation", 0, draws=3)
+        >>> row_slots([Piece(asked, 0, 2), Piece(asked, 2, 2)], 5).tolist()
+        [0, 0, 1, 2, 2]
+    """
+    slots = np.full(rows, len(pieces), dtype=np.int64)
+    start = 0
+    for slot, piece in enumerate(pieces):
+        slots[start : start + piece.counted] = slot
+        start += piece.rows
+    return slots
+
+
 @dataclass(frozen=True, eq=False)
 class BaseClassifier:
-    """The network as a function from a batch of inputs to votes, on one device and in one dtype."""
+    """A base network with its classes, as a function from inputs to votes."""
 
-    predict: Callable[[Tensor], Tensor]
+    network: BaseNetwork
     classes: int
-    device: torch.device
-    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network runs in."""
+        return self.network.dtype
 
     def votes(self, inputs: Tensor) -> Tensor:
         """Return the votes ``[B]`` of inputs ``[B, *input_shape]``.
@@ -53,20 +133,19 @@ class BaseClassifier:
         Raises:
             InputError: If the network does not give one floating-point row of ``classes`` logits per input.
         """
-        with torch.no_grad(), _plain_arithmetic(self.device):
-            logits = self.predict(inputs)
-            self._check(logits, len(inputs))
-            return row_votes(logits)
+        with self.network.running() as network:
+            return row_votes(check_logits(network(inputs), len(inputs), self.classes))
 
-    def _check(self, logits: object, batch: int) -> None:
-        if not isinstance(logits, Tensor) or not logits.is_floating_point():
-            got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"expected the network to return one tensor of floating-point logits, got {got}")
-        if tuple(logits.shape) != (batch, self.classes):
-            raise InputError(
-                f"expected logits of shape {(batch, self.classes)} (one row per input, one column per class), "
-                f"got {tuple(logits.shape)}; make the class names match the network"
-            )
+
+def check_classes(classes: int) -> int:
+    """Return the number of classes.
+
+    Raises:
+        InputError: If there are fewer than two.
+    """
+    if not classes >= 2:
+        raise InputError(f"expected at least two classes, got {classes}; give a binary network two logits")
+    return classes
 
 
 def base_classifier(
@@ -75,43 +154,6 @@ def base_classifier(
     """Return the base classifier of a run, after checking the arithmetic it would run in.
 
     Raises:
-        InputError: If there are fewer than two classes, or autocast, TF32, products in bfloat16 or flushed subnormals
-            would change the arithmetic.
+        InputError: If there are fewer than two classes, or the arithmetic is not plain; see `base_network`.
     """
-    where = torch.device(device)
-    if not classes >= 2:
-        raise InputError(f"expected at least two classes, got {classes}; give a binary network two logits")
-    if torch.is_autocast_enabled(where.type):
-        raise InputError("expected autocast off, got it on; choose the arithmetic of the network with --dtype")
-    for name in PRODUCTS.get(where.type, ()):
-        precision = attrgetter(name)(torch.backends).fp32_precision
-        if precision not in ("ieee", "none"):
-            raise InputError(
-                f"expected float32 products in full precision, got torch.backends.{name}.fp32_precision = {precision!r}"
-                " (TF32, or bfloat16 inside); call torch.set_float32_matmul_precision('highest')"
-            )
-    if not sys.float_info.min / 2.0 > 0.0:
-        raise InputError("expected gradual underflow, got flush-to-zero; call torch.set_flush_denormal(False)")
-    return BaseClassifier(predict, classes, where, DTYPES[dtype])
-
-
-@contextlib.contextmanager
-def one_core_per_pass(device: torch.device) -> Iterator[None]:
-    """Run forward passes on a CPU on one core each: several run side by side instead; see `sampler`."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _plain_arithmetic(device: torch.device) -> Iterator[None]:
-    """Run with deterministic cuDNN kernels and without TF32, which cuDNN allows by default."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
+    return BaseClassifier(base_network(predict, device=device, dtype=dtype), check_classes(classes))

@@ -10,16 +10,19 @@ from certify.examples import Dataset
 from certify.results import SmoothingSettings
 from certify.smoothing import make_law, select_class
 from certify.smoothing.addresses import block_requests
+from certify.smoothing.base_network import base_network
 from certify.smoothing.sampler import Sampler
-from certify.smoothing.votes import base_classifier
+from certify.smoothing.votes import Votes, base_classifier
 from tests.smoothing.toy_runs import CLASSES, SETTINGS, SHAPE, counts_by_hand, dataset, predict, run, votes_by_hand
 
 DATA = dataset()
 
 
 def sampler(micro_batch, workers=1, classify=predict):
-    classifier = base_classifier(classify, classes=CLASSES, device="cpu", dtype="float32")
-    return Sampler(classifier, make_law(SETTINGS, eight_bit=True), SHAPE, micro_batch, SETTINGS.seed, workers)
+    network = base_network(classify, device="cpu", dtype="float32")
+    return Sampler(
+        network, Votes(CLASSES), make_law(SETTINGS, eight_bit=True), SHAPE, micro_batch, SETTINGS.seed, workers
+    )
 
 
 def evaluate(requests, micro_batch, workers=1):
