@@ -32,6 +32,11 @@ class GaussianLaw:
 
     sigma: float
 
+    @property
+    def scale(self) -> float:
+        """The standard deviation."""
+        return self.sigma
+
     def draw(self, example: Example, bits: np.random.Philox) -> NoisyRows:
         """Return x + sigma g for `BLOCK_DRAWS` standard normal vectors g, in float64."""
         normal = np.random.Generator(bits).standard_normal((BLOCK_DRAWS, *example.stored.shape))

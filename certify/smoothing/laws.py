@@ -7,11 +7,13 @@ from types import MappingProxyType
 
 from certify.results import SmoothingSettings
 from certify.smoothing.gaussian import GaussianLaw
-from certify.smoothing.gaussian_255 import Gaussian255Law
+from certify.smoothing.gaussian_255 import gaussian_255
 from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.uniform import UniformLaw
+from certify.smoothing.uniform_255 import uniform_255
 
 LAWS: Mapping[str, Callable[[float], NoiseLaw]] = MappingProxyType(
-    {"gaussian": GaussianLaw, "gaussian-255": Gaussian255Law}
+    {"gaussian": GaussianLaw, "gaussian-255": gaussian_255, "uniform": UniformLaw, "uniform-255": uniform_255}
 )
 
 

@@ -42,6 +42,10 @@ class NoiseLaw(Protocol):
         """The name that enters the key of a block."""
 
     @property
+    def scale(self) -> float:
+        """What radii are proportional to; `certify.stats.GEOMETRIES` has the norm and the radius of each name."""
+
+    @property
     def float_sound(self) -> bool:
         """Whether the certificate holds for the program as run, rounding of the noisy input included."""
 

@@ -7,7 +7,7 @@ import pytest
 
 from certify.examples import Example
 from certify.smoothing.addresses import BlockRequest, block_generator, block_key, block_requests
-from certify.smoothing.gaussian_255 import Gaussian255Law
+from certify.smoothing.gaussian_255 import gaussian_255
 from tests.smoothing.toy_runs import dataset
 
 IMAGE = dataset(1).examples[0]
@@ -48,7 +48,7 @@ def test_label_and_position_do_not_change_the_key():
 
 
 def test_seeds_that_agree_in_the_low_32_bits_give_other_noise():
-    law = Gaussian255Law(0.25)
+    law = gaussian_255(0.25)
     request = BlockRequest(IMAGE, "estimation", 0, 128)
     rows = [law.draw(IMAGE, block_generator(seed, request, law.name)).rows for seed in (5, 5 + 2**32)]
     assert not np.array_equal(*rows)

@@ -14,7 +14,10 @@ from certify.results import SmoothingSettings
 from certify.smoothing import LAWS, make_law
 from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator
 from certify.smoothing.gaussian import GaussianLaw
-from certify.smoothing.gaussian_255 import LOW_BITS, Gaussian255Law, first_level, integer_gaussian, search, thresholds
+from certify.smoothing.gaussian_255 import gaussian_255, integer_gaussian, thresholds
+from certify.smoothing.two_level_table import LOW_BITS, first_level, search
+from certify.smoothing.uniform import UniformLaw
+from certify.smoothing.uniform_255 import uniform_255, uniform_thresholds
 
 SIGMAS = (0.001, 0.05, 0.25)
 IMAGE = Example(0, "a", 0, np.random.default_rng(1).integers(0, 256, (3, 5, 5), dtype=np.uint8))
@@ -38,7 +41,7 @@ def test_thresholds_are_the_floors_of_the_exact_probabilities(sigma):
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_total_variation_is_within_the_charge(sigma):
-    law = Gaussian255Law(sigma)
+    law = gaussian_255(sigma)
     T = [0, *thresholds(sigma).tolist(), 2**63]
     half = law.levels // 2
     with mpmath.workdps(90):
@@ -106,7 +109,7 @@ def test_few_coordinates(count):
 
 
 def test_the_network_sees_the_integers_divided_once():
-    law = Gaussian255Law(0.5)
+    law = gaussian_255(0.5)
     z = np.arange(-2000, 2300, dtype=law.row_dtype)
     got = law.inputs(torch.from_numpy(z), torch.float32).numpy()
     assert np.array_equal(got, z.astype(np.float32) / np.float32(255))
@@ -120,7 +123,7 @@ def test_the_network_sees_the_integers_divided_once():
 
 
 def test_rows_are_pixels_plus_noise_and_are_not_clipped():
-    law = Gaussian255Law(1.0)
+    law = gaussian_255(1.0)
     bits = block_generator(0, REQUEST, law.name)
     rows = law.draw(IMAGE, bits).rows
     noise, _ = law.sampler.draw(block_generator(0, REQUEST, law.name), rows.size)
@@ -130,7 +133,7 @@ def test_rows_are_pixels_plus_noise_and_are_not_clipped():
 
 
 def test_wide_noise_uses_a_wider_integer():
-    law = Gaussian255Law(10.7)
+    law = gaussian_255(10.7)
     assert law.row_dtype == np.int32
     assert law.levels // 2 + 255 > 2**15
 
@@ -138,19 +141,19 @@ def test_wide_noise_uses_a_wider_integer():
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf"), 43.0])
 def test_sigma_out_of_range_is_refused(sigma):
     with pytest.raises(InputError, match="sigma"):
-        Gaussian255Law(sigma)
+        gaussian_255(sigma)
 
 
 @pytest.mark.parametrize("sigma", [1e-300, 1e-5])
 def test_a_tiny_sigma_rounds_to_no_noise(sigma):
-    law = Gaussian255Law(sigma)
+    law = gaussian_255(sigma)
     assert (law.draw(IMAGE, block_generator(0, REQUEST, law.name)).rows == IMAGE.stored).all()
 
 
 def test_integer_noise_refuses_other_data():
     tabular = Example(0, "t", 0, np.zeros(3, dtype=np.float32))
     with pytest.raises(InputError, match="8-bit"):
-        Gaussian255Law(0.5).draw(tabular, block_generator(0, REQUEST, "gaussian-255"))
+        gaussian_255(0.5).draw(tabular, block_generator(0, REQUEST, "gaussian-255"))
 
 
 def test_the_law_follows_from_the_data_and_the_opt_out():
@@ -192,3 +195,35 @@ def test_every_law_keeps_the_interface(name):
     # the mean of 128 draws is near the image: the noise is in pixel units, on the stored values over 255
     assert np.abs(inputs.mean(0) - IMAGE.values()).max() < 6 * 0.25 / np.sqrt(BLOCK_DRAWS)
     assert 0.2 < (inputs - IMAGE.values()).std() < 0.3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 110, 441])
+def test_the_uniform_law_is_within_its_charge(steps):
+    """Every level has the same probability up to 2^-63, and the distances add up to less than 2m of these."""
+    T = [0, *uniform_thresholds(steps).tolist(), 2**63]
+    drawn = [Fraction(b - a, 2**63) for a, b in pairwise(T)]
+    assert len(drawn) == 2 * steps + 1
+    distance = sum(abs(p - Fraction(1, 2 * steps + 1)) for p in drawn) / 2
+    assert distance <= Fraction(2 * steps, 2**63)
+    assert max(abs(p - Fraction(1, 2 * steps + 1)) for p in drawn) < Fraction(1, 2**63)
+
+
+def test_uniform_draws_fill_their_levels_evenly():
+    law = uniform_255(0.02)
+    m = law.sampler.half
+    values, _ = law.sampler.draw(np.random.Philox(key=9), 340_000)
+    counts = np.bincount(values + m, minlength=2 * m + 1)
+    assert len(counts) == 2 * m + 1 == 17
+    assert np.abs(counts - 20_000).max() < 6 * np.sqrt(20_000)
+
+
+def test_uniform_sigmas_without_a_level_are_refused():
+    for sigma in (0.002, 0.0, float("nan"), 1e6):
+        with pytest.raises(InputError, match="sigma"):
+            uniform_255(sigma)
+
+
+def test_the_half_width_is_that_of_the_rows():
+    at_zero = Example(0, "t", 0, np.zeros(1000, dtype=np.float64))
+    rows = UniformLaw(0.25).draw(at_zero, block_generator(0, REQUEST, "uniform")).rows
+    assert 0.43 < np.abs(rows).max() <= UniformLaw(0.25).scale

@@ -1,0 +1,62 @@
+"""Integer noise on 8-bit pixels, whatever its law: x + Z, seen by the network as (x + Z) / 255.
+
+x holds integers 0..255, and Z is an integer vector: the sum is exact, and z = x + Z is exact in float32 below 2^24. So
+the votes are those of a function of the integer vector z, the division by 255 and all rounding inside the network
+included: no floating-point step separates the theorem of a law from the program. z is not clipped to 0..255; a network
+may clip inside itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.errors import InputError
+from certify.examples import Example
+from certify.smoothing.addresses import BLOCK_DRAWS
+from certify.smoothing.noise import NoisyRows, fingerprint
+from certify.smoothing.two_level_table import IntegerSampler
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerLaw:
+    """One law of integer noise; see `certify.smoothing.noise.NoiseLaw`. ``scale`` is what radii are proportional to."""
+
+    name: str
+    words: str
+    scale: float
+    sampler: IntegerSampler
+    float_sound: bool = True
+
+    @property
+    def levels(self) -> int:
+        """The number of thresholds, 2m: a bound of the distance of one drawn coordinate to its law, in 2^-63."""
+        return len(self.sampler.T)
+
+    @property
+    def row_dtype(self) -> np.dtype[Any]:
+        """The integers that x + Z fits in."""
+        return self.sampler.table.dtype
+
+    def draw(self, example: Example, bits: np.random.Philox) -> NoisyRows:
+        """Return x + Z for `BLOCK_DRAWS` draws, as integers.
+
+        Raises:
+            InputError: If the example does not hold 8-bit pixels.
+        """
+        if not example.eight_bit:
+            raise InputError(f"{example.id}: expected 8-bit pixels for the law {self.name}, got {example.stored.dtype}")
+        values, words = self.sampler.draw(bits, BLOCK_DRAWS * math.prod(example.stored.shape))
+        rows = values.reshape(BLOCK_DRAWS, *example.stored.shape)
+        rows += example.stored
+        return NoisyRows(rows, fingerprint(words))
+
+    def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return z / 255: in float64 for a float64 network, else in float32 and then cast. z itself is exact."""
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        return rows.to(wide).div_(255.0).to(dtype)
