@@ -131,7 +131,7 @@ def _network_bound(product: float | Unbounded, found: float | Unbounded, norm: N
 
 
 def _rows(facts: Facts, rules: Mapping[str, Combine | Unbounded], gains: Gains) -> Iterator[LayerRow]:
-    """Yield a row per linear operation, per normalisation, and per operation without a bound; then the folds."""
+    """Yield a row per linear operation, per normalisation, and per operation without a bound; then per group."""
     shares = growth_shares(facts, gains)
     for operation in facts.graph:
         rule, share = rules[operation.name], shares.get(operation.name, 0.0)
@@ -150,6 +150,9 @@ def _rows(facts: Facts, rules: Mapping[str, Combine | Unbounded], gains: Gains) 
         name, kind = " + ".join(fold.names), "fold"
         method = f"one map: {fold.map.bracket(facts.norm).method}"
         yield LayerRow(name=name, kind=kind, shape=(), upper=fold.upper(facts.norm), lower=None, method=method)
+    for step in facts.steps if facts.norm == "l2" else ():
+        name, method = " + ".join(step.names), "symmetric Jacobian"
+        yield LayerRow(name=name, kind="gradient_step", shape=(), upper=step.upper("l2"), lower=None, method=method)
 
 
 def _row(

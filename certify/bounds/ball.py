@@ -59,8 +59,8 @@ def _reach(gain: float, radius: float, error: float | Unbounded) -> float:
 
 
 def _proved_otherwise(run: Pass, operation: Operation, known: Mapping[str, float]) -> Iterator[float]:
-    for fold in run.facts.folds_by_value.get(operation.name, ()):
-        yield mul_up(fold.upper("l2"), known[fold.source])
+    for group in run.facts.groups_by_value.get(operation.name, ()):
+        yield mul_up(group.upper("l2"), known[group.source])
 
 
 def best_ball(radius_at: Callable[[float], float], start: float) -> float | None:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from certify.bounds.constants import exact_constants, independent_values
 from certify.bounds.folds import Fold, find_folds
+from certify.bounds.gradient_steps import GradientStep, find_gradient_steps
 from certify.bounds.linear_maps import WEIGHTED, LinearMap, Shapes, enclose_matrix, enclose_operation
 from certify.bounds.tokens import Known, Sizes, token_sizes
 from certify.errors import InputError
-from certify.graph import Graph, Operation, value_shapes
+from certify.graph import Graph, Operation, merge_pads, value_shapes
 from certify.results import Norm
 
 
@@ -24,8 +25,8 @@ class Facts:
     """One network, in float64 on the CPU, and everything about it that does not depend on an example.
 
     ``shapes`` are those of one example (batch size 1); ``constants`` the exactly known values that do not depend on the
-    input, ``independent`` all values that do not; ``maps`` the enclosed norms of the linear operations; ``norm`` is the
-    one the rules answer in.
+    input, ``independent`` all values that do not; ``maps`` the enclosed norms of the linear operations; ``folds`` and
+    ``steps`` are groups of operations bounded as one; ``norm`` is the one the rules answer in.
     """
 
     graph: Graph
@@ -34,6 +35,7 @@ class Facts:
     independent: frozenset[str]
     maps: Mapping[str, LinearMap]
     folds: tuple[Fold, ...]
+    steps: tuple[GradientStep, ...] = ()
     norm: Norm = "l2"
 
     def into(self, norm: Norm) -> Facts:
@@ -49,10 +51,10 @@ class Facts:
         return operation.inputs[position] in self.constants
 
     @cached_property
-    def folds_by_value(self) -> Mapping[str, tuple[Fold, ...]]:
-        """The folds that end in each value."""
-        values = {fold.value for fold in self.folds}
-        return {value: tuple(fold for fold in self.folds if fold.value == value) for value in values}
+    def groups_by_value(self) -> Mapping[str, tuple[Fold | GradientStep, ...]]:
+        """The groups of operations, bounded as one, that end in each value."""
+        groups: tuple[Fold | GradientStep, ...] = (*self.folds, *self.steps)
+        return {value: tuple(g for g in groups if g.value == value) for value in {g.value for g in groups}}
 
     @cached_property
     def _sizes(self) -> Mapping[str, Sizes]:
@@ -71,13 +73,13 @@ class Facts:
 
 
 def collect_structure(graph: Graph) -> Facts:
-    """Return the facts of a network that need no enclosure: no linear maps, no folds.
+    """Return the facts of a network that need no enclosure: no linear maps, no groups.
 
     Raises:
         InputError: If a tensor is not finite, or an operation does not fit its inputs.
     """
     check_finite(graph.tensors)
-    exact = graph.to(torch.float64, "cpu")
+    exact = merge_pads(graph.to(torch.float64, "cpu"))
     constants = exact_constants(exact)
     products = {operation.name: enclose_matmul(operation, constants) for operation in exact}
     maps = {name: found for name, found in products.items() if found is not None}
@@ -95,11 +97,12 @@ def collect_facts(graph: Graph) -> Facts:
     plain = collect_structure(graph)
     exact, shapes = plain.graph, plain.shapes
     maps = {
-        operation.name: enclose_operation(exact, operation, exact.required_weight(operation, "weight"), shapes)
+        operation.name: enclose_operation(operation, exact.required_weight(operation, "weight"), shapes)
         for operation in exact
         if operation.kind in WEIGHTED
     }
-    return replace(plain, maps={**maps, **plain.maps}, folds=find_folds(exact, shapes))
+    steps = find_gradient_steps(exact, shapes, maps)
+    return replace(plain, maps={**maps, **plain.maps}, folds=find_folds(exact, shapes), steps=steps)
 
 
 def enclose_matmul(operation: Operation, constants: Mapping[str, Tensor]) -> LinearMap | None:

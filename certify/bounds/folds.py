@@ -88,7 +88,7 @@ def _fold(
     if not (_in_range(weight[weight != 0.0], LEAST_WEIGHT) and all(_in_range(s, LEAST_SCALE) for s in scales)):
         return
     names = tuple(one.module or one.name for one in operations)
-    found = enclose_operation(graph, operation, _scale_channels(operation, weight, scale_out, scale_in), shapes)
+    found = enclose_operation(operation, _scale_channels(operation, weight, scale_out, scale_in), shapes)
     yield Fold(operations[-1].name, operations[0].inputs[0], names, found)
 
 

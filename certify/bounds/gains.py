@@ -2,7 +2,7 @@
 
 The *gain* g of a value v is proved to satisfy ||v(x) - v(x')|| <= g ||x - x'|| for all inputs x, x'. The input has gain
 1, values that do not depend on it 0, and every other value what its rule makes of the gains it reads (`rules`), or less
-where a fold (`folds`) or another table proves less.
+where a group of operations (`folds`, `gradient_steps`) or another table proves less.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def combine_rules(facts: Facts) -> Mapping[str, Combine | Unbounded]:
 
 
 def gain_uppers(facts: Facts, rules: Mapping[str, Combine | Unbounded], also: Gains = _NOTHING) -> Gains:
-    """Return the gain of every value: at most its rule's, and at most what a fold or another table gives.
+    """Return the gain of every value: at most its rule's, and at most what a group or another table gives.
 
     Args:
         facts: The network and the norm.
@@ -55,8 +55,8 @@ def _proved_gains(
     facts: Facts, operation: Operation, rule: Combine, known: Mapping[str, float], also: Gains
 ) -> Iterator[float]:
     yield rule(*(known[name] for name in operation.inputs))
-    for fold in facts.folds_by_value.get(operation.name, ()):
-        yield mul_up(fold.upper(facts.norm), known[fold.source])
+    for group in facts.groups_by_value.get(operation.name, ()):
+        yield mul_up(group.upper(facts.norm), known[group.source])
     other = also.get(operation.name)
     if other is not None and not isinstance(other, Unbounded):
         yield other

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from certify.graph import Graph, Operation
+from certify.graph import Operation
 from certify.norms import enclose, enclose_conv, enclose_conv_l1, enclose_conv_linf, enclose_l1, enclose_linf
 from certify.results import Bracket, Norm
 from certify.rounding import mul_up, sqrt_up
@@ -43,18 +43,26 @@ class LinearMap:
 
 
 Shapes = Mapping[str, tuple[int, ...]]
+Geometry = dict[str, Any]
 
 
-def enclose_operation(graph: Graph, operation: Operation, weight: Tensor, shapes: Shapes) -> LinearMap:
+def enclose_operation(operation: Operation, weight: Tensor, shapes: Shapes) -> LinearMap:
     """Return the norms of a linear operation of the graph with its weight replaced by ``weight``.
 
     Args:
-        graph: The network.
         operation: An operation of a kind in `WEIGHTED`.
         weight: Its weight, or the weight scaled per channel.
         shapes: The shape of every value for one example.
     """
-    return WEIGHTED[operation.kind](graph, operation, weight, shapes)
+    geometry = WEIGHTED[operation.kind](operation)
+    if geometry is None:
+        return enclose_matrix(weight)
+    size = shapes[operation.inputs[0]][2:]
+    return LinearMap(
+        enclose_conv(weight, size, **geometry),
+        enclose_conv_linf(weight, size, **geometry),
+        enclose_conv_l1(weight, size, **geometry),
+    )
 
 
 def enclose_matrix(matrix: Tensor) -> LinearMap:
@@ -62,23 +70,33 @@ def enclose_matrix(matrix: Tensor) -> LinearMap:
     return LinearMap(enclose(matrix), enclose_linf(matrix), enclose_l1(matrix))
 
 
-def _linear(_graph: Graph, _operation: Operation, weight: Tensor, _shapes: Shapes) -> LinearMap:
-    return enclose_matrix(weight)
+def absolute_upper(operation: Operation, weight: Tensor, shapes: Shapes) -> float:
+    """Return at least the l2 norm of a linear operation with the absolute values of ``weight``: row sums alone."""
+    geometry = WEIGHTED[operation.kind](operation)
+    if geometry is None:
+        rows, columns = enclose_linf(weight), enclose_l1(weight)
+    else:
+        size = shapes[operation.inputs[0]][2:]
+        rows, columns = enclose_conv_linf(weight, size, **geometry), enclose_conv_l1(weight, size, **geometry)
+    return sqrt_up(mul_up(rows.upper, columns.upper))
 
 
-def _conv(_: Graph, operation: Operation, weight: Tensor, shapes: Shapes) -> LinearMap:
-    geometry = {
+def _linear(_: Operation) -> None:
+    return None
+
+
+def _conv(operation: Operation) -> Geometry:
+    return {
         "stride": operation.integers("stride"),
         "padding": operation.pairs("padding"),
         "dilation": operation.integers("dilation"),
         "groups": operation.integer("groups"),
         "padding_mode": operation.text("padding_mode"),
     }
-    return _enclose_convolution(weight, shapes[operation.inputs[0]][2:], geometry)
 
 
-def _conv_transpose(_: Graph, operation: Operation, weight: Tensor, shapes: Shapes) -> LinearMap:
-    geometry = {
+def _conv_transpose(operation: Operation) -> Geometry:
+    return {
         "stride": operation.integers("stride"),
         "padding": operation.integers("padding"),
         "dilation": operation.integers("dilation"),
@@ -86,17 +104,9 @@ def _conv_transpose(_: Graph, operation: Operation, weight: Tensor, shapes: Shap
         "output_padding": operation.integers("output_padding"),
         "transposed": True,
     }
-    return _enclose_convolution(weight, shapes[operation.inputs[0]][2:], geometry)
 
 
-def _enclose_convolution(kernel: Tensor, size: tuple[int, ...], geometry: dict[str, Any]) -> LinearMap:
-    return LinearMap(
-        enclose_conv(kernel, size, **geometry),
-        enclose_conv_linf(kernel, size, **geometry),
-        enclose_conv_l1(kernel, size, **geometry),
-    )
-
-
-WEIGHTED: Mapping[str, Callable[[Graph, Operation, Tensor, Shapes], LinearMap]] = MappingProxyType(
+WEIGHTED: Mapping[str, Callable[[Operation], Geometry | None]] = MappingProxyType(
     {"linear": _linear, "conv": _conv, "conv_transpose": _conv_transpose}
 )
+"""The geometry of each linear kind, as `certify.norms.enclose_conv` takes it; None for a matrix."""
