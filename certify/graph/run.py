@@ -19,6 +19,7 @@ from torch import Tensor
 from certify.errors import InputError
 from certify.graph.fitting import check_fit
 from certify.graph.graph import Graph, Operation
+from certify.graph.plain_shapes import plain_shape
 
 MAX_ELEMENTS = 2**31
 BATCHED_SHAPE = frozenset({"reshape", "expand"})
@@ -269,7 +270,8 @@ def run(graph: Graph, x: Tensor) -> Tensor:
 def value_shapes(graph: Graph, batch: int = 1) -> dict[str, tuple[int, ...]]:
     """Return the shape of every value at a batch size, without computing anything.
 
-    A scalar `constant` has shape ``()``. Shapes are inferred on the meta device, which allocates nothing.
+    A scalar `constant` has shape ``()``. A shape that is not plain (`certify.graph.plain_shapes`) is inferred on the
+    meta device, which allocates nothing.
 
     Raises:
         InputError: If an operation does not fit its inputs, or a value is empty or exceeds 2^31 elements.
@@ -281,12 +283,19 @@ def value_shapes(graph: Graph, batch: int = 1) -> dict[str, tuple[int, ...]]:
     shapes = {graph.input: tuple(values[graph.input].shape)}
     for operation in graph.operations[1:]:
         arguments = [values[name] for name in operation.inputs]
-        value = run_operation(meta, operation, arguments, batch)
+        value = _shape_only(meta, operation, arguments, batch)
         values[operation.name] = value
         shapes[operation.name] = tuple(value.shape) if isinstance(value, Tensor) else ()
         if not 1 <= math.prod(shapes[operation.name]) <= MAX_ELEMENTS:
             raise InputError(f"{operation.where}: expected 1 to 2^31 elements, got shape {shapes[operation.name]}")
     return shapes
+
+
+def _shape_only(meta: Graph, operation: Operation, values: Sequence[Tensor], batch: int) -> Tensor:
+    """Return the value of one operation on the meta device, without its kernel where the shape is plain."""
+    weights = {role: meta.tensors[name] for role, name in operation.weights.items()}
+    shape = plain_shape(operation, values, weights) if values else None
+    return run_operation(meta, operation, values, batch) if shape is None else torch.empty(shape, device="meta")
 
 
 def to_module(graph: Graph) -> torch.fx.GraphModule:
