@@ -7,6 +7,7 @@ report needs none of it):
 - `lipschitz`: proved Lipschitz bounds and deterministic certified radii.
 - `smooth`: randomized-smoothing certificates.
 - `gate`, `verify`, `read_report`: judge a report, and derive it again from its record.
+- `compare`: two reports on the same examples, paired: what was lost and won.
 - `norms`: proved brackets of the norm of one linear map, `certify.norms.enclose(weight)`.
 """
 
@@ -20,18 +21,21 @@ if TYPE_CHECKING:
     from certify.loading import Model, load, save
     from certify.policy import Gate
     from certify.policy import evaluate_gates as gate
+    from certify.report import compare_reports as compare
     from certify.report import read_report
     from certify.report import verify_report as verify
-    from certify.results import LipschitzReport, LipschitzSettings, SmoothingReport, SmoothingSettings
+    from certify.results import ComparisonReport, LipschitzReport, LipschitzSettings, SmoothingReport, SmoothingSettings
     from certify.runs import lipschitz, smooth
 
 _HOMES = {
+    "ComparisonReport": ("certify.results", "ComparisonReport"),
     "Gate": ("certify.policy", "Gate"),
     "LipschitzReport": ("certify.results", "LipschitzReport"),
     "LipschitzSettings": ("certify.results", "LipschitzSettings"),
     "Model": ("certify.loading", "Model"),
     "SmoothingReport": ("certify.results", "SmoothingReport"),
     "SmoothingSettings": ("certify.results", "SmoothingSettings"),
+    "compare": ("certify.report", "compare_reports"),
     "gate": ("certify.policy", "evaluate_gates"),
     "lipschitz": ("certify.runs", "lipschitz"),
     "load": ("certify.loading", "load"),
@@ -43,6 +47,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ComparisonReport",
     "Gate",
     "LipschitzReport",
     "LipschitzSettings",
@@ -50,6 +55,7 @@ __all__ = [
     "SmoothingReport",
     "SmoothingSettings",
     "__version__",
+    "compare",
     "gate",
     "lipschitz",
     "load",

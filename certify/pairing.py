@@ -11,7 +11,7 @@ What is not certified is not proved fragile: nothing here compares true robust a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -219,6 +219,6 @@ def count_pairs(changes: Sequence[Change], radius: float, confidence: float) -> 
     )
 
 
-def positions_of(pairs: Sequence[PairedExample], change: Change) -> Iterator[int]:
-    """Yield the indices of the examples with a change."""
-    return (pair.index for pair in pairs if pair.change == change)
+def indices_of(pairs: Sequence[PairedExample], change: Change) -> tuple[int, ...]:
+    """Return the indices of the examples with a change."""
+    return tuple(pair.index for pair in pairs if pair.change == change)

@@ -31,6 +31,7 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # escaped, or as i
 
 Norm: TypeAlias = Literal["l2", "linf"]
 SmoothingNorm: TypeAlias = Literal["l1", "l2"]
+AnyNorm: TypeAlias = Literal["l1", "l2", "linf"]
 Method: TypeAlias = Literal["auto", "product", "covariance"]
 Effort: TypeAlias = Literal["fast", "default", "max"]
 FalsifyLevel: TypeAlias = Literal["off", "quick", "full"]
@@ -149,6 +150,9 @@ class LipschitzSettings(_Row, frozen=True, kw_only=True):
 class SmoothingSettings(_Row, frozen=True, kw_only=True):
     """Every option of `certify smooth` that can change a result. ``sigma`` is in the model's input space.
 
+    ``sigma`` is the standard deviation of every coordinate of the noise, whose law gives the norm of the radii: l2 for
+    Gaussian noise, l1 for uniform noise.
+
     With ``at``, radii in rising order, each example answers "is the radius at least this?" by a sequential test, and
     ``n`` is the most draws of it; ``procedure``, ``price`` and ``bound`` then play no part. The default of ``n`` is
     10,000, and 100,000 with ``at``.
@@ -159,7 +163,7 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
     """
 
     sigma: float
-    noise: Literal["gaussian"] = "gaussian"
+    noise: Literal["gaussian", "uniform"] = "gaussian"
     float_noise: bool = False
     at: tuple[float, ...] = ()
     n: int = BY_PROCEDURE
@@ -177,6 +181,11 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "at", tuple(sorted(set(self.at))))
         if self.n == BY_PROCEDURE:
             msgspec.structs.force_setattr(self, "n", SEQUENTIAL_CAP if self.at else PLANNED_CAP)
+
+    @property
+    def norm(self) -> SmoothingNorm:
+        """The norm of the radii."""
+        return "l1" if self.noise == "uniform" else "l2"
 
 
 class Statement(_Row, frozen=True, kw_only=True):
@@ -286,7 +295,7 @@ class SmoothingExample(_Row, frozen=True, kw_only=True):
     predicted: int | None
     correct: bool
     radius: float
-    norm: Literal["l2"]
+    norm: SmoothingNorm
     counts: Counts
     procedure: str
     seconds: float
@@ -385,7 +394,7 @@ class Summary(_Row, frozen=True, kw_only=True):
 class Baseline(_Row, frozen=True, kw_only=True):
     """The earlier report that a gate compares with: its digest and model, and which examples it certified.
 
-    ``certified`` are the positions, in the report that is judged, of the examples certified by the earlier one.
+    ``certified`` are the indices of the examples of the judged report that the earlier one certified.
     """
 
     digest: str
@@ -546,9 +555,9 @@ class ComparisonSummary(_Row, frozen=True, kw_only=True):
     """Two reports on the same examples, at the asked radius (``at_radius``) and along the curve.
 
     ``won`` and ``lost`` are the indices of the examples that are certified in the new report alone, and in the old one
-    alone. ``least_drop`` is the least margin that so many examples can show at all. ``verdict`` answers "the expected
-    share drops by at most ``max_drop``"; null where the margin is below that. ``mcnemar`` is information only, and
-    ``radii`` null where draws ended by a test.
+    alone. ``least_drop`` is the least margin that so many examples show without any change. ``verdict`` answers "the
+    expected share drops by at most ``max_drop``"; null where the margin is below that. ``mcnemar`` is information only,
+    and ``radii`` null where draws ended by a test.
     """
 
     examples: int

@@ -12,7 +12,7 @@ from typing import TextIO
 from certify.cli.options import Color, Format
 from certify.errors import InputError
 from certify.files import check_output, read_start
-from certify.results import Report, report_to_json
+from certify.results import Document, report_to_json
 
 REPORT_START = b"{\n"
 
@@ -42,7 +42,7 @@ class Output:
         if self.verbose:
             self.note(text)
 
-    def show(self, report: Report) -> None:
+    def show(self, report: Document) -> None:
         """Write the report file when one was asked for, then the view on stdout."""
         from certify.report import FORMATS, write_file_atomically
 

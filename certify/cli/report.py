@@ -20,10 +20,10 @@ def report_command(
     color: options.ColorOption = options.Color.auto,
 ) -> int:
     """Show reports in another format, with a warning where one is inconsistent."""
-    from certify.report import read_report, verify_report
+    from certify.report import read_document, verify_report
 
     out = Output(format, None, color)
-    found = [read_report(path) for path in reports]
+    found = [read_document(path) for path in reports]
     for path, report in zip(reports, found, strict=True):
         if findings := verify_report(report):
             write_note(f"warning: {path}: inconsistent, do not trust it ({findings[0]}); see `certify verify`")
@@ -33,9 +33,9 @@ def report_command(
 
 def verify_command(report: ReportArgument, quiet: options.Quiet = False) -> int:
     """Derive every radius, the summary and the verdicts again from the record; needs no model and no torch."""
-    from certify.report import read_report, verify_report
+    from certify.report import read_document, verify_report
 
-    found = read_report(report)
+    found = read_document(report)
     findings = verify_report(found)
     for finding in findings:
         write_note(f"inconsistent: {finding}")

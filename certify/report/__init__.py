@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from certify.files import write_file_atomically
+    from certify.report.comparison import compare_reports
     from certify.report.findings import Finding
     from certify.report.formats import FORMATS, Renderer
     from certify.report.neutralise import markup_text, strip_controls
-    from certify.report.reading import read_report
+    from certify.report.reading import read_document, read_report
     from certify.report.schema import report_schema, schema_text
     from certify.report.statement import lipschitz_statement, smoothing_statement
     from certify.report.summary import summarise_lipschitz, summarise_smoothing
@@ -21,8 +22,10 @@ HOMES = {
     "FORMATS": "certify.report.formats",
     "Finding": "certify.report.findings",
     "Renderer": "certify.report.formats",
+    "compare_reports": "certify.report.comparison",
     "lipschitz_statement": "certify.report.statement",
     "markup_text": "certify.report.neutralise",
+    "read_document": "certify.report.reading",
     "read_report": "certify.report.reading",
     "report_schema": "certify.report.schema",
     "schema_text": "certify.report.schema",
@@ -38,8 +41,10 @@ __all__ = [
     "FORMATS",
     "Finding",
     "Renderer",
+    "compare_reports",
     "lipschitz_statement",
     "markup_text",
+    "read_document",
     "read_report",
     "report_schema",
     "schema_text",

@@ -18,7 +18,16 @@ from msgspec import UNSET, Struct
 from certify.report.columns import name_columns, values_of
 from certify.report.figures import lower_digits, upper_digits
 from certify.report.neutralise import cell_text
-from certify.results import LipschitzExample, LipschitzReport, Report, SmoothingExample, dump_json
+from certify.results import (
+    ComparisonReport,
+    Document,
+    LipschitzExample,
+    LipschitzReport,
+    PairedExample,
+    SmoothingExample,
+    SmoothingReport,
+    dump_json,
+)
 
 SIDES: Mapping[str, Callable[[float], str]] = MappingProxyType(
     {
@@ -28,15 +37,22 @@ SIDES: Mapping[str, Callable[[float], str]] = MappingProxyType(
         "error_upper": upper_digits,
         "ball": lower_digits,
         "local_upper": upper_digits,
+        "old_radius": lower_digits,
+        "new_radius": lower_digits,
         "seconds": repr,
     }
 )
 
 
-def render_csv(report: Report, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
+ROWS: Mapping[type[Struct], type[Struct]] = MappingProxyType(
+    {LipschitzReport: LipschitzExample, SmoothingReport: SmoothingExample, ComparisonReport: PairedExample}
+)
+"""What kind of rows a kind of report has."""
+
+
+def render_csv(report: Document, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
     """Return the examples as comma-separated values; a report without data has the header alone."""
-    kind: type[Struct] = LipschitzExample if isinstance(report, LipschitzReport) else SmoothingExample
-    columns = name_columns(kind)
+    columns = name_columns(ROWS[type(report)])
     values = values_of(columns)
     stream = StringIO(newline="")
     writer = csv.writer(stream)

@@ -11,27 +11,35 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Protocol
 
-from certify.results import Report, report_to_json
+from certify.errors import InputError
+from certify.results import ComparisonReport, Document, report_to_json
 
 
 class Renderer(Protocol):
     """One view: the report in, its text out."""
 
-    def __call__(self, report: Report, *, width: int | None = None, color: bool = False) -> str:
+    def __call__(self, report: Document, *, width: int | None = None, color: bool = False) -> str:
         """Return the text of the view."""
         ...
 
 
-def render_json(report: Report, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
+def render_json(report: Document, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
     """Return the report itself, as ``report.json`` holds it."""
     return report_to_json(report)
 
 
-def _load_later(module: str, name: str) -> Renderer:
-    """Return a renderer whose file is loaded when it is first used: no format pays for what another needs."""
+def _load_later(module: str, name: str, *, comparison: str = "") -> Renderer:
+    """Return a renderer whose file is loaded when it is first used: no format pays for what another needs.
 
-    def render(report: Report, *, width: int | None = None, color: bool = False) -> str:
-        renderer: Renderer = getattr(import_module(f"certify.report.{module}"), name)
+    ``comparison`` is the file that renders comparisons; "" where the format has no place for one.
+    """
+
+    def render(report: Document, *, width: int | None = None, color: bool = False) -> str:
+        compared = isinstance(report, ComparisonReport)
+        if compared and not comparison:
+            raise InputError("expected a format that shows comparisons (terminal, json, csv, markdown), got another")
+        file, function = (comparison, "render_comparison") if compared and comparison != module else (module, name)
+        renderer: Renderer = getattr(import_module(f"certify.report.{file}"), function)
         return renderer(report, width=width, color=color)
 
     return render
@@ -39,11 +47,11 @@ def _load_later(module: str, name: str) -> Renderer:
 
 FORMATS: Mapping[str, Renderer] = MappingProxyType(
     {
-        "terminal": _load_later("terminal", "render_terminal"),
+        "terminal": _load_later("terminal", "render_terminal", comparison="comparison_terminal"),
         "json": render_json,
-        "csv": _load_later("csv_view", "render_csv"),
+        "csv": _load_later("csv_view", "render_csv", comparison="csv_view"),
         "tsv": _load_later("tsv", "render_tsv"),
-        "markdown": _load_later("markdown", "render_markdown"),
+        "markdown": _load_later("markdown", "render_markdown", comparison="comparison_markdown"),
         "junit": _load_later("junit", "render_junit"),
     }
 )

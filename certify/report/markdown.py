@@ -57,7 +57,7 @@ def render_markdown(report: Report, *, width: int | None = None, color: bool = F
     return "\n\n".join(filter(None, texts)) + "\n"
 
 
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, total: int, most: int) -> Iterator[str]:
+def make_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, total: int, most: int) -> Iterator[str]:
     """Yield the lines of a table until its budget is used up, then how many rows are not shown."""
     yield _line(titles)
     yield _line(["---"] * len(titles))
@@ -90,7 +90,7 @@ def _gates(report: Report) -> Iterator[str]:
     rows = sorted(report.gates, key=lambda gate: order.index(gate.verdict))
     titles = ("verdict", "gate", "asked", "observed", "lower limit", "upper limit", "reason")
     if rows:
-        yield from _table(titles, map(_gate_cells, rows), total=len(rows), most=GATES)
+        yield from make_table(titles, map(_gate_cells, rows), total=len(rows), most=GATES)
 
 
 def _gate_cells(gate: GateRow) -> tuple[str, ...]:
@@ -136,13 +136,13 @@ def _accuracy(report: Report) -> Iterator[str]:
     yield ""
     if summary.unsampled is not UNSET:
         counts = list(describe_counts(summary))
-        yield from _table(("radius", "examples"), counts, total=len(counts), most=CURVE)
+        yield from make_table(("radius", "examples"), counts, total=len(counts), most=CURVE)
         yield from ("", f"{describe_stop(summary).capitalize()}. Abstained {summary.abstained}.")
         return
     shown = list(until_zero(summary.certified_accuracy))
     rows = (_curve_cells(row, total) for row in shown)
     titles = ("radius", "examples", "observed", "lower limit", "upper limit")
-    yield from _table(titles, rows, total=len(shown), most=CURVE)
+    yield from make_table(titles, rows, total=len(shown), most=CURVE)
     yield ""
     mean = "none" if summary.mean_radius is None else lower_figure(summary.mean_radius)
     clean, abstained = describe_clean(summary), markdown_text(str(summary.abstained), NAME)
@@ -172,7 +172,7 @@ def _abstentions(report: Report) -> Iterator[str]:
     yield "### Abstentions by reason"
     yield ""
     rows = ((str(count), markdown_text(reason, SENTENCE)) for reason, count in reasons)
-    yield from _table(("examples", "reason"), rows, total=len(reasons), most=REASONS)
+    yield from make_table(("examples", "reason"), rows, total=len(reasons), most=REASONS)
 
 
 def _network(report: Report) -> Iterator[str]:
@@ -194,15 +194,15 @@ def _bracket(network: NetworkBound) -> Iterator[str]:
     side = "upper, proved" if network.proved else "estimate, not proved"
     lower = "none" if network.lower is None else lower_figure(network.lower)
     row = (lower, upper_figure(network.upper), markdown_text(network.method, SENTENCE))
-    yield from _table(("lower, proved", side, "method"), [row], total=1, most=LARGEST)
+    yield from make_table(("lower, proved", side, "method"), [row], total=1, most=LARGEST)
 
 
 def _layers(report: Report) -> Iterator[str]:
     if isinstance(report, LipschitzReport) and report.layers:
         norm, total = report.network.norm, len(report.layers)
         titles = ("name", "kind", "shape", f"lower {norm}", f"upper {norm}", "method")
-        table = _table(titles, map(_layer_cells, report.layers), total=total, most=LAYERS)
-        yield from _folded(f"Layers ({total})", table)
+        table = make_table(titles, map(_layer_cells, report.layers), total=total, most=LAYERS)
+        yield from make_folded(f"Layers ({total})", table)
 
 
 def _layer_cells(layer: LayerRow) -> tuple[str, ...]:
@@ -221,7 +221,7 @@ def _examples(report: Report) -> Iterator[str]:
         total = len(report.examples)
         rows = (_example_cells(example, report) for example in report.examples)
         titles = ("index", "id", "label", "predicted", f"radius ({_chance(report)})")
-        yield from _folded(f"Examples ({total})", _table(titles, rows, total=total, most=EXAMPLES))
+        yield from make_folded(f"Examples ({total})", make_table(titles, rows, total=total, most=EXAMPLES))
 
 
 def _example_cells(example: LipschitzExample | SmoothingExample, report: Report) -> tuple[str, ...]:
@@ -235,7 +235,8 @@ def _example_cells(example: LipschitzExample | SmoothingExample, report: Report)
     )
 
 
-def _folded(title: str, lines: Iterable[str]) -> Iterator[str]:
+def make_folded(title: str, lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines that a reader opens by a click on their title."""
     yield from (f"<details><summary>{title}</summary>", "", *lines, "", "</details>")
 
 

@@ -18,13 +18,16 @@ from certify.errors import InputError, SoundnessError
 from certify.policy import evaluate_gates, parse_gates
 from certify.report import rederive_lipschitz, rederive_smoothing
 from certify.report.findings import Finding, compare, require
+from certify.report.rederive_comparison import check_comparison
 from certify.report.statement import lipschitz_statement, smoothing_statement
 from certify.report.summary import summarise_lipschitz, summarise_smoothing
 from certify.results import (
     SCHEMA,
+    AnyReport,
+    ComparisonReport,
+    Document,
     GateRow,
     LipschitzExample,
-    LipschitzReport,
     Report,
     SmoothingExample,
     SmoothingReport,
@@ -39,14 +42,16 @@ from certify.results import (
 HASH = re.compile(r"[0-9a-f]{64}")
 
 
-def verify_report(report: Report) -> tuple[Finding, ...]:
+def verify_report(report: Document) -> tuple[Finding, ...]:
     """Return every contradiction found in a report; none when it is consistent.
 
     Computed again are, for smoothing, the plan, the charge on alpha, the selected class, the draws, every radius and
     abstention from the integer counts; for Lipschitz reports every radius from its margin and constant, and the order
     of all bounds; for both the summary, the statement, the hash of the selection, the verdict of every gate, and the
-    digest.
+    digest. Of a comparison, all that follows from the answers of both reports.
     """
+    if isinstance(report, ComparisonReport):
+        return tuple(_attempt("comparison", check_comparison, report))
     checks: tuple[tuple[str, Callable[[Report], Iterator[Finding]]], ...] = (
         ("schema", _check_identity),
         ("examples", _check_rows),
@@ -61,7 +66,7 @@ def verify_report(report: Report) -> tuple[Finding, ...]:
     return tuple(finding for where, check in checks for finding in _attempt(where, check, report))
 
 
-def _attempt(where: str, check: Callable[[Report], Iterator[Finding]], report: Report) -> Iterator[Finding]:
+def _attempt(where: str, check: Callable[[AnyReport], Iterator[Finding]], report: AnyReport) -> Iterator[Finding]:
     """Yield what a check finds; a value the statistics refuse, or cannot bound with proof, is a finding too."""
     try:
         yield from check(report)
@@ -77,7 +82,7 @@ def _check_identity(report: Report) -> Iterator[Finding]:
 def _check_rows(report: Report) -> Iterator[Finding]:
     """Check what every kind of example has: place, hash, label, norm, and whether its answer is correct or absent."""
     classes = len(report.model.classes)
-    norm = report.settings.norm if isinstance(report, LipschitzReport) else "l2"
+    norm = report.settings.norm
     examples: Sequence[LipschitzExample | SmoothingExample] = report.examples
     previous = -1
     for position, example in enumerate(examples):
@@ -175,7 +180,7 @@ def _gate_table(row: GateRow, report: Report) -> dict[str, object]:
         "name": row.name,
         "metric": row.metric,
         "min": row.threshold,
-        "norm": report.settings.norm if isinstance(report, LipschitzReport) else "l2",
+        "norm": report.settings.norm,
         "radius": None if row.radius is UNSET else row.radius,
         "claim": row.claim,
         "confidence": row.confidence,

@@ -11,13 +11,16 @@ from msgspec.structs import replace
 from certify.report import FORMATS
 from certify.report.columns import name_columns
 from certify.report.csv_view import SIDES
-from certify.results import LipschitzExample, LipschitzReport, SmoothingExample, dump_json
+from certify.results import LipschitzExample, LipschitzReport, PairedExample, SmoothingExample, dump_json
 from tests.report.hostile_reports import HOSTILE_REPORTS
 from tests.report.sample_reports import SAMPLES, lipschitz_example, lipschitz_mixed, lipschitz_report
 
 every_sample = pytest.mark.parametrize("build", SAMPLES.values(), ids=SAMPLES)
 AWKWARD = (0.3, 0.1, 1 / 3, 0.24999999999999997, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 1e7, 0.0)
-LOWER, UPPER = ("radius", "margin_lower", "ball"), ("gain_upper", "error_upper", "local_upper")
+LOWER, UPPER = (
+    ("radius", "margin_lower", "ball", "old_radius", "new_radius"),
+    ("gain_upper", "error_upper", "local_upper"),
+)
 
 
 def read(report):
@@ -86,7 +89,8 @@ def test_the_columns_follow_from_the_kind_alone(build):
 
 
 def test_every_number_has_a_side():
-    hints = {**get_type_hints(LipschitzExample), **get_type_hints(SmoothingExample)}
+    kinds = (LipschitzExample, SmoothingExample, PairedExample)
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
     numbers = {name for name, hint in hints.items() if hint is float or float in get_args(hint)}
     assert numbers == set(SIDES) == {*LOWER, *UPPER, "seconds"}
 

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from io import StringIO
-
-from rich.console import Console, Group
-from rich.padding import Padding
-from rich.text import Text
-
 from certify.report.terminal.certificates import draw_accuracy, draw_draws, draw_extremes
+from certify.report.terminal.frame import draw_panes
 from certify.report.terminal.header import draw_data, draw_identity, draw_settings, draw_statement, draw_title
 from certify.report.terminal.network import draw_layers, draw_network
 from certify.report.terminal.verdicts import draw_digest, draw_falsifier, draw_gates
 from certify.results import Report
-
-DEFAULT_WIDTH = 100
-NARROWEST = 40
 
 PANES = (
     ("", draw_title),
@@ -40,23 +32,4 @@ def render_terminal(report: Report, *, width: int | None = None, color: bool = F
     Each pane shows only what the report holds; what was not done is said ("not run"), never left out. A report has one
     kind, so deterministic and probabilistic certificates never share a column.
     """
-    stream = StringIO()
-    console = Console(
-        file=stream,
-        width=max(width or DEFAULT_WIDTH, NARROWEST),
-        force_terminal=color,
-        color_system="standard" if color else None,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
-    )
-    for title, draw in PANES:
-        body = draw(report)
-        if body is not None:
-            console.print(_pane(title, body) if title else body)
-    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
-
-
-def _pane(title: str, body: object) -> Group:
-    return Group(Text(), Text(title, style="bold"), Padding(body, (0, 0, 0, 2)))  # type: ignore[arg-type]
+    return draw_panes(((title, draw(report)) for title, draw in PANES), width=width, color=color)

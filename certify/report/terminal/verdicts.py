@@ -6,12 +6,12 @@ from rich.table import Table
 from rich.text import Text
 
 from certify.report.neutralise import strip_controls
-from certify.results import Report
+from certify.results import Document, Report
 
 STYLES = {"passed": "bold green", "failed": "bold red", "undecided": "bold yellow"}
 
 
-def draw_gates(report: Report) -> Table | None:
+def draw_gates(report: Document) -> Table | None:
     """Return for each gate its verdict and name, and the reason below."""
     if not report.gates:
         return None
@@ -34,6 +34,6 @@ def draw_falsifier(report: Report) -> Text:
     return Text.assemble(tried, found)
 
 
-def draw_digest(report: Report) -> Text:
+def draw_digest(report: Document) -> Text:
     """Return the digest of the record."""
     return Text(f"\ndigest {strip_controls(report.digest) or 'none'}", style="dim")
