@@ -213,7 +213,7 @@ def _run_smoothing(
 
     settings, gates = smoothing_settings(configuration, {}), _gates_of(configuration, "smoothing")
     for gate in gates:
-        check_norm(gate, "l2")
+        check_norm(gate, settings.norm)
     dataset = smooth.read_examples(model, data, None, settings)
     if all(answers_gate(settings, gate) for gate in gates) and has_complete_run(
         model, dataset, settings, store=places.store, device=places.device

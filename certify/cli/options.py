@@ -69,6 +69,13 @@ class Arithmetic(StrEnum):
     float32 = "float32"
 
 
+class Noise(StrEnum):
+    """The law of the noise, which gives the norm of the radii."""
+
+    gaussian = "gaussian"
+    uniform = "uniform"
+
+
 class Procedure(StrEnum):
     """How many draws an example gets."""
 

@@ -62,6 +62,10 @@ def command(
         options.Bound | None,
         typer.Option("--bound", help="two-interval, or Cohen's clopper-pearson. [default: two-interval]"),
     ] = None,
+    noise: Annotated[
+        options.Noise | None,
+        typer.Option("--noise", help="gaussian: radii in l2; uniform: radii in l1. [default: gaussian]"),
+    ] = None,
     float_noise: Annotated[
         bool | None, typer.Option("--float-noise", help="Float noise for 8-bit data too: not float-sound.")
     ] = None,
@@ -104,6 +108,7 @@ def command(
         "procedure": procedure,
         "price": price,
         "bound": bound,
+        "noise": noise,
         "float_noise": float_noise,
         "dtype": dtype,
         "limit": limit,
@@ -237,14 +242,17 @@ def tables_text(settings: SmoothingSettings) -> str:
     Raises:
         InputError: If a radius cannot be certified with the draws asked for.
     """
+    from certify.smoothing import law_name
     from certify.smoothing.questions import ask_questions
+    from certify.stats import GEOMETRIES
 
+    law = law_name(settings, eight_bit=True)
     lines = [
         f"sequential: {settings.n0} pilot draws, then draws to the first look that decides, at most {settings.n}",
-        "8-bit data are tested at alpha less what their integer noise costs, which can move a row by a vote; the report"
-        " holds the tables in use",
+        f"the law is {law}; 8-bit data are tested at alpha less what their integer noise costs, which can move a row by"
+        " a vote; the report holds the tables in use",
     ]
-    for question in ask_questions(settings, settings.alpha):
+    for question in ask_questions(settings, settings.alpha, GEOMETRIES[law]):
         test = question.test
         lines += [
             "",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from certify.bounds.steepest import Box, unit_directions
-from certify.results import Norm
+from certify.results import AnyNorm
 
 WIDEST = 100.0  # of the size of the centre: where to stop looking when a radius is infinite for all purposes
+ORDERS: Mapping[AnyNorm, float] = MappingProxyType({"l1": 1.0, "l2": 2.0, "linf": math.inf})
+ROOTS: Mapping[AnyNorm, float] = MappingProxyType({norm: 1.0 / order for norm, order in ORDERS.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +25,13 @@ class Balls:
 
     centres: Tensor
     radii: Tensor
-    norm: Norm
+    norm: AnyNorm
     box: Box = None
 
     @cached_property
     def reach(self) -> Tensor:
         """How far to look: the radius, or where the box ends, or `WIDEST` times the centre; ``[B, 1, ...]``."""
-        root = math.sqrt(self.centres[0].numel()) if self.norm == "l2" and len(self.centres) else 1.0
+        root = float(self.centres[0].numel() ** ROOTS[self.norm]) if len(self.centres) else 1.0
         if self.box is not None:
             most = torch.full_like(self.radii, root * (self.box[1] - self.box[0]))
         else:
@@ -40,20 +44,25 @@ class Balls:
         if self.norm == "linf":
             moved = torch.maximum(torch.minimum(moved, self.reach), -self.reach)
         else:
-            moved = moved * (self.reach / lengths(moved).clamp_min(torch.finfo(moved.dtype).tiny)).clamp(max=1.0)
+            size = lengths(moved, self.norm).clamp_min(torch.finfo(moved.dtype).tiny)
+            moved = moved * (self.reach / size).clamp(max=1.0)
         points = self.centres + moved
         return points if self.box is None else points.clamp(*self.box)
 
     def descend(self, points: Tensor, gradient: Tensor, share: float | Tensor) -> Tensor:
         """Return the points after a step of ``share`` times the reach against the gradient, projected."""
+        if self.norm == "l1" and self.box is not None:  # a step along one coordinate must have room
+            blocked = ((points <= self.box[0]) & (gradient > 0.0)) | ((points >= self.box[1]) & (gradient < 0.0))
+            gradient = torch.where(blocked, 0.0, gradient)
         return self.project(points - share * self.reach * steepest_direction(gradient, self.norm))
 
     def scattered(self, seed: int) -> Tensor:
-        """Return one random point of each ball: uniform in linf, in l2 with a uniform distance."""
-        if self.norm == "l2":
+        """Return one random point of each ball: uniform in linf, in l1 and l2 with a uniform distance."""
+        if self.norm != "linf":
             generator = torch.Generator().manual_seed(seed + 1)
             far = per_row(torch.rand(len(self.radii), generator=generator, dtype=torch.float64), self.centres)
-            return self.project(self.centres + far * self.reach * unit_directions(self.centres, seed))
+            ahead = unit_directions(self.centres, seed)
+            return self.project(self.centres + far * self.reach * ahead / lengths(ahead, self.norm))
         generator = torch.Generator().manual_seed(seed)
         noise = 2.0 * torch.rand(self.centres.shape, generator=generator, dtype=torch.float64) - 1.0
         return self.project(self.centres + self.reach * noise)
@@ -61,24 +70,33 @@ class Balls:
     def outermost(self, points: Tensor, share: float) -> Tensor:
         """Return the points moved away from their centres to ``share`` of the reach, projected."""
         moved = points - self.centres
-        size = lengths(moved) if self.norm == "l2" else per_row(moved.flatten(1).abs().amax(1), moved)
+        size = lengths(moved, self.norm)
         stretch = torch.where(size > 0.0, share * self.reach / size.clamp_min(torch.finfo(moved.dtype).tiny), 0.0)
         return self.project(self.centres + stretch * moved)
 
 
-def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """Return the direction of norm 1 that the gradient grows fastest along; 0 where it is 0 or not a number."""
+def steepest_direction(gradient: Tensor, norm: AnyNorm) -> Tensor:
+    """Return the direction of norm 1 that the gradient grows fastest along; 0 where it is 0 or not a number.
+
+    Example:
+        >>> steepest_direction(torch.tensor([[1.0, -3.0, 2.0]]), "l1").tolist()
+        [[0.0, -1.0, 0.0]]
+    """
     if norm == "linf":
         return torch.nan_to_num(gradient.sign(), nan=0.0)
+    if norm == "l1":
+        rows = torch.nan_to_num(gradient, nan=0.0).flatten(1)
+        place = rows.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(rows).scatter(1, place, rows.gather(1, place).sign()).reshape(gradient.shape)
     largest = per_row(gradient.flatten(1).abs().amax(1), gradient)
     usable = (largest > 0.0) & torch.isfinite(largest)
     scaled = torch.where(usable, gradient / torch.where(usable, largest, 1.0), 0.0)
     return scaled / torch.where(usable, lengths(scaled), 1.0)
 
 
-def lengths(moved: Tensor) -> Tensor:
-    """Return the l2 norm of each row of a batch, ``[B, 1, ...]``."""
-    return per_row(moved.flatten(1).norm(dim=1), moved)
+def lengths(moved: Tensor, norm: AnyNorm = "l2") -> Tensor:
+    """Return the norm of each row of a batch, ``[B, 1, ...]``."""
+    return per_row(moved.flatten(1).norm(p=ORDERS[norm], dim=1), moved)
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from certify.bounds.errors import Pass, measured_errors
 from certify.bounds.steepest import Box
 from certify.examples import Example
 from certify.graph import run_all
-from certify.results import Norm, Unbounded
+from certify.results import AnyNorm, Norm, Unbounded
 from certify.rounding import add_up, down, mul_up, sqrt_down, sqrt_up, sub_down, up
 
 Exact = list[Fraction]
@@ -82,7 +82,7 @@ def exact_example(example: Example) -> Exact:
     return [Fraction(float(number)) for number in np.asarray(example.stored, dtype=np.float64).ravel()]
 
 
-def is_nearer(x: Exact, y: Exact, radius: float, norm: Norm) -> bool:
+def is_nearer(x: Exact, y: Exact, radius: float, norm: AnyNorm) -> bool:
     """Return whether ||x - y|| < radius, decided in rational arithmetic.
 
     Example:
@@ -94,6 +94,8 @@ def is_nearer(x: Exact, y: Exact, radius: float, norm: Norm) -> bool:
         return False
     if norm == "linf":
         return max(abs(a - b) for a, b in zip(x, y, strict=True)) < Fraction(radius)
+    if norm == "l1":
+        return sum((abs(a - b) for a, b in zip(x, y, strict=True)), Fraction(0)) < Fraction(radius)
     return squared_distance(x, y) < Fraction(radius) ** 2
 
 

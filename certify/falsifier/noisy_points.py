@@ -3,7 +3,7 @@ r"""Inputs near a smoothed certificate where the noisy vote is likely to be lost
 The vote g(x) = argmax_k P(f(x + noise) = k) has no gradient, its soft form has: with m noisy copies of an input and p
 the mean of their softmax outputs, steps go up along the gradient of -log p_y (expectation over transformations), as in
 SmoothAdv: H. Salman et al., Provably robust deep learning via adversarially trained smoothed classifiers, NeurIPS 2019,
-arXiv:1906.04584, Section 2.2.
+arXiv:1906.04584, Section 2.2. The noise of the guess is Gaussian under every law, with its standard deviation.
 
 On a grid of 8-bit pixels the certificate speaks of grid points alone. The way found is then stretched or shortened
 until its rounding to the grid lies strictly inside the ball, in integers.
@@ -11,6 +11,7 @@ until its rounding to the grid lies strictly inside the ball, in integers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -22,9 +23,11 @@ from certify.bounds.steepest import Box, Network, differentiate
 from certify.examples import Example
 from certify.falsifier.balls import Balls
 from certify.falsifier.exactly import exact_example, exact_point, is_inside, is_nearer
+from certify.results import SmoothingNorm
 
 STRETCHES = 40
 LONGEST = 1.3  # rounding to the grid may shorten a step
+ORDERS: Mapping[SmoothingNorm, int] = {"l1": 1, "l2": 2}
 
 
 def lose_vote(
@@ -58,7 +61,9 @@ def _gradient(network: Network, point: Tensor, noise: Tensor, label: Tensor) -> 
     return differentiate(found, x).unsqueeze(0)
 
 
-def placed(example: Example, point: Tensor, radius: float, box: Box, *, on_grid: bool) -> Example | None:
+def placed(
+    example: Example, point: Tensor, radius: float, box: Box, *, on_grid: bool, norm: SmoothingNorm = "l2"
+) -> Example | None:
     """Return the input as an example strictly inside ball and domain, or None when there is none on that way.
 
     Args:
@@ -67,30 +72,32 @@ def placed(example: Example, point: Tensor, radius: float, box: Box, *, on_grid:
         radius: The certified radius.
         box: The declared range.
         on_grid: Whether the certificate speaks of 8-bit grid points alone.
+        norm: That of the radius.
 
     Example:
         >>> image = Example(0, "a", 0, np.array([100, 100], dtype=np.uint8))
         >>> placed(image, torch.tensor([0.9, 100 / 255]).double(), 3 / 255, None, on_grid=True).stored.tolist()
         [102, 100]
     """
-    stored = _nearest_on_grid(example, point, radius) if on_grid else point.detach().double().numpy()
+    stored = _nearest_on_grid(example, point, radius, norm) if on_grid else point.detach().double().numpy()
     if stored is None:
         return None
     found = Example(example.index, f"{example.id} attacked", example.label, stored)
     if not is_inside(torch.from_numpy(found.values()), box):
         return None
     exact = exact_example(found) if on_grid else exact_point(torch.from_numpy(found.values()))
-    return found if is_nearer(exact_example(example), exact, radius, "l2") else None
+    return found if is_nearer(exact_example(example), exact, radius, norm) else None
 
 
-def _nearest_on_grid(example: Example, point: Tensor, radius: float) -> NDArray[np.uint8] | None:
+def _nearest_on_grid(example: Example, point: Tensor, radius: float, norm: SmoothingNorm) -> NDArray[np.uint8] | None:
     """Return the first rounding strictly inside the ball of the way stretched by `LONGEST` and less."""
+    order = ORDERS[norm]
     start = example.stored.astype(np.float64)
     way = 255.0 * point.detach().double().numpy() - start
-    way *= min(1.0, 255.0 * radius / max(float(np.linalg.norm(way)), 1e-300))
+    way *= min(1.0, 255.0 * radius / max(float(np.linalg.norm(way.ravel(), ord=order)), 1e-300))
     for k in range(STRETCHES, 0, -1):
         pixels = np.clip(np.rint(start + LONGEST * k / STRETCHES * way), 0, 255).astype(np.int64)
-        apart = int(((pixels - example.stored.astype(np.int64)) ** 2).sum())
-        if apart and Fraction(apart) < (255 * Fraction(radius)) ** 2:
+        apart = int((np.abs(pixels - example.stored.astype(np.int64)) ** order).sum())
+        if apart and Fraction(apart) < (255 * Fraction(radius)) ** order:
             return pixels.astype(np.uint8)
     return None

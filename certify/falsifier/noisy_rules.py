@@ -1,7 +1,7 @@
 r"""What must hold between counts and radii, and a planted vote with a known radius, on the way of the run's own code.
 
 - Every radius follows from its counts; one vote more for the class, one less for the strongest other, does not lower
-  it; a smaller alpha does not raise it; sigma scales it.
+  it; a smaller alpha does not raise it; the scale of the noise scales it.
 - *Planted*: class 1 where the first of four pixels is above 1/2, else 0. On a grid the nearest image of class 0 has the
   pixel 127/255, in real numbers 1/2: no radius may reach beyond. The counts come from the run's noise law and bound, at
   error 1e-6, and must give a radius where the pixel is a standard deviation away.
@@ -47,10 +47,10 @@ def _contradictions(row: SmoothingExample, procedure: Procedure) -> Iterator[str
         yield f"its counts give class {own.predicted} to {own.radius!r}, its row says {row.predicted} to {row.radius!r}"
     if row.predicted is None:
         return
-    settings, alpha = procedure.settings, procedure.alpha
+    settings, alpha, law = procedure.settings, procedure.alpha, procedure.geometry
 
     def radius(counts: Sequence[int], alpha: float = alpha, sigma: float = settings.sigma) -> float:
-        return certify_counts(selection, counts, bound=settings.bound, alpha=alpha, sigma=sigma).radius
+        return certify_counts(selection, counts, bound=settings.bound, alpha=alpha, sigma=sigma, geometry=law).radius
 
     better = _one_vote_better(estimation, row.predicted)
     if not radius(better) >= row.radius:
@@ -58,7 +58,8 @@ def _contradictions(row: SmoothingExample, procedure: Procedure) -> Iterator[str
     if not radius(estimation, alpha=alpha / 2.0) <= row.radius:
         yield f"half of alpha raises its radius from {row.radius!r} to {radius(estimation, alpha=alpha / 2.0)!r}"
     twice = radius(estimation, sigma=2.0 * settings.sigma)
-    if not abs(twice - 2.0 * row.radius) <= ROUNDING * row.radius:
+    growth = law.scale(2.0 * settings.sigma) / law.scale(settings.sigma)  # about 2 where half-widths are whole levels
+    if not abs(twice - growth * row.radius) <= ROUNDING * row.radius:
         yield f"twice sigma turns its radius from {row.radius!r} to {twice!r}"
 
 

@@ -124,7 +124,7 @@ def _points(
     labels = torch.tensor([row.predicted for row in rows])
     return lose_vote(
         lambda x: run(single, x.to(device, torch.float32)).double().cpu(),
-        Balls(centres, radii, "l2", box),
+        Balls(centres, radii, settings.norm, box),
         labels,
         sigma=settings.sigma,
         steps=effort.steps,
@@ -143,7 +143,7 @@ def _lost_at(
     seed: int,
     box: Box,
 ) -> Found | None:
-    where = placed(example, point, row.radius, box, on_grid=law.float_sound)
+    where = placed(example, point, row.radius, box, on_grid=law.float_sound, norm=row.norm)
     if where is None or row.predicted is None:
         return None
     lost = prove_lost(classifier, law, where, row.predicted, pilot=effort.pilot, draws=effort.draws, seed=seed)

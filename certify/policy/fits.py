@@ -8,9 +8,9 @@ from msgspec import UNSET
 
 from certify.errors import InputError
 from certify.policy.gates import Gate
-from certify.results import Norm, Report, SmoothingReport, SmoothingSettings
+from certify.results import AnyNorm, Report, SmoothingReport, SmoothingSettings
 from certify.rounding import floor_text
-from certify.stats import BOUNDS, charged_alpha
+from certify.stats import BOUNDS, GEOMETRIES, charged_alpha
 
 SMALLEST = 0.001  # times sigma: the asked radius that stands for any positive one
 
@@ -46,13 +46,12 @@ def check_fits(report: Report, gate: Gate) -> None:
         )
     if gate.kind not in (None, kind):
         raise InputError(f"gate {gate.name!r}: expected {gate.kind} certificates, got a {kind} report; run {gate.kind}")
-    norm: Norm = "l2" if isinstance(report, SmoothingReport) else report.settings.norm
-    check_norm(gate, norm)
+    check_norm(gate, report.settings.norm)
     if isinstance(report, SmoothingReport):
         _check_reachable(report, gate)
 
 
-def check_norm(gate: Gate, norm: Norm) -> None:
+def check_norm(gate: Gate, norm: AnyNorm) -> None:
     """Refuse a gate on radii in another norm than the certificates have.
 
     Raises:
@@ -73,7 +72,8 @@ def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
     draws = settings.n if tables.plan is None else max(tables.plan)
     alpha = charged_alpha(settings.alpha, tables.alpha_charged)
     votes = (draws, *[0] * len(report.model.classes))  # the last: invalid outputs
-    largest = BOUNDS[settings.bound](votes, 0, alpha, settings.sigma, votes)
+    law = GEOMETRIES[tables.noise_law]
+    largest = BOUNDS[settings.bound](votes, 0, alpha, law.scale(settings.sigma), votes, law.radius)
     if gate.radius is not None and not gate.radius <= largest:
         raise InputError(
             f"gate {gate.name!r}: expected a radius that {draws} draws can certify at sigma {settings.sigma!r}, at "

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from certify.errors import InputError
-from certify.results import Norm, refuse_other_words
+from certify.results import AnyNorm, refuse_other_words
 
 PLANNED_KEYS = frozenset({"baseline", "max_drop", "max"})
 PLANNED_METRICS = frozenset({"class_certified_accuracy", "lipschitz", "mean_radius"})
@@ -29,7 +29,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     metric: Literal["certified_accuracy", "clean_accuracy"]
     min: float
     kind: Literal["lipschitz", "smoothing"] | None = None
-    norm: Norm = "l2"
+    norm: AnyNorm = "l2"
     radius: float | None = None
     claim: Literal["population", "list"] = "population"
     confidence: float = 0.95

@@ -31,17 +31,19 @@ Interval: TypeAlias = tuple[int, int]  # both ends included
 Endings: TypeAlias = Mapping[int, Sequence[tuple[Interval, Answers]]]
 
 
-def expected_tests(settings: SmoothingSettings, alpha: float) -> tuple[SequentialTest, ...]:
+def expected_tests(settings: SmoothingSettings, alpha: float, scale: float) -> tuple[SequentialTest, ...]:
     """Return the tests of the asked radii, at the error probability that is left for the bounds.
+
+    ``scale`` is what the radii of the noise law are proportional to.
 
     Raises:
         ValueError: If a setting is out of the range of the statistics.
     """
-    ratios = (math.nextafter(radius / settings.sigma, math.inf) for radius in settings.at)
-    return tuple(sequential_test(ratio, alpha, alpha, settings.n) for ratio in ratios)
+    ratios = (math.nextafter(radius / scale, math.inf) for radius in settings.at)
+    return tuple(sequential_test(ratio, alpha, alpha, settings.n, settings.noise) for ratio in ratios)
 
 
-def check_sequential_tables(report: SmoothingReport, alpha: float) -> Iterator[Finding]:
+def check_sequential_tables(report: SmoothingReport, alpha: float, scale: float) -> Iterator[Finding]:
     """Yield where the tables differ from those of the settings; a run without asked radii has none."""
     settings, found = report.settings, report.tables.sequential
     yield from compare("settings.at", sorted(set(settings.at)), list(settings.at))
@@ -50,7 +52,7 @@ def check_sequential_tables(report: SmoothingReport, alpha: float) -> Iterator[F
         return
     expected = [
         SequentialTable(radius=radius, looks=test.looks, up=test.up, lo=test.lo, level=test.level, sha256=test.sha256)
-        for radius, test in zip(settings.at, expected_tests(settings, alpha), strict=True)
+        for radius, test in zip(settings.at, expected_tests(settings, alpha, scale), strict=True)
     ]
     yield from compare("tables.sequential", expected, None if found is UNSET else list(found))
 
@@ -61,7 +63,9 @@ def check_unstopped(example: SmoothingExample, where: str) -> Iterator[Finding]:
     yield from require(example.decisions is UNSET, f"{where}.decisions", "absent, as no radius was asked for", "some")
 
 
-def check_sequential(report: SmoothingReport, example: SmoothingExample, where: str, alpha: float) -> Iterator[Finding]:
+def check_sequential(
+    report: SmoothingReport, example: SmoothingExample, where: str, alpha: float, scale: float
+) -> Iterator[Finding]:
     """Yield where an example differs from what its final counts allow, decisions, radius and prediction."""
     at, counts = report.settings.at, example.counts
     yield from compare(f"{where}.stopped", "gs", None if example.stopped is UNSET else example.stopped)
@@ -74,7 +78,7 @@ def check_sequential(report: SmoothingReport, example: SmoothingExample, where: 
         yield from compare(f"{where}.counts.n", 0, counts.n)
         yield from compare(f"{where}.decisions.verdict", ["not_certified"] * len(at), list(answers))
     else:
-        votes, tests = counts.estimation[selected], expected_tests(report.settings, alpha)
+        votes, tests = counts.estimation[selected], expected_tests(report.settings, alpha, scale)
         yield from _check_ending(endings(tests), counts.n, votes, answers, where)
     certified = answers.count("certified")  # as many of the smallest radii, when the answers are possible ones
     yield from compare(f"{where}.radius", at[certified - 1] if 0 < certified <= len(at) else 0.0, example.radius)

@@ -5,7 +5,8 @@ each pilot: the selected class and the number of draws it asks for. From each es
 those of the procedure (selection, plan, bound) written a second time from their definitions.
 
 The integer Gaussian law is cut at K = ceil(12 * 255 * sigma) and has 2 K thresholds, each probability a multiple of
-2^-63: its charge is n d (2 K) 2^-63 for d coordinates and at most n draws (`certify.stats.noise_charge`).
+2^-63: its charge is n d (2 K) 2^-63 for d coordinates and at most n draws (`certify.stats.noise_charge`). The integer
+uniform law on -m..m has 2 m, m the largest integer with m <= 255 sigma sqrt 3.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from fractions import Fraction
 from certify.report.findings import Finding, compare, require
 from certify.report.rederive_sequential import check_sequential, check_sequential_tables, check_unstopped
 from certify.results import SmoothingExample, SmoothingReport, SmoothingSettings, dump_json
-from certify.stats import BOUNDS, charged_alpha, noise_charge, sample_plan
+from certify.stats import BOUNDS, RadiusMap, charged_alpha, noise_charge, radius_l2, sample_plan
+from certify.stats.uniform import radius_l1
 
 TAIL_SIGMAS = 12
 PIXEL_LEVELS = 255
@@ -29,8 +31,42 @@ def _integer_levels(sigma: float) -> int:
     return 2 * math.ceil(Fraction(sigma) * PIXEL_LEVELS * TAIL_SIGMAS)
 
 
-LEVELS: Mapping[str, Callable[[float], int]] = {"gaussian": lambda _: 0, "gaussian-255": _integer_levels}
+def _uniform_steps(sigma: float) -> int:
+    """Return m of the integer uniform law."""
+    return math.isqrt(math.floor(3 * (PIXEL_LEVELS * Fraction(sigma)) ** 2))
+
+
+def _uniform_scale(sigma: float) -> float:
+    """Return the half-width sigma sqrt 3, rounded down."""
+    nearest = sigma * math.sqrt(3.0)
+    return nearest if Fraction(nearest) ** 2 <= 3 * Fraction(sigma) ** 2 else math.nextafter(nearest, 0.0)
+
+
+def _uniform_grid_scale(sigma: float) -> float:
+    """Return the half-width (m + 1/2) / 255, rounded down."""
+    exact = Fraction(2 * _uniform_steps(sigma) + 1, 2 * PIXEL_LEVELS)
+    nearest = float(exact)
+    return nearest if Fraction(nearest) <= exact else math.nextafter(nearest, 0.0)
+
+
+LEVELS: Mapping[str, Callable[[float], int]] = {
+    "gaussian": lambda _: 0,
+    "gaussian-255": _integer_levels,
+    "uniform": lambda _: 0,
+    "uniform-255": lambda sigma: 2 * _uniform_steps(sigma),
+}
 """Levels of each noise law at a sigma; 0 where alpha is not charged."""
+
+
+SCALES: Mapping[str, Callable[[float], float]] = {
+    "gaussian": lambda sigma: sigma,
+    "gaussian-255": lambda sigma: sigma,
+    "uniform": _uniform_scale,
+    "uniform-255": _uniform_grid_scale,
+}
+"""What the radii of each noise law are proportional to."""
+
+RADIUS_MAPS: Mapping[str, RadiusMap] = {"gaussian": radius_l2, "uniform": radius_l1}
 
 
 def check_tables(report: SmoothingReport) -> Iterator[Finding]:
@@ -40,14 +76,14 @@ def check_tables(report: SmoothingReport) -> Iterator[Finding]:
         ValueError: If a setting is out of the range of the statistics.
     """
     settings, tables = report.settings, report.tables
-    yield from require(tables.noise_law in LEVELS, "tables.noise_law", f"one of {sorted(LEVELS)}", tables.noise_law)
-    if settings.float_noise:
-        yield from compare("tables.noise_law", settings.noise, tables.noise_law)
+    laws = [settings.noise] if settings.float_noise else [settings.noise, f"{settings.noise}-{PIXEL_LEVELS}"]
+    yield from require(tables.noise_law in laws, "tables.noise_law", f"one of {laws}", tables.noise_law)
+    yield from _check_plan(report)
     if tables.noise_law in LEVELS:
         charge = expected_charge(settings, tables.noise_law, report.model.input.size)
         yield from compare("tables.alpha_charged", charge, tables.alpha_charged)
-    yield from _check_plan(report)
-    yield from check_sequential_tables(report, charged_alpha(settings.alpha, tables.alpha_charged))
+        scale = SCALES[tables.noise_law](settings.sigma)
+        yield from check_sequential_tables(report, charged_alpha(settings.alpha, tables.alpha_charged), scale)
 
 
 def expected_charge(settings: SmoothingSettings, noise_law: str, dimension: int) -> float:
@@ -91,8 +127,7 @@ def check_examples(report: SmoothingReport) -> Iterator[Finding]:
         broken = tuple(_check_counts(report, example, where))
         yield from broken
         if not broken:
-            check = check_sequential if report.settings.at else _check_certificate
-            yield from check(report, example, where, alpha)
+            yield from _check_answer(report, example, where, alpha)
 
 
 def _check_counts(report: SmoothingReport, example: SmoothingExample, where: str) -> Iterator[Finding]:
@@ -113,19 +148,31 @@ def _check_certificate(
 ) -> Iterator[Finding]:
     """Compare draws, radius and prediction of an example whose counts are whole."""
     yield from check_unstopped(example, where)
-    counts, settings = example.counts, report.settings
+    counts = example.counts
     selected = counts.selection.index(max(counts.selection))
     invalid = selected == len(report.model.classes)
     draws = 0 if invalid else _asked_draws(report, counts.selection[selected])
     yield from compare(f"{where}.counts.n", draws, counts.n)
-    proved = (
-        BOUNDS[settings.bound](counts.estimation, selected, alpha, settings.sigma, counts.selection)
-        if counts.n
-        else 0.0
-    )
+    proved = _radius(report, selected, example, alpha) if counts.n else 0.0
     certified = not invalid and 0.0 < proved < math.inf
     yield from compare(f"{where}.radius", proved if certified else 0.0, example.radius)
     yield from compare(f"{where}.predicted", selected if certified else None, example.predicted)
+
+
+def _radius(report: SmoothingReport, selected: int, example: SmoothingExample, alpha: float) -> float:
+    """Return the radius that the counts of an example prove for a class."""
+    settings, counts = report.settings, example.counts
+    scale, radius = SCALES[report.tables.noise_law](settings.sigma), RADIUS_MAPS[settings.noise]
+    return BOUNDS[settings.bound](counts.estimation, selected, alpha, scale, counts.selection, radius)
+
+
+def _check_answer(report: SmoothingReport, example: SmoothingExample, where: str, alpha: float) -> Iterator[Finding]:
+    """Compare what an example with whole counts answers: the asked radii, or its own."""
+    if report.settings.at:
+        scale = SCALES[report.tables.noise_law](report.settings.sigma)
+        yield from check_sequential(report, example, where, alpha, scale)
+    else:
+        yield from _check_certificate(report, example, where, alpha)
 
 
 def _asked_draws(report: SmoothingReport, votes: int) -> int | None:

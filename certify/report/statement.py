@@ -7,9 +7,10 @@
 integer k. Integer noise gives ``grid``: Z is the rounding of real Gaussian noise to the grid, so for x' on the grid
 the sum x' + Z is exact in the machine and equals the rounding of x' plus the real noise. The vote is then the smoothed
 vote of the *function* f o round, the theorem of Cohen, Rosenfeld and Kolter (2019, arXiv 1902.02918, Theorem 1) applies
-to it, and no floating-point step separates the theorem from the program. In real arithmetic the same certificate holds
-at every real x' of the ball, with the sum rounded before f; the machine cannot add there exactly, so the domain claimed
-is the grid. With float noise fl(x + noise) is no function of x + noise (arXiv 2207.07209), hence ``not float-sound``.
+to it, and no floating-point step separates the theorem from the program. Noise uniform on whole levels has a theorem of
+its own, of counting grid points, in l1 (`certify.stats.uniform`). In real arithmetic the same certificate holds at
+every real x' of the ball, with the sum rounded before f; the machine cannot add there exactly, so the domain claimed is
+the grid. With float noise fl(x + noise) is no function of x + noise (arXiv 2207.07209), hence ``not float-sound``.
 
 *Radius.* The inequality is strict: the theorem holds on the open ball, and a margin that is exactly used up is a tie.
 
@@ -21,25 +22,34 @@ probability of one if each is run at alpha / N.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_FLOOR, Context, Decimal
 
 from certify.report.figures import upper_figure
 from certify.results import (
+    AnyNorm,
     LipschitzExample,
     LipschitzSettings,
     ModelRecord,
     NetworkBound,
-    Norm,
     SmoothingSettings,
     Statement,
     Tables,
 )
 from certify.stats import false_certificates_quantile
+from certify.stats.uniform import grid_steps, half_width
 
-INTEGER_NOISE_LAWS = frozenset({"gaussian-255"})
+INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255"})
 QUANTILES = (0.95, 0.99)
-NORM_WORDS: Mapping[Norm, str] = {"l2": "||x' - x||_2", "linf": "||x' - x||_inf"}
+NORM_WORDS: Mapping[AnyNorm, str] = {"l1": "||x' - x||_1", "l2": "||x' - x||_2", "linf": "||x' - x||_inf"}
+NOISE_WORDS: Mapping[str, Callable[[float], str]] = {
+    "gaussian": lambda sigma: f"Gaussian noise, sigma {sigma!r}",
+    "gaussian-255": lambda sigma: f"Gaussian noise rounded to the 8-bit grid, sigma {sigma!r}",
+    "uniform": lambda sigma: f"uniform noise of half-width {half_width(sigma)!r}, sigma {sigma!r}",
+    "uniform-255": lambda sigma: (
+        f"noise uniform on the whole levels -{grid_steps(sigma)}..{grid_steps(sigma)} of 1/255, sigma {sigma!r}"
+    ),
+}
 ARITHMETIC_WORDS: Mapping[str, str] = {
     "exact": "exact: real arithmetic on the stored weights",
     "float64": "float64: the deployed program, in any order of summation",
@@ -90,7 +100,7 @@ def smoothing_statement(*, settings: SmoothingSettings, model: ModelRecord, tabl
     """Return the statement of a smoothing report over ``examples`` examples; its noise law decides the domain."""
     on_grid = tables.noise_law in INTEGER_NOISE_LAWS
     return Statement(
-        text=_smoothing_text(settings, model, on_grid=on_grid),
+        text=_smoothing_text(settings, model, tables.noise_law, on_grid=on_grid),
         object="smoothed",
         arithmetic=_smoothing_arithmetic(settings, on_grid=on_grid),
         domain="grid" if on_grid else "real ball",
@@ -99,13 +109,14 @@ def smoothing_statement(*, settings: SmoothingSettings, model: ModelRecord, tabl
     )
 
 
-def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, *, on_grid: bool) -> str:
+def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, noise_law: str, *, on_grid: bool) -> str:
     points = "8-bit grid point x'" if on_grid else "x'"
-    noise = "noise rounded to the 8-bit grid" if on_grid else "noise"
+    noise = NOISE_WORDS[noise_law](settings.sigma) if noise_law in NOISE_WORDS else f"unknown noise {noise_law!r}"
     return (
         f"For each example x with a positive radius, except with probability at most {settings.alpha!r} over its own "
-        f"draws, the smoothed classifier (Gaussian {noise}, sigma {settings.sigma!r}) of the network with the weights "
-        f"of sha256 {model.sha256} gives the predicted class to every {points} with ||x' - x||_2 < radius, "
+        f"draws, the smoothed classifier ({noise}) of the network with the weights "
+        f"of sha256 {model.sha256} gives the predicted class to every {points} with {NORM_WORDS[settings.norm]} < "
+        "radius, "
         f"{_space(model)}. The network without noise is promised nothing."
     )
 

@@ -14,11 +14,11 @@ from fractions import Fraction
 from msgspec.structs import replace
 
 from certify.results import (
+    AnyNorm,
     CertifiedAccuracy,
     CertifiedCount,
     LipschitzExample,
     LipschitzSettings,
-    Norm,
     SmoothingExample,
     SmoothingSettings,
     Summary,
@@ -29,7 +29,8 @@ from certify.rounding import down
 from certify.stats import population_limits
 
 CONFIDENCE = 0.95
-RADII: Mapping[Norm, tuple[float, ...]] = {
+RADII: Mapping[AnyNorm, tuple[float, ...]] = {
+    "l1": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0),
     "l2": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
     "linf": (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255, 0.05, 0.1, 0.2, 0.3),
 }
@@ -49,7 +50,7 @@ def summarise_smoothing(
     spoken of, and there is no mean radius. ``unsampled`` examples without draws leave counts, and no shares: of n
     examples at least the certified ones are, and at most these and the unsampled ones.
     """
-    found = _summarise(examples, settings.at or RADII["l2"], alpha=settings.alpha)
+    found = _summarise(examples, settings.at or RADII[settings.norm], alpha=settings.alpha)
     if settings.at:
         found = replace(found, mean_radius=None)
     return _partial(found, examples, settings.at, unsampled) if unsampled else found

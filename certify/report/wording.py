@@ -36,7 +36,39 @@ def describe_kind(report: Report) -> str:
     """Return the kind of certificates, their norm, and whether they can fail by chance."""
     if isinstance(report, LipschitzReport):
         return f"Lipschitz certificates, {report.settings.norm}, deterministic"
-    return f"smoothing certificates, l2, probabilistic (alpha {report.settings.alpha!r} per example)"
+    return (
+        f"smoothing certificates, {report.settings.norm}, probabilistic (alpha {report.settings.alpha!r} per example)"
+    )
+
+
+def describe_headline(report: Report) -> str:
+    """Return the one line that stands over a report: its verdicts, else what it certified."""
+    verdicts = [gate.verdict for gate in report.gates]
+    if verdicts:
+        counts = ", ".join(f"{verdicts.count(word)} {word}" for word in VERDICT_ORDER if word in verdicts)
+        return f"Gates: {counts}"
+    if report.summary is not UNSET:
+        return f"Certificates of {report.summary.examples:,} examples"
+    return "A bound of the network, without examples"
+
+
+def describe_asked(gate: GateRow) -> str:
+    """Return what a gate asks for, in one phrase."""
+    metric = gate.metric.replace("_", " ")
+    where = "" if gate.radius is UNSET else f" at radius {radius_label(gate.radius)}"
+    claim = "plain share" if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
+    least = "at least" if gate.baseline is UNSET else "below the baseline's by at most"
+    return f"{metric}{where} {least} {gate.threshold!r} ({claim})"
+
+
+def describe_shape(shape: Sequence[int]) -> str:
+    """Return a shape as it is read aloud.
+
+    Example:
+        >>> describe_shape((64, 3, 3, 3))
+        '64x3x3x3'
+    """
+    return "x".join(map(str, shape))
 
 
 def describe_space(space: InputSpace) -> str:

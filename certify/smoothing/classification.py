@@ -72,7 +72,7 @@ class Classification:
             predicted=certificate.predicted,
             correct=certificate.predicted == example.label,
             radius=certificate.radius,
-            norm="l2",
+            norm=settings.norm,
             counts=Counts(selection=selection, estimation=estimation, n0=settings.n0, n=drawn.n, seed=settings.seed),
             procedure=self.procedure.name,
             seconds=drawn.seconds,

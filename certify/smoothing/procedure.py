@@ -9,7 +9,8 @@ With asked radii, 2 and 3 are a group-sequential test of each (`certify.smoothin
 looks decide when the draws end and which radii are certified, and the radius is the largest of these.
 
 **Statement.** With probability at least 1 - alpha over the draws of one example: if A is certified with radius R, then
-the smoothed classifier g(x) = argmax_k P(f(x + noise) = k) has g(x + delta) = A for every ||delta||_2 < R.
+the smoothed classifier g(x) = argmax_k P(f(x + noise) = k) has g(x + delta) = A for every ||delta|| < R, in l2 for
+Gaussian noise and in l1 for uniform noise (`certify.stats.GEOMETRIES`).
 
 **Reason.** A and n are functions of the pilot. Given the pilot, the estimation draws are fresh and n is a constant, so
 the bound errs with probability at most the alpha it is run at; averaging over pilots keeps this. The integer noise law
@@ -35,7 +36,7 @@ from certify.results import Decision, SequentialTable, SmoothingSettings, Tables
 from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.questions import Question, answers, ask_questions, draws_to_next_look
-from certify.stats import BOUNDS, charged_alpha, noise_charge, sample_plan, smallest_n
+from certify.stats import BOUNDS, GEOMETRIES, Geometry, charged_alpha, noise_charge, sample_plan, smallest_n
 from certify.stats.arguments import MAX_DRAWS, MAX_SIGMA, MIN_ALPHA, MIN_SIGMA
 
 
@@ -66,6 +67,12 @@ class Procedure:
     charge: float
     alpha: float
     questions: tuple[Question, ...] = ()
+    law: str = "gaussian"
+
+    @property
+    def geometry(self) -> Geometry:
+        """What the noise law makes of bounds on probabilities."""
+        return GEOMETRIES[self.law]
 
     @property
     def name(self) -> str:
@@ -92,7 +99,12 @@ class Procedure:
         if self.questions:
             return certify_answers(self.questions, selection, votes)
         return certify_counts(
-            selection, estimation, bound=self.settings.bound, alpha=self.alpha, sigma=self.settings.sigma
+            selection,
+            estimation,
+            bound=self.settings.bound,
+            alpha=self.alpha,
+            sigma=self.settings.sigma,
+            geometry=self.geometry,
         )
 
 
@@ -117,7 +129,8 @@ def plan_procedure(settings: SmoothingSettings, *, classes: int, law: NoiseLaw, 
         plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha) if planned else None
     except ValueError as error:
         raise InputError(str(error)) from error
-    procedure = Procedure(settings, classes, plan, charge, alpha, ask_questions(settings, alpha))
+    questions = ask_questions(settings, alpha, GEOMETRIES[law.name])
+    procedure = Procedure(settings, classes, plan, charge, alpha, questions, law.name)
     if not settings.at:
         _refuse_hopeless(procedure)
     return procedure
@@ -167,7 +180,13 @@ def select_class(selection: Sequence[int]) -> int | None:
 
 
 def certify_counts(
-    selection: Sequence[int], estimation: Sequence[int], *, bound: str, alpha: float, sigma: float
+    selection: Sequence[int],
+    estimation: Sequence[int],
+    *,
+    bound: str,
+    alpha: float,
+    sigma: float,
+    geometry: Geometry = GEOMETRIES["gaussian"],
 ) -> Certificate:
     """Return the certificate that two count vectors ``[classes + 1]`` (the last: invalid outputs) give.
 
@@ -178,7 +197,8 @@ def certify_counts(
         estimation: Votes of the fresh draws.
         bound: Key of `certify.stats.BOUNDS`.
         alpha: Error probability of the bound, the charge of the noise law already taken off.
-        sigma: Standard deviation of the noise, in the space of the radius.
+        sigma: Standard deviation of every coordinate of the noise, in the space of the radius.
+        geometry: That of the noise law; Gaussian by default.
 
     Example:
         >>> certify_counts([120, 8, 0], [990, 10, 0], bound="clopper-pearson", alpha=0.001, sigma=0.25).predicted
@@ -189,7 +209,7 @@ def certify_counts(
     selected = select_class(selection)
     if selected is None:
         return Certificate(None, 0.0, _invalid_winner(selection))
-    radius = BOUNDS[bound](estimation, selected, alpha, sigma, selection)
+    radius = BOUNDS[bound](estimation, selected, alpha, geometry.scale(sigma), selection, geometry.radius)
     if not 0.0 < radius < math.inf:
         return Certificate(None, 0.0, _abstention(estimation, selected))
     return Certificate(selected, radius)
@@ -261,7 +281,8 @@ def _refuse_hopeless(procedure: Procedure) -> None:
     most = procedure.settings.n if procedure.plan is None else max(procedure.plan)
     if _certifies_unanimous(procedure, most):
         return
-    least = smallest_n(procedure.alpha, 0.0, procedure.settings.bound, procedure.classes + 1)
+    radius = procedure.geometry.radius
+    least = smallest_n(procedure.alpha, 0.0, procedure.settings.bound, procedure.classes + 1, radius)
     if procedure.plan is not None and least > BLOCK_DRAWS:
         least = math.ceil(least / BLOCK_DRAWS) * BLOCK_DRAWS  # a plan holds whole blocks
     raise InputError(

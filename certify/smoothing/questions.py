@@ -21,9 +21,11 @@ from itertools import accumulate
 
 from certify.errors import InputError
 from certify.results import Answer, SmoothingSettings
-from certify.stats import SequentialTest, sequential_test, smallest_n
+from certify.stats import GEOMETRIES, Geometry, SequentialTest, sequential_test, smallest_n
 from certify.stats.sequential import LARGEST_RATIO
 
+LARGEST_RATIOS = {"gaussian": LARGEST_RATIO, "uniform": 1.0 - 2.0**-30}
+LARGEST_WORDS = {"gaussian": f"{LARGEST_RATIO:g} sigma", "uniform": "below the half-width of the noise"}
 ORDER: tuple[Answer, ...] = ("certified", "undecided", "not_certified")
 
 
@@ -35,31 +37,34 @@ class Question:
     test: SequentialTest
 
 
-def ask_questions(settings: SmoothingSettings, alpha: float) -> tuple[Question, ...]:
+def ask_questions(
+    settings: SmoothingSettings, alpha: float, geometry: Geometry = GEOMETRIES["gaussian"]
+) -> tuple[Question, ...]:
     """Return the questions of the asked radii, at the error probability that is left for the bounds.
 
-    The ratio r / sigma is rounded up, so a certified question certifies at least r.
+    The ratio of a radius to the scale of the noise is rounded up, so a certified question certifies at least r.
 
     Raises:
-        InputError: If a radius is not positive, above 8 sigma, or beyond what the cap of the draws can certify; the
-            message names the cap that can.
+        InputError: If a radius is not positive, above 8 sigma (for uniform noise, its half-width or more), or beyond
+            what the cap of the draws can certify; the message names the cap that can.
     """
-    return tuple(_ask(radius, settings, alpha) for radius in settings.at)
+    return tuple(_ask(radius, settings, alpha, geometry) for radius in settings.at)
 
 
-def _ask(radius: float, settings: SmoothingSettings, alpha: float) -> Question:
-    ratio = math.nextafter(radius / settings.sigma, math.inf)
-    if not (radius > 0.0 and 2.0**-30 <= ratio <= LARGEST_RATIO):
+def _ask(radius: float, settings: SmoothingSettings, alpha: float, geometry: Geometry) -> Question:
+    scale = geometry.scale(settings.sigma)
+    ratio = math.nextafter(radius / scale, math.inf)
+    if not (radius > 0.0 and 2.0**-30 <= ratio <= LARGEST_RATIOS[geometry.family]):
         raise InputError(
-            f"expected each radius of --at from {settings.sigma * 2.0**-30:.0e} to {LARGEST_RATIO:g} sigma, got "
+            f"expected each radius of --at from {scale * 2.0**-30:.0e} to {LARGEST_WORDS[geometry.family]}, got "
             f"{radius} at sigma {settings.sigma}"
         )
     try:
-        test = sequential_test(ratio, alpha, alpha, settings.n)
+        test = sequential_test(ratio, alpha, alpha, settings.n, geometry.family)
     except ValueError as error:
         raise InputError(str(error)) from error
     if all(votes > draws for votes, draws in zip(test.up, test.looks, strict=True)):
-        least = smallest_n(alpha, ratio)
+        least = smallest_n(alpha, ratio, radius=geometry.radius)
         raise InputError(
             f"expected enough draws to certify a radius of {radius} at sigma {settings.sigma} and alpha="
             f"{settings.alpha}, got n={settings.n}: even unanimous votes certify nothing; ask for --n {least} or more"

@@ -28,6 +28,10 @@ SETTINGS = SmoothingSettings(sigma=0.25, n=2000, n0=128)
 PIXELS = 12
 
 
+UNIFORM = replace(SETTINGS, noise="uniform")
+"""The radii of these are in l1."""
+
+
 def half_space(seed: int = 0) -> Graph:
     """Two classes split by a plane through the middle of the pixels: the smoothed radius is the distance to it."""
     b = Build(PIXELS, seed=seed)
@@ -57,43 +61,58 @@ def certified(graph: Graph, examples: list[Example], settings: SmoothingSettings
         return list(run_smoothing(predictor(graph), data, classes=2, settings=settings, store=store, batch=128))
 
 
-def distance(graph: Graph, example: Example) -> float:
+def distance(graph: Graph, example: Example, order: float = 2) -> float:
+    """To the plane, in l2; in the norm whose dual has this order."""
     weight, bias = (graph.tensors[f"v1.{role}"] for role in ("weight", "bias"))
     normal, x = weight[0] - weight[1], torch.from_numpy(example.values())
-    return abs(float(normal @ x + bias[0] - bias[1])) / float(normal.norm())
+    return abs(float(normal @ x + bias[0] - bias[1])) / float(normal.norm(p=order))
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, UNIFORM], ids=["gaussian", "uniform"])
 @pytest.mark.parametrize("eight_bit", [True, False])
-def test_right_certificates_survive(eight_bit: bool, tmp_path) -> None:
+def test_right_certificates_survive(settings: SmoothingSettings, eight_bit: bool, tmp_path) -> None:
     graph, examples = half_space(), some(12, eight_bit)
-    rows = certified(graph, examples, SETTINGS, tmp_path)
+    rows = certified(graph, examples, settings, tmp_path)
     assert sum(row.radius > 0 for row in rows) >= 6
-    found = falsify_smoothing(predictor(graph), graph, examples, rows, SETTINGS, classes=2, range=(0.0, 1.0))
+    found = falsify_smoothing(predictor(graph), graph, examples, rows, settings, classes=2, range=(0.0, 1.0))
     assert (found.level, found.found) == ("quick", 0)
     assert ": 0 lost" in found.tried
 
 
+def test_l1_radii_end_before_the_nearest_input_of_the_other_class(tmp_path) -> None:
+    """By symmetry of the noise the smoothed vote of a half-space changes at the plane."""
+    graph, examples = half_space(), some(40, False)
+    rows = certified(graph, examples, UNIFORM, tmp_path)
+    assert {row.norm for row in rows} == {"l1"}
+    shares = [row.radius / distance(graph, x, torch.inf) for row, x in zip(rows, examples, strict=True) if row.radius]
+    assert len(shares) >= 20
+    assert max(shares) < 1.0
+
+
+@pytest.mark.parametrize(("settings", "order"), [(SETTINGS, 2), (UNIFORM, torch.inf)], ids=["gaussian", "uniform"])
 @pytest.mark.parametrize("eight_bit", [True, False])
-def test_radii_beyond_the_true_ones_are_proved_false(eight_bit: bool, tmp_path, monkeypatch) -> None:
+def test_radii_beyond_the_true_ones_are_proved_false(settings, order, eight_bit: bool, tmp_path, monkeypatch) -> None:
     graph, examples = half_space(), some(16, eight_bit)
-    rows = certified(graph, examples, SETTINGS, tmp_path)
+    rows = certified(graph, examples, settings, tmp_path)
     wrong = [
-        replace(row, radius=distance(graph, example) + 0.12) if row.radius > 0 else row
+        replace(row, radius=distance(graph, example, order) + 0.12 * (1 if order == 2 else 3))
+        if row.radius > 0
+        else row
         for row, example in zip(rows, examples, strict=True)
     ]
     monkeypatch.setattr("certify.falsifier.smoothing.check_counts", lambda *_: None)
     with pytest.raises(BrokenCertificate, match="chance allows") as caught:
-        falsify_smoothing(predictor(graph), graph, examples, wrong, SETTINGS, classes=2, range=(-1.0, 2.0))
+        falsify_smoothing(predictor(graph), graph, examples, wrong, settings, classes=2, range=(-1.0, 2.0))
     evidence = caught.value.evidence
     assert len(evidence["lost"]) > evidence["allowed"] >= 1
     for lost in evidence["lost"]:
-        check_lost(graph, lost, eight_bit)
+        check_lost(graph, lost, eight_bit, 1 if order == torch.inf else 2)
 
 
-def check_lost(graph: Graph, lost: dict, eight_bit: bool) -> None:
+def check_lost(graph: Graph, lost: dict, eight_bit: bool, order: int) -> None:
     scale = Fraction(1, 255) if eight_bit else Fraction(1)
     x, y = ([Fraction(v) * scale for v in lost[key]] for key in ("input", "found"))
-    assert sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) < Fraction(lost["radius"]) ** 2
+    assert sum(abs(a - b) ** order for a, b in zip(x, y, strict=True)) < Fraction(lost["radius"]) ** order
     assert not eight_bit or all(isinstance(v, int) and 0 <= v <= 255 for v in lost["found"])
     point = torch.tensor([[float(v) for v in y]], dtype=torch.float64)
     assert int(run(graph, point).argmax()) == lost["rival"] != lost["label"]  # the smoothed class of a half-space
@@ -250,8 +269,8 @@ def test_rules_between_counts_and_radii(bound: str, estimation: list[int]) -> No
 def test_a_bound_that_moves_the_wrong_way_is_caught(monkeypatch, broken, finding) -> None:
     procedure = plan_procedure(SETTINGS, classes=2, law=make_law(SETTINGS, eight_bit=True), dimension=PIXELS)
 
-    def wrong(selection, estimation, *, bound, alpha, sigma):
-        own = certify_counts(selection, estimation, bound=bound, alpha=alpha, sigma=sigma)
+    def wrong(selection, estimation, *, bound, alpha, sigma, geometry):
+        own = certify_counts(selection, estimation, bound=bound, alpha=alpha, sigma=sigma, geometry=geometry)
         return dataclasses.replace(own, radius=broken(own.radius, alpha, sigma, estimation[0]))
 
     monkeypatch.setattr(noisy_rules, "certify_counts", wrong)
@@ -267,8 +286,9 @@ def test_a_bound_that_moves_the_wrong_way_is_caught(monkeypatch, broken, finding
 @pytest.mark.parametrize("sigma", [0.004, 0.05, 0.25, 1.0, 2.5])
 @pytest.mark.parametrize("eight_bit", [True, False])
 @pytest.mark.parametrize("bound", ["two-interval", "clopper-pearson"])
-def test_the_planted_vote_is_certified_as_it_must_be(sigma: float, eight_bit: bool, bound: str) -> None:
-    settings = SmoothingSettings(sigma=sigma, bound=bound)
+@pytest.mark.parametrize("noise", ["gaussian", "uniform"])
+def test_the_planted_vote_is_certified_as_it_must_be(sigma: float, eight_bit: bool, bound: str, noise: str) -> None:
+    settings = SmoothingSettings(sigma=sigma, bound=bound, noise=noise)
     law = make_law(settings, eight_bit=eight_bit)
     for seed in range(3):
         check_planted(replace(settings, seed=seed), law, on_grid=law.float_sound)

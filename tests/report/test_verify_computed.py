@@ -78,8 +78,9 @@ def check_network(graph: Graph, settings: LipschitzSettings) -> None:
 @pytest.mark.parametrize("eight_bit", [True, False])
 @pytest.mark.parametrize("procedure", ["planned", "fixed"])
 @pytest.mark.parametrize("bound", BOUNDS)
-def test_the_procedure_and_its_verification_agree_on_every_count(eight_bit, procedure, bound):
-    settings = SmoothingSettings(sigma=0.37, n=1500, n0=20, procedure=procedure, bound=bound, price=1e-4)
+@pytest.mark.parametrize("noise", ["gaussian", "uniform"])
+def test_the_procedure_and_its_verification_agree_on_every_count(eight_bit, procedure, bound, noise):
+    settings = SmoothingSettings(sigma=0.37, n=1500, n0=20, procedure=procedure, bound=bound, price=1e-4, noise=noise)
     model, law = model_record(), make_law(settings, eight_bit=eight_bit)
     run = plan_procedure(settings, classes=3, law=law, dimension=model.input.size)
     tables = make_tables(run, law)
@@ -111,7 +112,7 @@ def example_of(run, settings, rng, index):
         predicted=certificate.predicted,
         correct=certificate.predicted == 0,
         radius=certificate.radius,
-        norm="l2",
+        norm=settings.norm,
         counts=Counts(selection=selection, estimation=estimation, n0=settings.n0, n=draws, seed=settings.seed),
         procedure=settings.procedure,
         seconds=0.0,

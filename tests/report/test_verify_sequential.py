@@ -82,8 +82,9 @@ def test_the_possible_ends_are_those_of_every_path_of_votes(tests):
 
 @pytest.mark.parametrize("eight_bit", [True, False])
 @pytest.mark.parametrize("at", [(0.2,), (0.05, 0.2, 0.4)])
-def test_the_procedure_and_its_verification_agree(eight_bit, at):
-    settings = SmoothingSettings(sigma=0.37, n=1500, n0=20, at=at)
+@pytest.mark.parametrize("noise", ["gaussian", "uniform"])
+def test_the_procedure_and_its_verification_agree(eight_bit, at, noise):
+    settings = SmoothingSettings(sigma=0.37, n=1500, n0=20, at=at, noise=noise)
     model, law = model_record(), make_law(settings, eight_bit=eight_bit)
     run = plan_procedure(settings, classes=3, law=law, dimension=model.input.size)
     rng = np.random.default_rng(1)
@@ -122,7 +123,7 @@ def walked(run, settings, rng, index):
         predicted=certificate.predicted,
         correct=certificate.predicted == 0,
         radius=certificate.radius,
-        norm="l2",
+        norm=settings.norm,
         counts=Counts(selection=selection, estimation=tuple(counts.tolist()), n0=settings.n0, n=n, seed=0),
         procedure="sequential",
         seconds=0.0,
