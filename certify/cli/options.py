@@ -27,6 +27,7 @@ class Format(StrEnum):
     csv = "csv"
     tsv = "tsv"
     markdown = "markdown"
+    html = "html"
     junit = "junit"
 
 

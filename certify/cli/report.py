@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
 from certify.cli import options
 from certify.cli.output import Output, write_note, write_text
+from certify.cli.pages import show_page
+from certify.errors import InputError
 
 EXIT_INCONSISTENT = 2
+Thumbnails: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--thumbnails",
+        metavar="DATA",
+        help="With --format html: show the images of these data, each found by the hash that the report holds for it.",
+    ),
+]
 ReportArgument = Annotated[Path, typer.Argument(metavar="REPORT", help="A report.json.")]
 
 
@@ -18,16 +28,24 @@ def report_command(
     reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports to show.")],
     format: options.FormatOption = options.Format.terminal,  # noqa: A002 - the name of the flag
     color: options.ColorOption = options.Color.auto,
+    thumbnails: Thumbnails = None,
 ) -> int:
-    """Show reports in another format, with a warning where one is inconsistent."""
+    """Show reports in another format, with a warning where one is inconsistent; as HTML all of them on one page."""
     from certify.report import read_document, verify_report
 
+    paged = format is options.Format.html
+    if thumbnails is not None and not paged:
+        raise InputError(f"expected --format html with --thumbnails, got {format.value}; only a page shows images")
     out = Output(format, None, color)
     found = [read_document(path) for path in reports]
-    for path, report in zip(reports, found, strict=True):
-        if findings := verify_report(report):
-            write_note(f"warning: {path}: inconsistent, do not trust it ({findings[0]}); see `certify verify`")
-        out.show(report)
+    findings = [verify_report(report) for report in found]
+    for path, report, contradictions in zip(reports, found, findings, strict=True):
+        if contradictions:
+            write_note(f"warning: {path}: inconsistent, do not trust it ({contradictions[0]}); see `certify verify`")
+        if not paged:
+            out.show(report)
+    if paged:
+        write_text(show_page(reports, found, findings, thumbnails))
     return 0
 
 

@@ -4,11 +4,13 @@ from certify.loading.checkpoints import export, load, read_architecture, read_mo
 from certify.loading.data import check_dataset, read_data
 from certify.loading.model import Model
 from certify.loading.model_file import WeightsOnly, read_model_file, write_model_file
+from certify.loading.thumbnails import encode_thumbnails
 
 __all__ = [
     "Model",
     "WeightsOnly",
     "check_dataset",
+    "encode_thumbnails",
     "export",
     "load",
     "read_architecture",

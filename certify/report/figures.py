@@ -11,6 +11,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 SIGNIFICANT = 5
 EXACT = 18  # decimals of 18 digits lie closer than half the space of two floats: either direction reads back the same
 PLAIN_FROM, PLAIN_BELOW = Decimal("1e-4"), Decimal("1e7")
+SHORT = 7  # characters
 PIXEL_STEPS = {k / 255: f"{k}/255" for k in range(1, 33)}
 
 
@@ -86,3 +87,14 @@ def radius_label(radius: float) -> str:
         ('8/255', '0.3', '> 0')
     """
     return "> 0" if radius == 0.0 else PIXEL_STEPS.get(radius, repr(radius))
+
+
+def radius_text(radius: float) -> str:
+    """Return a radius for a narrow table: as asked where that is short, else rounded down.
+
+    Example:
+        >>> radius_text(0.25), radius_text(0.7312345678)
+        ('0.25', '0.73123')
+    """
+    label = radius_label(radius)
+    return label if len(label) <= SHORT else lower_figure(radius)

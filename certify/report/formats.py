@@ -23,6 +23,9 @@ class Renderer(Protocol):
         ...
 
 
+COMPARING = "terminal, json, csv, markdown, html"
+
+
 def render_json(report: Document, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
     """Return the report itself, as ``report.json`` holds it."""
     return report_to_json(report)
@@ -37,7 +40,7 @@ def _load_later(module: str, name: str, *, comparison: str = "") -> Renderer:
     def render(report: Document, *, width: int | None = None, color: bool = False) -> str:
         compared = isinstance(report, ComparisonReport)
         if compared and not comparison:
-            raise InputError("expected a format that shows comparisons (terminal, json, csv, markdown), got another")
+            raise InputError(f"expected a format that shows comparisons ({COMPARING}), got another")
         file, function = (comparison, "render_comparison") if compared and comparison != module else (module, name)
         renderer: Renderer = getattr(import_module(f"certify.report.{file}"), function)
         return renderer(report, width=width, color=color)
@@ -52,6 +55,7 @@ FORMATS: Mapping[str, Renderer] = MappingProxyType(
         "csv": _load_later("csv_view", "render_csv", comparison="csv_view"),
         "tsv": _load_later("tsv", "render_tsv"),
         "markdown": _load_later("markdown", "render_markdown", comparison="comparison_markdown"),
+        "html": _load_later("html_view", "render_html", comparison="html_view"),
         "junit": _load_later("junit", "render_junit"),
     }
 )

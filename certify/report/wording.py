@@ -5,7 +5,9 @@ A view clips, escapes and colours for its own place (`certify.report.neutralise`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from msgspec import UNSET
 
@@ -14,6 +16,7 @@ from certify.report.neutralise import strip_controls
 from certify.results import (
     CertifiedAccuracy,
     Falsifier,
+    GateRow,
     InputSpace,
     LipschitzExample,
     LipschitzReport,
@@ -22,9 +25,29 @@ from certify.results import (
     SmoothingExample,
     SmoothingSettings,
     Summary,
+    Verdict,
 )
 
 SHARE_DIGITS = 3
+VERDICT_ORDER: tuple[Verdict, ...] = ("failed", "undecided", "passed")  # those that ask for action first
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A short name of an estimate of the network's constant, and what it means."""
+
+    name: str
+    meaning: str
+
+
+FLOORS: Mapping[str, Floor] = MappingProxyType(
+    {
+        "slope_floor": Floor(
+            "slope floor", "steepest if slopes were free: no bound from slope ranges alone goes below"
+        ),
+        "data_floor": Floor("data floor", "steepest slope found: the constant is about this or more"),
+    }
+)
 
 LIMITS_NOTE = (
     "limits: lower of the share that is truly certified in the population, upper of the share that this "

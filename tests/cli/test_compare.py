@@ -85,4 +85,4 @@ def test_reports_of_different_kinds_are_refused_with_what_to_do(folder, capsys):
 
 def test_a_comparison_can_be_seen_in_the_formats_that_have_a_place_for_it(folder, capsys):
     code, _, err = run(capsys, "all.json", "most.json", "--format", "tsv")
-    assert (code, "terminal, json, csv, markdown" in err) == (2, True)
+    assert (code, "terminal, json, csv, markdown, html" in err) == (2, True)

@@ -274,7 +274,7 @@ def test_every_view_shows_every_comparison(build, name):
 
 @pytest.mark.parametrize("name", ["tsv", "junit"])
 def test_a_format_without_a_place_for_comparisons_says_so(name):
-    with pytest.raises(InputError, match="terminal, json, csv, markdown"):
+    with pytest.raises(InputError, match="terminal, json, csv, markdown, html"):
         FORMATS[name](smoothing_compared())
 
 

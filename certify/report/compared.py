@@ -1,0 +1,80 @@
+"""Several reports side by side: one row each, and their curves in one plot for each norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from msgspec import UNSET
+
+from certify.report.curve import Curve, curve_of, describe_curve
+from certify.report.curve_plot import draw_curves
+from certify.report.figures import lower_figure, radius_text
+from certify.report.outline import Block, Figure, Outline, Section, Table, Text, table_of
+from certify.report.wording import SHARE_DIGITS, describe_clean
+from certify.results import CertifiedAccuracy, Document, LipschitzReport, SmoothingReport
+from certify.rounding import ceiling_text, floor_text
+
+SERIES, MOST_ROWS = 6, 16  # colours there are; rows that are shown at once
+
+NOTE = (
+    "Solid lines are deterministic, dashed ones can fail by chance; a band holds the limits over examples. "
+    "Curves of different data or procedures say nothing about one another; `certify compare` pairs two reports."
+)
+
+
+def compared_section(names: Sequence[str], reports: Sequence[Document], outlines: Sequence[Outline]) -> Section:
+    """Return the reports of certificates in one table, and their curves in one plot for each norm."""
+    curves = list(_curves(names, reports))
+    norms = list(dict.fromkeys(curve.norm for curve in curves))
+    figures: list[Block] = [_figure(norm, [curve for curve in curves if curve.norm == norm]) for norm in norms]
+    return Section("curves", "Side by side", (_overview(names, reports, outlines), *figures, Text(NOTE, quiet=True)))
+
+
+def _curves(names: Sequence[str], reports: Sequence[Document]) -> Iterator[Curve]:
+    for series, (name, report) in enumerate(zip(names, reports, strict=True)):
+        curve = curve_of(report, name, series) if isinstance(report, LipschitzReport | SmoothingReport) else None
+        if curve is not None:
+            yield curve
+
+
+def _overview(names: Sequence[str], reports: Sequence[Document], outlines: Sequence[Outline]) -> Table:
+    titles = ("report", "what it is", "what it holds", "#examples", "#clean", "#mean radius")
+    rows = [
+        (name, outline.kind, outline.title, *_figures(report))
+        for name, report, outline in zip(names, reports, outlines, strict=True)
+    ]
+    return table_of("The reports on this page", titles, rows, count=len(rows))
+
+
+def _figures(report: Document) -> tuple[str, str, str]:
+    if not isinstance(report, LipschitzReport | SmoothingReport) or report.summary is UNSET:
+        return ("", "", "")
+    summary = report.summary
+    mean = "" if summary.mean_radius is None else lower_figure(summary.mean_radius)
+    return (f"{summary.examples:,}", describe_clean(summary), mean)
+
+
+def _figure(norm: str, curves: Sequence[Curve]) -> Figure:
+    title = f"Certified accuracy against radius, {norm}"
+    alt = " ".join(f"{curve.name}: {describe_curve(curve)}." for curve in curves)
+    legend = tuple((f"s{curve.series % SERIES}", f"{curve.name} ({_chance(curve)})") for curve in curves)
+    return Figure(title, alt, draw_curves(curves), _table(norm, curves), legend)
+
+
+def _chance(curve: Curve) -> str:
+    return "dashed: can fail by chance" if curve.chance else "deterministic"
+
+
+def _table(norm: str, curves: Sequence[Curve]) -> Table:
+    """Return the rows of every curve under one another: kinds share no column."""
+    rows = [
+        (curve.name, radius_text(row.radius), f"{row.accuracy:.{SHARE_DIGITS}f}", *_limits(row))
+        for curve in curves
+        for row in curve.limits
+    ]
+    titles = ("report", "#radius", "#observed", "#lower", "#upper")
+    return table_of(f"The same curves in numbers ({norm})", titles, rows, count=len(rows), folded=len(rows) > MOST_ROWS)
+
+
+def _limits(row: CertifiedAccuracy) -> tuple[str, str]:
+    return floor_text(row.lower, SHARE_DIGITS), ceiling_text(row.upper, SHARE_DIGITS)

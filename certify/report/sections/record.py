@@ -1,0 +1,38 @@
+"""What the numbers of a report rest on, and how to check them."""
+
+from __future__ import annotations
+
+from msgspec import UNSET
+
+from certify.report.outline import Facts, Section, Text
+from certify.report.wording import describe_falsifier, describe_settings, describe_space
+from certify.results import Report, SmoothingReport
+
+CHECK = (
+    "To check: `certify verify report.json` derives every radius, interval, summary and verdict again from the JSON "
+    "report, without the model and without PyTorch. This page is a view; the JSON report is the record. The digest "
+    "tells accident from record, it is no signature."
+)
+
+
+def record_section(report: Report) -> Section:
+    """Return settings, hashes, what was tried against the certificates, and how to re-derive the numbers."""
+    model, tool, seeds = report.model, report.tool, report.execution.earlier_seeds
+    facts = [("model", f"sha256 {model.sha256}, {model.source}, {model.parameters:,} parameters")]
+    facts.append(("input", f"{describe_space(model.input)}; {len(model.classes):,} classes"))
+    if report.data is not UNSET:
+        facts.append(("data", f"sha256 {report.data.sha256}, {report.data.count:,} examples: {report.data.selection}"))
+    facts.append(("settings", describe_settings(report.settings)))
+    if isinstance(report, SmoothingReport):
+        facts.append(("noise", f"{report.tables.noise_law}: {report.tables.noise}"))
+    facts += [
+        ("falsifier", describe_falsifier(report.falsifier)),
+        (
+            "tool",
+            f"certify {tool.version}, Python {tool.python}, PyTorch {tool.torch}, {tool.device_kind}, {tool.dtype}",
+        ),
+        ("digest", report.digest or "none"),
+    ]
+    if seeds:
+        facts.append(("warning", f"earlier seeds {', '.join(map(str, seeds))}: choosing among runs voids alpha"))
+    return Section("record", "Record", (Facts(tuple(facts)), Text(CHECK)))
