@@ -8,8 +8,11 @@ from certify.stats.anytime import anytime_radius, is_certified_anytime
 from certify.stats.charge import charged_alpha, noise_charge
 from certify.stats.clopper_pearson import failure_upper, success_lower, success_upper
 from certify.stats.comparison import PairedDifference, compare_paired, is_not_inferior, smallest_margin
+from certify.stats.empirical_bernstein import mean_shift_upper, mean_upper, score_bounds
 from certify.stats.geometry import GEOMETRIES, Geometry
 from certify.stats.holm import certified_by_holm
+from certify.stats.inclusion import converted_radius, inclusion_factor, needed_radius
+from certify.stats.lipschitz_radius import class_radius, difference_radius, smoothed_lipschitz_upper
 from certify.stats.order_statistics import quantile_ranks
 from certify.stats.plan import draw_grid, sample_plan
 from certify.stats.populations import (
@@ -23,6 +26,7 @@ from certify.stats.populations import (
     smallest_population_sample,
 )
 from certify.stats.radius import BOUNDS, RadiusBound, RadiusMap, class_buckets, radius_l2, smallest_n, split_alpha
+from certify.stats.score_radius import MAPS, Slopes, score_radius, score_slopes
 from certify.stats.selftest import self_test
 from certify.stats.sequential import Operation, SequentialTest, crossing, look_grid, operate, sequential_test
 from certify.stats.top_k import top_k_radius, top_k_radius_of_bounds
@@ -30,6 +34,7 @@ from certify.stats.top_k import top_k_radius, top_k_radius_of_bounds
 __all__ = [
     "BOUNDS",
     "GEOMETRIES",
+    "MAPS",
     "Geometry",
     "Operation",
     "PairedDifference",
@@ -37,21 +42,29 @@ __all__ = [
     "RadiusMap",
     "Requirement",
     "SequentialTest",
+    "Slopes",
     "alpha_for_all",
     "anytime_radius",
     "certified_by_holm",
     "charged_alpha",
     "class_buckets",
+    "class_radius",
     "compare_paired",
+    "converted_radius",
     "crossing",
+    "difference_radius",
     "draw_grid",
     "expected_false_upper",
     "failure_upper",
     "false_certificates_quantile",
+    "inclusion_factor",
     "is_certified_anytime",
     "is_not_inferior",
     "list_requirement",
     "look_grid",
+    "mean_shift_upper",
+    "mean_upper",
+    "needed_radius",
     "noise_charge",
     "operate",
     "population_limits",
@@ -59,11 +72,15 @@ __all__ = [
     "quantile_ranks",
     "radius_l2",
     "sample_plan",
+    "score_bounds",
+    "score_radius",
+    "score_slopes",
     "self_test",
     "sequential_test",
     "smallest_margin",
     "smallest_n",
     "smallest_population_sample",
+    "smoothed_lipschitz_upper",
     "split_alpha",
     "success_lower",
     "success_upper",
