@@ -55,7 +55,7 @@ from certify.stats.uniform import uniform_tail
 GROWTH = 1.15  # of one look to the next
 SLACK = 1e-6  # of alpha, for the rounding of the crossing probability
 DROPPED = 1e-20  # probabilities below are taken out of the recursion, and into the crossing probability
-POLISHED = 0.95  # of alpha: below, single rows are lowered
+POLISHED, POLISHED_GIVING_UP = 0.99, 0.95  # of the level: below, single rows are lowered
 STEPS = 40  # of the bisection over the threshold
 LARGEST_RATIO = 8.0  # r / sigma; beyond, p0 is 1 in float64
 QUANTILE_ERROR = 1e-13  # relative, of the normal tail of scipy
@@ -140,9 +140,9 @@ def sequential_test(ratio: float, alpha: float, beta: float, cap: int, noise: st
     p0, q0 = null_probability(ratio, noise)
     alpha, beta = check_alpha(alpha), check_alpha(beta, "beta")
     looks = look_grid(cap)
-    up, threshold, level = _calibrated(looks, p0, q0, alpha)
+    up, threshold, level = _calibrated(looks, p0, q0, alpha, POLISHED)
     give_up = TAILS[noise](ratio)[1]
-    failures, _, give_up_level = _calibrated(looks, give_up, 1.0 - give_up, beta)
+    failures, _, give_up_level = _calibrated(looks, give_up, 1.0 - give_up, beta, POLISHED_GIVING_UP)
     lo = tuple(min(n - most, top - 1) for n, most, top in zip(looks, failures, up, strict=True))
     return SequentialTest(ratio, p0, alpha, beta, looks[-1], looks, up, lo, threshold, level, give_up_level, noise)
 
@@ -257,7 +257,9 @@ def _binomial(n: int, p: float, q: float) -> tuple[NDArray[np.float64], int]:
     return found, first
 
 
-def _calibrated(looks: Sequence[int], p0: float, q0: float, alpha: float) -> tuple[tuple[int, ...], float, float]:
+def _calibrated(
+    looks: Sequence[int], p0: float, q0: float, alpha: float, enough: float
+) -> tuple[tuple[int, ...], float, float]:
     """Return the rows of the least threshold found whose crossing probability at p0 is below alpha, it, and that."""
     most, low, high = alpha * (1.0 - SLACK), 0.0, math.log(1.0 / alpha) + 1e-6
     rows = rows_at(looks, p0, q0, high)
@@ -272,7 +274,7 @@ def _calibrated(looks: Sequence[int], p0: float, q0: float, alpha: float) -> tup
             rows, level, high = tried, found, middle
         else:
             low = middle
-    if level < POLISHED * most:
+    if level < enough * most:
         rows, level = _polished(looks, rows, p0, q0, most, level)
     return rows, high, level
 
@@ -280,10 +282,16 @@ def _calibrated(looks: Sequence[int], p0: float, q0: float, alpha: float) -> tup
 def _polished(
     looks: Sequence[int], rows: tuple[int, ...], p0: float, q0: float, most: float, level: float
 ) -> tuple[tuple[int, ...], float]:
-    """Lower single rows by one vote, late looks first, as long as the crossing probability allows it."""
-    for place in reversed(range(len(looks))):
-        lowered = (*rows[:place], rows[place] - 1, *rows[place + 1 :])
-        found = crossing(looks, lowered, p0, q0) if rows[place] > 0 else math.inf
-        if found <= most:
-            rows, level = lowered, found
+    """Lower single rows by one vote, late looks first, until the crossing probability allows no more anywhere.
+
+    A late row costs little of the level and decides the hardest examples, where most draws are spent.
+    """
+    going = True
+    while going:
+        going = False
+        for place in reversed(range(len(looks))):
+            lowered = (*rows[:place], rows[place] - 1, *rows[place + 1 :])
+            found = crossing(looks, lowered, p0, q0) if rows[place] > 0 else math.inf
+            if found <= most:
+                rows, level, going = lowered, found, True
     return rows, level

@@ -50,6 +50,26 @@ def test_the_level_at_the_default_cap(p0):
     assert 0.9e-3 <= crossing(test.looks, test.up, p0) <= 1e-3
 
 
+@pytest.mark.parametrize("ratio, cap", [(1.6, 100_000), (1.6, 10_000), (1.0, 100_000), (0.5, 20_000), (3.09, 10_000)])
+def test_no_single_row_could_be_lowered(ratio, cap):
+    """Where whole votes leave a part of alpha unused, it is too small for one vote less at any look."""
+    test = sequential_test(ratio, 1e-3, 1e-3, cap)
+    assert test.level <= 1e-3
+    if test.level < 0.99e-3:
+        for place, most in enumerate(test.up):
+            lowered = (*test.up[:place], most - 1, *test.up[place + 1 :])
+            assert plain_recursion(test.looks, lowered, (-1,) * len(test.looks), test.p0)[0] > 1e-3 * (1 - 2e-6)
+    else:
+        assert plain_recursion(test.looks, test.up, (-1,) * len(test.looks), test.p0)[0] <= 1e-3
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.8, 1.4, 1.6, 1.8, 2.6])
+def test_nine_tenths_of_the_level_are_used_at_every_radius(ratio):
+    """A jump of the rows at the first look once left 15 % of alpha unused at 1.6 sigma."""
+    test = sequential_test(ratio, 1e-3, 1e-3, 20_000)
+    assert 0.99e-3 <= crossing(test.looks, test.up, test.p0) <= 1e-3
+
+
 def test_a_smaller_probability_crosses_less_often():
     test = sequential_test(1.0, 0.01, 0.01, 2000)
     levels = [crossing(test.looks, test.up, p) for p in np.linspace(0.5, test.p0, 12)]
