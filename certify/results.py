@@ -406,7 +406,8 @@ class GateRow(_Row, frozen=True, kw_only=True):
     """The verdict of one gate: what was asked, what was found, and one sentence of reason.
 
     What was asked is complete (threshold, radius, claim, confidence, and whether the proved lower limit or the plain
-    estimate is compared), so that the verdict can be re-derived from the report alone. With a ``baseline`` the
+    estimate is compared), so that the verdict can be re-derived from the report alone. ``norm`` is there when it was
+    asked in another norm than the certificates', whose radii are then converted. With a ``baseline`` the
     threshold is the largest drop of the share that is allowed, and value, lower and upper are of its change.
     """
 
@@ -422,6 +423,7 @@ class GateRow(_Row, frozen=True, kw_only=True):
     upper: float | None
     verdict: Verdict
     reason: str
+    norm: AnyNorm | UnsetType = UNSET
     baseline: Baseline | UnsetType = UNSET
 
 

@@ -1,3 +1,4 @@
+import math
 import tomllib
 from fractions import Fraction
 from itertools import accumulate
@@ -230,7 +231,7 @@ def test_no_examples_never_pass(build, options):
     [
         (lipschitz_clean, gate(0.1, 0.5, kind="smoothing"), "expected smoothing certificates"),
         (smoothing_clean, gate(0.1, 0.5, kind="lipschitz"), "expected lipschitz certificates"),
-        (smoothing_clean, gate(0.1, 0.5, norm="linf"), "expected certificates in linf"),
+        (smoothing_clean, gate(0.5, 0.5, norm="linf"), "a larger --n"),
         (lipschitz_linf, gate(0.1, 0.5), "expected certificates in l2"),
         (smoothing_clean, gate(0.75, 0.5), "a larger --n"),
         (network_alone, clean_gate(0.5), "expected a report with data"),
@@ -239,6 +240,21 @@ def test_no_examples_never_pass(build, options):
 def test_a_gate_that_does_not_fit_the_report_is_an_error(build, asked, message):
     with pytest.raises(InputError, match=message):
         evaluate_gates(build(), [asked])
+
+
+def test_a_gate_on_smoothed_certificates_in_another_norm_is_converted():
+    """A ball in linf needs a certificate that is sqrt(d) larger, one in l1 none that is."""
+    report = smoothing_clean()
+    root = math.sqrt(report.model.input.size)
+    largest = max(example.radius for example in report.examples)
+    for example in (row for row in report.examples if 0.0 < row.radius < 0.9 * largest):
+        for norm, factor in (("linf", root), ("l1", 1.0)):
+            inside = gate(example.radius / factor * (1 - 1e-12), 1.0, norm=norm, on="estimate")
+            outside = gate(example.radius / factor * (1 + 1e-12), 1.0, norm=norm, on="estimate")
+            (least, more), own = evaluate_gates(report, [inside, outside]), gate(example.radius, 1.0, on="estimate")
+            assert least.value == evaluate_gates(report, [own])[0].value > more.value
+            assert (least.norm, least.radius) == (norm, inside.radius)
+            assert "converted from l2 radius" in least.reason
 
 
 def test_the_largest_reachable_radius_is_accepted():
@@ -307,7 +323,7 @@ def test_gates_are_read_as_they_are_written():
         ({"confidence": 95}, "'confidence'"),
         ({"confidence": 0.5}, "'confidence'"),
         ({"confidence": 1.0}, "'confidence'"),
-        ({"norm": "l1"}, "norm"),
+        ({"norm": "l7"}, "norm"),
         ({"kind": "curvature"}, "kind"),
         ({"claim": "all"}, "claim"),
         ({"on": "upper"}, "on"),

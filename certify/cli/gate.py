@@ -25,9 +25,9 @@ from certify.policy import (
     Gate,
     answers_gate,
     asked_radii,
-    check_norm,
     evaluate_gates,
     gate_exit_code,
+    in_native_norm,
     least_examples,
     requirement,
 )
@@ -211,9 +211,8 @@ def _run_smoothing(
     """
     from certify.runs import has_complete_run
 
-    settings, gates = smoothing_settings(configuration, {}), _gates_of(configuration, "smoothing")
-    for gate in gates:
-        check_norm(gate, settings.norm)
+    settings = smoothing_settings(configuration, {})
+    gates = [in_native_norm(g, settings.norm, model.input.size) for g in _gates_of(configuration, "smoothing")]
     dataset = smooth.read_examples(model, data, None, settings)
     if all(answers_gate(settings, gate) for gate in gates) and has_complete_run(
         model, dataset, settings, store=places.store, device=places.device

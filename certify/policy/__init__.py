@@ -26,6 +26,10 @@ alone suffice, **failed** when these and all open ones would not. The record the
 and at most, never a share of those drawn. An example that ended undecided counts as not certified; for a list claim,
 where the other answer could have made the difference, it stays open, and the verdict may end undecided.
 
+*Norms.* A gate on smoothed certificates may ask in another norm than theirs: its ball lies in a ball of the
+certificates' norm, and what counts is a radius of at least that (`certify.stats.needed_radius`); the row says so. For
+Lipschitz certificates the other norm is another run.
+
 A threshold that is out of reach of n examples can only fail or stay undecided; the reason then names the least number
 of examples that could pass. A radius that no vote can reach with the draws asked for is an error of the policy
 (`InputError`), not a verdict on the model.
@@ -34,7 +38,7 @@ of examples that could pass. A radius that no vote can reach with the draws aske
 can answer it, and `verdicts` puts them together.
 """
 
-from certify.policy.fits import SMALLEST, answers_gate, asked_radii, check_fits, check_norm
+from certify.policy.fits import SMALLEST, answers_gate, asked_radii, check_fits, check_norm, in_native_norm
 from certify.policy.gates import Gate, parse_gates
 from certify.policy.requirements import least_examples, requirement
 from certify.policy.tallies import Settlement, Tally, tally
@@ -51,6 +55,7 @@ __all__ = [
     "check_norm",
     "evaluate_gates",
     "gate_exit_code",
+    "in_native_norm",
     "least_examples",
     "parse_gates",
     "requirement",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from certify.errors import InputError
 from certify.policy.gates import Gate
-from certify.results import AnyNorm, Report, SmoothingReport, SmoothingSettings
+from certify.results import AnyNorm, Report, SmoothingNorm, SmoothingReport, SmoothingSettings
 from certify.rounding import floor_text
-from certify.stats import BOUNDS, GEOMETRIES, charged_alpha
+from certify.stats import BOUNDS, GEOMETRIES, charged_alpha, needed_radius
 
 SMALLEST = 0.001  # times sigma: the asked radius that stands for any positive one
 
@@ -31,6 +31,19 @@ def answers_gate(settings: SmoothingSettings, gate: Gate) -> bool:
     """Return whether a run with these settings decides what a gate asks: any radius, or the asked ones alone."""
     smallest = SMALLEST * settings.sigma
     return not settings.at or (gate.radius in settings.at if gate.radius else settings.at[0] <= smallest)
+
+
+def in_native_norm(gate: Gate, norm: SmoothingNorm, dimension: int) -> Gate:
+    """Return a gate on smoothed certificates in their own norm: at the least radius whose ball holds the asked ball.
+
+    Example:
+        >>> gate = Gate(name="g", metric="certified_accuracy", min=0.5, norm="linf", radius=0.01)
+        >>> 0.08 <= in_native_norm(gate, "l2", 64).radius < 0.0800001
+        True
+    """
+    if gate.radius is None or gate.norm == norm:
+        return gate
+    return structs.replace(gate, norm=norm, radius=needed_radius(gate.radius, norm, gate.norm, dimension))
 
 
 def check_fits(report: Report, gate: Gate) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from msgspec import UNSET
 
-from certify.policy.fits import check_fits
+from certify.policy.fits import check_fits, in_native_norm
 from certify.policy.gates import Gate
 from certify.policy.requirements import least_examples, requirement
 from certify.policy.tallies import Tally, tally
@@ -37,15 +37,19 @@ def gate_exit_code(rows: Iterable[GateRow]) -> int:
 
 
 def _evaluate(report: Report, gate: Gate) -> GateRow:
-    check_fits(report, gate)
-    found = tally(gate, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
-    verdict, reason = _judge(gate, found)
+    native = gate
+    if isinstance(report, SmoothingReport):
+        native = in_native_norm(gate, report.settings.norm, report.model.input.size)
+    check_fits(report, native)
+    found = tally(native, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
+    verdict, reason = _judge(gate, native, found)
     lower, upper = _limits(gate, found)
     return GateRow(
         name=gate.name,
         metric=gate.metric,
         threshold=gate.min,
         radius=UNSET if gate.radius is None else gate.radius,
+        norm=UNSET if native is gate else gate.norm,
         claim=gate.claim,
         confidence=gate.confidence,
         on=gate.on,
@@ -61,16 +65,18 @@ def _alpha(report: Report) -> float:
     return report.settings.alpha if isinstance(report, SmoothingReport) else 0.0
 
 
-def _judge(gate: Gate, found: Tally) -> tuple[Verdict, str]:
+def _judge(gate: Gate, native: Gate, found: Tally) -> tuple[Verdict, str]:
     if not found.n:
         return "undecided", "no examples"
     rule = requirement(gate, found.n, found.alpha)
     verdict = found.verdict(gate) or "undecided"
-    return verdict, "; ".join([_counted(gate, found), _need(gate, rule, found), *_contrary(gate, rule)])
+    return verdict, "; ".join([_counted(gate, native, found), _need(gate, rule, found), *_contrary(gate, rule)])
 
 
-def _counted(gate: Gate, found: Tally) -> str:
+def _counted(gate: Gate, native: Gate, found: Tally) -> str:
     what = "answered correctly" if gate.radius is None else f"certified correct at {gate.norm} radius {gate.radius!r}"
+    if native is not gate:
+        what += f" (converted from {native.norm} radius {native.radius!r})"
     lingering = f", {found.undecided} undecided at the most draws" if found.undecided else ""
     if not found.unsampled:
         return f"{found.count} of {found.n} examples {what}{lingering}"

@@ -115,7 +115,7 @@ OPTIONAL: Mapping[str, frozenset[str]] = {
     "LayerRow": frozenset({"share"}),
     "LipschitzExample": frozenset({"ball", "local_upper", "reason"}),
     "SmoothingExample": frozenset({"stopped", "decisions", "reason"}),
-    "GateRow": frozenset({"radius", "baseline"}),
+    "GateRow": frozenset({"radius", "norm", "baseline"}),
     "ComparedRun": frozenset({"lipschitz", "smoothing", "noise_law"}),
 }
 """The fields that are absent where they do not apply; every other field is always there."""

@@ -180,7 +180,7 @@ def _gate_table(row: GateRow, report: Report) -> dict[str, object]:
         "name": row.name,
         "metric": row.metric,
         "min": row.threshold,
-        "norm": report.settings.norm,
+        "norm": report.settings.norm if row.norm is UNSET else row.norm,
         "radius": None if row.radius is UNSET else row.radius,
         "claim": row.claim,
         "confidence": row.confidence,

@@ -78,7 +78,8 @@ def describe_headline(report: Report) -> str:
 def describe_asked(gate: GateRow) -> str:
     """Return what a gate asks for, in one phrase."""
     metric = gate.metric.replace("_", " ")
-    where = "" if gate.radius is UNSET else f" at radius {radius_label(gate.radius)}"
+    norm = "" if gate.norm is UNSET else f"{gate.norm} "
+    where = "" if gate.radius is UNSET else f" at {norm}radius {radius_label(gate.radius)}"
     claim = "plain share" if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
     least = "at least" if gate.baseline is UNSET else "below the baseline's by at most"
     return f"{metric}{where} {least} {gate.threshold!r} ({claim})"

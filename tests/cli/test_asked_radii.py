@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 import subprocess
@@ -259,12 +260,21 @@ def test_a_report_is_not_judged_at_a_radius_it_was_not_asked(project, capsys):
     assert (code, "--at 0.1" in err) == (2, True)
 
 
-def test_a_gate_in_another_norm_is_refused_before_anything_is_drawn(project, capsys):
+def test_a_gate_in_another_norm_asks_for_the_radius_that_holds_its_ball(project, capsys):
     configure(0.3)
     text = Path("certify.toml").read_text()
-    Path("certify.toml").write_text(text.replace("radius = 0.1", 'radius = 0.1\nnorm = "linf"'))
+    Path("certify.toml").write_text(text.replace("radius = 0.1", 'radius = 0.0125\nnorm = "linf"'))
+    assert run(capsys, "gate", "-q", "-o", "g.json")[0] == 0
+    report = read_report("g.json")
+    size = report.model.input.size
+    assert 0.0125 * math.sqrt(size) <= report.settings.at[0] < 0.0125 * math.sqrt(size) * (1 + 1e-15)
+    assert (report.gates[0].norm, report.gates[0].radius) == ("linf", 0.0125)
+    assert "converted from l2" in report.gates[0].reason
+    assert verify_report(report) == ()
+    text = Path("certify.toml").read_text()
+    Path("certify.toml").write_text(text.replace("radius = 0.0125", "radius = 1000.0"))
     code, _, err = run(capsys, "gate", "-q")
-    assert (code, "linf" in err, Path(".certify_cache").exists()) == (2, True, False)
+    assert (code, "--at" in err) == (2, True)
 
 
 def test_plans_print_and_run_nothing(project, capsys):

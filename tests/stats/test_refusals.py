@@ -41,7 +41,7 @@ GOOD_CALLS = {
     "smallest_margin": {"examples": 100, "delta": 0.05},
 }
 NOT_CALLS_OF_NUMBERS = {
-    *("BOUNDS", "GEOMETRIES", "Geometry", "RadiusMap"),
+    *("BOUNDS", "GEOMETRIES", "Geometry", "RadiusMap", "converted_radius", "inclusion_factor", "needed_radius"),
     *("Operation", "PairedDifference", "RadiusBound", "Requirement", "SequentialTest", "self_test"),
     *("anytime_radius", "certified_by_holm", "class_buckets", "crossing", "is_not_inferior", "operate"),
     *("top_k_radius", "top_k_radius_of_bounds"),  # of counts, or of what another call returned

@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from certify.report.conversions import describe_conversions
 from certify.report.neutralise import strip_controls
 from certify.report.wording import describe_failure, describe_kind, describe_settings, describe_space
 from certify.results import Report
@@ -53,7 +54,7 @@ def draw_settings(report: Report) -> Table:
 
 def draw_statement(report: Report) -> Group:
     """Return the promise in words, and its fields."""
-    statement = report.statement
+    statement, conversions = report.statement, describe_conversions(report)
     return Group(
         Text(strip_controls(statement.text)),
         label_rows(
@@ -63,6 +64,7 @@ def draw_statement(report: Report) -> Group:
                 ("domain", statement.domain),
                 ("fails", describe_failure(statement.failure_probability)),
                 ("joint", statement.joint),
+                *([("converted", conversions)] if conversions else []),
             ]
         ),
     )
