@@ -4,6 +4,9 @@ Training a network and certifying it are different programs. Batch norm, dropout
 they run; a forward hook or an own ``__call__`` runs code that tracing does not see. `frozen` returns a copy in which
 reparametrisations are replaced by the weights they produce, and refuses what it cannot freeze. The module it is given
 is never modified.
+
+A module may say itself what it is after training: where it has a method ``materialised()``, the plain module that this
+returns takes its place (`certify.layers`).
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def frozen(module: nn.Module) -> nn.Module:
         if is_lazy(tensor):
             raise InputError(f"{path}: expected a weight with a shape, got a lazy one; run the module once first")
         _refuse_form(tensor, path)  # before copying, which some of these forms refuse in their own words
-    fixed = _copied(module).cpu().eval().requires_grad_(False)
+    fixed = materialised(_copied(module).cpu().eval().requires_grad_(False))
     for path, part in fixed.named_modules():
         _bake(part)
         _refuse_hidden_code(part, path or "the model")
@@ -62,6 +65,29 @@ def _copied(module: nn.Module) -> nn.Module:
     attributes = (value for part in module.modules() for value in vars(part).values())
     computed = [value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf]
     return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in computed})
+
+
+def materialised(module: nn.Module) -> nn.Module:
+    """Return the module with every part that has a method ``materialised`` replaced by what it returns, in place.
+
+    Example:
+        >>> class Doubled(nn.Linear):
+        ...     def materialised(self) -> nn.Module:
+        ...         plain = nn.Linear(self.in_features, self.out_features, bias=False)
+        ...         plain.weight = nn.Parameter(2.0 * self.weight.detach())
+        ...         return plain
+        >>> materialised(nn.Sequential(Doubled(2, 3), nn.ReLU()))
+        Sequential(
+          (0): Linear(in_features=2, out_features=3, bias=False)
+          (1): ReLU()
+        )
+    """
+    if callable(own := getattr(module, "materialised", None)):
+        plain: nn.Module = own()
+        return plain.eval().requires_grad_(False)
+    for name, part in list(module.named_children()):
+        setattr(module, name, materialised(part))
+    return module
 
 
 def _bake(part: nn.Module) -> None:

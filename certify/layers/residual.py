@@ -1,0 +1,188 @@
+r"""1-Lipschitz residual blocks: x - 2 W^T T^-1 act(W x + b) with W W^T <= T and slopes of act in [0, 1].
+
+`certify.bounds.gradient_steps` states and proves their constant, for the stored numbers: max(1, 2 c^2 - 1) with
+c >= ||T^(-1/2) W||, plus what rounding left. With law "spectral" these are the convex potential layers (CPL) of arXiv
+2110.12690, with "sll" the SDP-based layers of 2303.03169, with "sr" residual spectral rescaling of 2402.00240.
+
+The second map is the exact adjoint of the first: the transposed matrix; the transposed convolution for zero padding;
+for circular padding the flipped kernel with its channels swapped.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from certify.layers.effective import precise, store
+from certify.layers.rescaling import inverse_or_zero, make_rescaling, per_row
+
+STEEP_BY_AT_MOST_1 = (nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU)
+
+
+def refuse_other_slopes(activation: nn.Module) -> None:
+    """Refuse an activation whose slopes are not known to lie in [0, 1].
+
+    Raises:
+        ValueError: As it says. GELU and SiLU leave [0, 1]; MaxMin has no slope per entry.
+
+    Example:
+        >>> refuse_other_slopes(nn.SiLU())
+        Traceback (most recent call last):
+        ValueError: expected an activation with slopes in [0, 1], such as ReLU, Sigmoid or Tanh, got SiLU()
+    """
+    known = isinstance(activation, STEEP_BY_AT_MOST_1)
+    if isinstance(activation, nn.LeakyReLU):
+        known = 0.0 <= activation.negative_slope <= 1.0
+    if not known:
+        raise ValueError(
+            f"expected an activation with slopes in [0, 1], such as ReLU, Sigmoid or Tanh, got {activation}"
+        )
+
+
+class LipschitzResidual(nn.Module):
+    """The dense block x - 2 W^T T^-1 act(W x + b), 1-Lipschitz in l2.
+
+    Args:
+        features: Size of x.
+        hidden: Rows of W; as many as ``features`` when None.
+        law: "aol", "sll", "sr", "spectral" (CPL), or a module from a weight to its row scales sqrt(T).
+        activation: Entrywise with slopes in [0, 1]; ReLU when None.
+
+    Raises:
+        ValueError: If the activation's slopes are not known to lie in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> block, x = LipschitzResidual(6, 9).eval(), torch.randn(2, 6)
+        >>> with torch.no_grad():
+        ...     bool((block(x)[0] - block(x)[1]).norm() <= (x[0] - x[1]).norm() * 1.0001)
+        True
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: int | None = None,
+        *,
+        law: str | nn.Module = "sll",
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        rows = features if hidden is None else hidden
+        self.first = nn.Linear(features, rows)
+        nn.init.xavier_normal_(self.first.weight)
+        self.rescaling = make_rescaling(law, rows)
+        self.activation = nn.ReLU() if activation is None else activation
+        refuse_other_slopes(self.activation)
+
+    @property
+    def step_weight(self) -> Tensor:
+        """2 T^-1 W ``[hidden, features]``, whose transpose is the second map."""
+        weight = precise(self.first.weight, training=self.training)
+        return _step(weight, self.rescaling(weight)).to(self.first.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x - 2 W^T T^-1 act(W x + b)."""
+        return x - F.linear(self.activation(self.first(x)), self.step_weight.mT)
+
+    def materialised(self) -> GradientStep:
+        """Return the block of plain layers that computes the same."""
+        rows, features = self.first.weight.shape
+        second = store(nn.Linear(rows, features, bias=False), self.step_weight.mT, None)
+        return GradientStep(self.first, self.activation, second)
+
+
+class LipschitzResidualConv2d(nn.Module):
+    """The convolutional block x - 2 W^T T^-1 act(W x + b), 1-Lipschitz in l2; the size stays.
+
+    T and b are constant over positions, so that T commutes with the slopes of the activation.
+
+    Args:
+        channels: Channels of x.
+        hidden: Channels of W x; as many as ``channels`` when None.
+        kernel_size: Taps a side; odd for circular padding.
+        padding_mode: "zeros" (padded by half of the kernel, rounded down) or "circular".
+        law: As for `LipschitzResidual`.
+        activation: As for `LipschitzResidual`.
+
+    Raises:
+        ValueError: If the padding copies inputs or the activation's slopes are not known to lie in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> block, x = LipschitzResidualConv2d(3, 8).eval(), torch.randn(2, 3, 5, 5)
+        >>> with torch.no_grad():
+        ...     bool((block(x)[0] - block(x)[1]).norm() <= (x[0] - x[1]).norm() * 1.0001)
+        True
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int | None = None,
+        kernel_size: int = 3,
+        *,
+        padding_mode: Literal["zeros", "circular"] = "zeros",
+        law: str | nn.Module = "sll",
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if padding_mode not in ("zeros", "circular"):
+            raise ValueError(f"expected zero or circular padding, got {padding_mode!r}, which copies inputs; use zeros")
+        if padding_mode == "circular" and kernel_size % 2 == 0:
+            raise ValueError(f"expected an odd kernel with circular padding, got {kernel_size}: the size would change")
+        rows = channels if hidden is None else hidden
+        self.first = nn.Conv2d(channels, rows, kernel_size, padding=kernel_size // 2, padding_mode=padding_mode)
+        nn.init.xavier_normal_(self.first.weight)
+        self.rescaling = make_rescaling(law, rows)
+        self.activation = nn.ReLU() if activation is None else activation
+        refuse_other_slopes(self.activation)
+
+    @property
+    def step_weight(self) -> Tensor:
+        """2 T^-1 K ``[hidden, channels, *taps]``, the kernel whose adjoint is the second map."""
+        weight = precise(self.first.weight, training=self.training)
+        return _step(weight, self.rescaling(weight)).to(self.first.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x - 2 W^T T^-1 act(W x + b)."""
+        return x - self.adjoint(self.activation(self.first(x)))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return the adjoint of the first map with the kernel `step_weight`, applied to y ``[N, hidden, H, W]``."""
+        kernel = self.step_weight
+        amount = kernel.shape[-1] // 2
+        if self.first.padding_mode == "circular":
+            wrapped = F.pad(y, [amount] * 4, mode="circular")
+            return F.conv2d(wrapped, kernel.transpose(0, 1).flip(2, 3))
+        return F.conv_transpose2d(y, kernel, padding=amount)
+
+    def materialised(self) -> GradientStep:
+        """Return the block of plain layers that computes the same."""
+        kernel, first = self.step_weight, self.first
+        rows, channels, size, _ = kernel.shape
+        if first.padding_mode == "circular":
+            second = nn.Conv2d(rows, channels, size, padding=size // 2, bias=False, padding_mode="circular")
+            return GradientStep(first, self.activation, store(second, kernel.transpose(0, 1).flip(2, 3), None))
+        transposed = nn.ConvTranspose2d(rows, channels, size, padding=size // 2, bias=False)
+        return GradientStep(first, self.activation, store(transposed, kernel, None))
+
+
+class GradientStep(nn.Module):
+    """x - second(activation(first(x))): what a residual block is after training."""
+
+    def __init__(self, first: nn.Module, activation: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.activation, self.second = first, activation, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x - second(activation(first(x)))."""
+        found: Tensor = x - self.second(self.activation(self.first(x)))
+        return found
+
+
+def _step(weight: Tensor, r: Tensor) -> Tensor:
+    inverse = inverse_or_zero(r)
+    return 2.0 * per_row(inverse * inverse, weight) * weight
