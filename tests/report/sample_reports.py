@@ -289,6 +289,30 @@ def smoothing_empty() -> SmoothingReport:
     return smoothing_report([], [gate(0.1, 0.5)])
 
 
+# ---- large ones -----------------------------------------------------------------------------------------------------
+
+
+def many_lipschitz(count: int) -> LipschitzReport:
+    """Build a report of many examples: margins that repeat, one in ten wrong, one in fifty without a certificate."""
+    rows = [
+        lipschitz_example(
+            k, 0.0 if k % 50 == 49 else 0.01 + (k * 7919 % 9973) / 9973, predicted=2 if k % 10 == 3 else 1
+        )
+        for k in range(count)
+    ]
+    return lipschitz_report(rows, [gate(0.1, 0.6)])
+
+
+def many_smoothing(count: int) -> SmoothingReport:
+    """Build a report of many examples from a hundred different counts, one of them an abstention."""
+    few = smoothing_report([0.5 + k / 200 for k in range(1, 101)])
+    rows = tuple(
+        replace(few.examples[k % 100], index=k, id=f"dog/{k:05d}.png", hash=sha256(f"image {k}")) for k in range(count)
+    )
+    report = replace(few, data=data_record(rows), examples=rows, summary=summarise_smoothing(rows, few.settings))
+    return seal(replace(report, gates=evaluate_gates(report, [gate(0.1, 0.6)])))
+
+
 # ---- asked radii ----------------------------------------------------------------------------------------------------
 
 ASKED = SmoothingSettings(sigma=0.25, n=1500, n0=16, alpha=0.001, at=(0.1, 0.25))

@@ -19,7 +19,6 @@ from certify.report.curve import MOST_STEPS, UNLIMITED, Curve, share_at, thin_ou
 from certify.report.curve_plot import draw_curves
 from certify.report.outline import Block, Facts, Figure, Outline, Quote, Section, Text, Verdicts, table_of
 from certify.report.sections.verdicts import verdict_row
-from certify.report.wording import describe_failure
 from certify.results import CertifiedAccuracy, ComparisonReport, PairedExample
 
 CHECK = (
@@ -40,7 +39,7 @@ def _sections(report: ComparisonReport) -> Iterator[Section]:
     verdicts = (Verdicts(tuple(map(verdict_row, report.gates))),) if report.gates else ()
     yield Section("verdicts", "The question", (*verdicts, Facts(tuple(describe_question(report)))))
     statement = report.statement
-    facts = (("domain", statement.domain), ("fails", describe_failure(statement.failure_probability)))
+    facts = (("domain", statement.domain), ("confidence", f"{report.settings.confidence!r} for each limit"))
     yield Section("statement", "What is promised", (Quote(statement.text), Facts(facts)))
     yield Section("accuracy", "Certified accuracy, old and new", (_figure(report), _note(report)))
     yield from filter(None, (_changed(report, "lost"), _changed(report, "won")))
