@@ -55,6 +55,13 @@ class Reading(Protocol):
     def classes(self) -> int:
         """The classes of the network, which the header holds; for a network without any, the size of its output."""
 
+    @property
+    def aligned(self) -> bool:
+        """Whether the last bits of outputs enter a record, which can depend on a row's place in a forward pass.
+
+        Then the rows of a pass divide a block, so that a record is a function of its block, in whatever company.
+        """
+
     def record_size(self, purpose: Purpose) -> int:
         """Return how many integers the record of one block has."""
         ...

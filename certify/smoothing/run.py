@@ -13,6 +13,7 @@ from torch import Tensor
 from certify.errors import InputError
 from certify.examples import Dataset
 from certify.results import SmoothingExample, SmoothingSettings
+from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.base_network import BaseNetwork, base_network
 from certify.smoothing.blocks import example_key
 from certify.smoothing.classification import Classification
@@ -130,8 +131,21 @@ def task_events(
     network = base_network(predict, device=device, dtype=task.settings.dtype)
     _check_store(store, dataset, task, law, network)
     _check_at_least_one(batch=1 if batch == "auto" else batch, workers=workers)
-    size = store.micro_batch() if batch == "auto" else batch
+    size = _rows_per_pass(task, store.micro_batch() if batch == "auto" else batch)
     return SmoothingLoop(network, law, task, dataset, store, size, workers).events()
+
+
+def _rows_per_pass(task: Task[object], asked: int | None) -> int | None:
+    """Return the rows of a forward pass; None leaves them to a timing, which an aligned reading does not allow."""
+    if not task.reading.aligned:
+        return asked
+    size = BLOCK_DRAWS if asked is None else asked
+    if BLOCK_DRAWS % size:
+        raise InputError(
+            f"expected a batch that divides {BLOCK_DRAWS}, got {size}: the last bits of soft outputs count, and must "
+            "not depend on the company of a row; leave --batch out"
+        )
+    return size
 
 
 def is_complete(store: Store, dataset: Dataset, task: Task[object]) -> bool:

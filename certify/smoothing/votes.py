@@ -42,6 +42,7 @@ class Votes:
 
     classes: int
     name: str = "votes"
+    aligned: bool = False
 
     def record_size(self, purpose: Purpose) -> int:  # noqa: ARG002 - as in every reading
         """Return the number of classes, and one for invalid outputs."""

@@ -31,6 +31,7 @@ class Kept:
 
     classes: int = 6
     name: str = "kept"
+    aligned: bool = False
 
     def record_size(self, purpose):
         return self.classes if purpose == "selection" else BLOCK_DRAWS
@@ -156,6 +157,15 @@ def test_a_store_opened_for_another_reading_is_refused(tmp_path):
         pytest.raises(InputError, match="store opened for classes 6"),
     ):
         events(store)
+
+
+def test_an_aligned_reading_is_evaluated_in_parts_of_blocks(tmp_path):
+    aligned = KeepLargest(reading=Kept(aligned=True))
+    with open_store(tmp_path, kept_header(), reading=Kept()) as store:
+        with pytest.raises(InputError, match="expected a batch that divides 128"):
+            task_events(pixels, DATA, aligned, LAW, store=store, batch=96)
+        list(task_events(pixels, DATA, aligned, LAW, store=store))
+        assert store.micro_batch() == BLOCK_DRAWS
 
 
 def test_a_wrong_record_in_the_store_is_refused(tmp_path):
