@@ -54,12 +54,23 @@ def part(path: Path) -> str:
 
 
 @functools.cache
+def source(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
 def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(source(path))
+
+
+@functools.cache
+def nodes(node: ast.AST) -> tuple[ast.AST, ...]:
+    """Every node below one, walked once for all rules."""
+    return tuple(ast.walk(node))
 
 
 def imports(node: ast.AST) -> Iterator[str]:
-    for found in ast.walk(node):
+    for found in nodes(node):
         if isinstance(found, ast.Import):
             yield from (alias.name for alias in found.names)
         elif isinstance(found, ast.ImportFrom) and found.module:
@@ -119,27 +130,26 @@ def test_help_does_not_import_torch(arguments):
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_no_unsafe_loaders_and_no_printing(path):
-    source = tree(path)
-    assert not {name.split(".")[0] for name in imports(source)} & UNSAFE_MODULES
-    calls = {ast.unparse(node.func) for node in ast.walk(source) if isinstance(node, ast.Call)}
+    assert not {name.split(".")[0] for name in imports(tree(path))} & UNSAFE_MODULES
+    calls = {ast.unparse(node.func) for node in nodes(tree(path)) if isinstance(node, ast.Call)}
     assert not calls & UNSAFE_CALLS
     assert "print" not in calls
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if part(p) != "cli"], ids=str)
 def test_nothing_below_the_command_line_writes_to_the_terminal(path):
-    assert not re.search(r"sys\.(stdout|stderr)", path.read_text(encoding="utf-8"))
+    assert not re.search(r"sys\.(stdout|stderr)", source(path))
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_no_assert_guards_a_certificate(path):
-    assert not [node for node in ast.walk(tree(path)) if isinstance(node, ast.Assert)]
+    assert not [node for node in nodes(tree(path)) if isinstance(node, ast.Assert)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_errors_are_caught_by_name(path):
     """Those that catch all map outcomes to exit codes, or translate what torch.export or a user's factory raises."""
-    handlers = [node for node in ast.walk(tree(path)) if isinstance(node, ast.ExceptHandler)]
+    handlers = [node for node in nodes(tree(path)) if isinstance(node, ast.ExceptHandler)]
     passing_on = [node for node in handlers if isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None]
     broad = [
         node
@@ -171,7 +181,7 @@ def test_public_functions_are_documented_and_annotated(path):
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_the_text_speaks_of_the_product_only(path):
-    assert not FORBIDDEN_WORDS.search(path.read_text(encoding="utf-8"))
+    assert not FORBIDDEN_WORDS.search(source(path))
 
 
 def test_no_file_is_named_after_nothing():

@@ -23,11 +23,11 @@ from torch import nn
 
 
 def build():
-    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 3))
-    return module, {"input_shape": (3, 32, 32), "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+    return module, {"input_shape": (3, 8, 8), "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 """
 LAYERS = """
-input_shape = [3, 32, 32]
+input_shape = [3, 8, 8]
 mean = [0.5, 0.5, 0.5]
 std = [0.25, 0.25, 0.25]
 
@@ -46,7 +46,7 @@ type = "flatten"
 
 [[layer]]
 type = "linear"
-in_features = 4096
+in_features = 256
 out_features = 3
 """
 
@@ -69,7 +69,7 @@ def samples(tmp_path, monkeypatch) -> Path:
     shutil.copytree(ROOT / "sample_models", folder, ignore=shutil.ignore_patterns(".certify_cache", "__pycache__"))
     monkeypatch.chdir(folder)
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 3))
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
     save_file(module.state_dict(), "weights.safetensors")
     Path("mynet.py").write_text(NETWORK)
     Path("layers.toml").write_text(LAYERS)

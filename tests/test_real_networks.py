@@ -104,9 +104,9 @@ def test_certificates_around_examples(network, effort, count, tmp_path):
 def test_smooth(network, tmp_path):
     _, path, data = network
     out = tmp_path / "report.json"
-    arguments = ["smooth", str(data), "--model", str(path), "--sigma", "0.25", "--n", "1000", "--limit", "20"]
+    arguments = ["smooth", str(data), "--model", str(path), "--sigma", "0.25", "--n", "1000", "--limit", "5"]
     assert main([*arguments, "--store", str(tmp_path / "store"), "-o", str(out), "-q"]) == 0
     report = read_report(out)
     assert verify_report(report) == ()
-    assert len(report.examples) == 20
+    assert len(report.examples) == 5
     assert report.tables.noise_law == "gaussian-255"

@@ -235,7 +235,7 @@ TRACED_TO = {
     "hardtanh": "clamp",
     "conv_circular": "pad",
 }  # fmt: skip
-"""Case to kinds of operations it is traced to; each kind once, but `normalize`: it is made by mean and std, see below."""
+"""Case to kinds of operations it is traced to; each kind once, `normalize` excepted: see mean and std below."""
 
 REORDERED = {"matmul_weight"}
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
