@@ -34,6 +34,7 @@ def requirement(gate: Gate, n: int, alpha: float) -> Requirement:
     return population_requirement(n, gate.min, confidence=gate.confidence, alpha=alpha)
 
 
+@lru_cache(maxsize=256)
 def least_examples(gate: Gate, n: int, alpha: float) -> int | None:
     """Return the least number of examples, at least ``n``, that could pass the gate; None when none is found.
 

@@ -67,10 +67,10 @@ def verify_report(report: Document) -> tuple[Finding, ...]:
 
 
 def _attempt(where: str, check: Callable[[AnyReport], Iterator[Finding]], report: AnyReport) -> Iterator[Finding]:
-    """Yield what a check finds; a value the statistics refuse, or cannot bound with proof, is a finding too."""
+    """Yield what a check finds; a value the statistics refuse or do not know, or cannot bound, is a finding too."""
     try:
         yield from check(report)
-    except (InputError, SoundnessError, ValueError, ArithmeticError) as error:
+    except (InputError, SoundnessError, ValueError, ArithmeticError, KeyError) as error:
         yield Finding(where, "values that can be computed again", str(error))
 
 
