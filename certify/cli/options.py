@@ -29,6 +29,7 @@ class Format(StrEnum):
     markdown = "markdown"
     html = "html"
     junit = "junit"
+    card = "card"
 
 
 class NormName(StrEnum):

@@ -57,5 +57,6 @@ FORMATS: Mapping[str, Renderer] = MappingProxyType(
         "markdown": _load_later("markdown", "render_markdown", comparison="comparison_markdown"),
         "html": _load_later("html_view", "render_html", comparison="html_view"),
         "junit": _load_later("junit", "render_junit"),
+        "card": _load_later("card", "render_card"),
     }
 )

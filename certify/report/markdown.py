@@ -16,6 +16,7 @@ from msgspec import UNSET
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.neutralise import markdown_text
 from certify.report.wording import (
+    FLOORS,
     LIMITS_NOTE,
     SHARE_DIGITS,
     count_abstentions,
@@ -181,9 +182,18 @@ def _network(report: Report) -> Iterator[str]:
     yield f"### Lipschitz constant of the logits ({report.network.norm})"
     yield ""
     yield from _bracket(report.network)
-    for name, floor in (("data", report.network.data_floor), ("slopes", report.network.slope_floor)):
-        if floor is not UNSET:
-            yield from ("", f"Estimate: {estimate_figure(floor)}, the steepest seen on {name}, from below.")
+    yield ""
+    yield from _list(_floors(report.network))
+
+
+def _floors(network: NetworkBound) -> Iterator[tuple[str, str]]:
+    """Yield the estimates of what is possible, each called one, and what keeps the bound from them."""
+    for field, floor in FLOORS.items():
+        value = getattr(network, field)
+        if value is not UNSET:
+            yield f"{floor.name} (an estimate)", f"{estimate_figure(value)}, {floor.meaning}"
+    if network.limited_by is not UNSET:
+        yield "limited by", network.limited_by
 
 
 def _bracket(network: NetworkBound) -> Iterator[str]:
@@ -200,7 +210,7 @@ def _bracket(network: NetworkBound) -> Iterator[str]:
 def _layers(report: Report) -> Iterator[str]:
     if isinstance(report, LipschitzReport) and report.layers:
         norm, total = report.network.norm, len(report.layers)
-        titles = ("name", "kind", "shape", f"lower {norm}", f"upper {norm}", "method")
+        titles = ("name", "kind", "shape", f"lower {norm}", f"upper {norm}", "share", "method")
         table = make_table(titles, map(_layer_cells, report.layers), total=total, most=LAYERS)
         yield from make_folded(f"Layers ({total})", table)
 
@@ -212,6 +222,7 @@ def _layer_cells(layer: LayerRow) -> tuple[str, ...]:
         markdown_text("x".join(map(str, layer.shape)), NAME),
         "none" if layer.lower is None else lower_figure(layer.lower),
         "unbounded" if layer.upper is None else upper_figure(layer.upper),
+        "" if layer.share is UNSET else f"{layer.share:.0%}",
         markdown_text(layer.method, SENTENCE),
     )
 

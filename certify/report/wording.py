@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from msgspec import UNSET
 
-from certify.report.figures import radius_label
+from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.neutralise import strip_controls
 from certify.results import (
     CertifiedAccuracy,
@@ -42,10 +42,10 @@ class Floor:
 
 FLOORS: Mapping[str, Floor] = MappingProxyType(
     {
+        "data_floor": Floor("data floor", "steepest slope found: the constant is about this or more"),
         "slope_floor": Floor(
             "slope floor", "steepest if slopes were free: no bound from slope ranges alone goes below"
         ),
-        "data_floor": Floor("data floor", "steepest slope found: the constant is about this or more"),
     }
 )
 
@@ -121,6 +121,7 @@ def _smoothing(settings: SmoothingSettings) -> list[str]:
     procedure = f"sequential at {', '.join(map(radius_label, settings.at))}" if settings.at else settings.procedure
     return [
         f"sigma {settings.sigma:g}",
+        *_scales(settings),
         f"{settings.noise} noise",
         f"{procedure} n {'up to ' if planned or settings.at else ''}{settings.n:,}",
         f"n0 {settings.n0}",
@@ -130,6 +131,15 @@ def _smoothing(settings: SmoothingSettings) -> list[str]:
         settings.dtype,
         f"seed {settings.seed}",
     ]
+
+
+def _scales(settings: SmoothingSettings) -> list[str]:
+    """Return the scales in words: their extremes, and the estimate by which volumes are compared."""
+    if settings.scales is UNSET:
+        return []
+    found = settings.scales
+    mean = f"geometric mean {estimate_figure(found.geometric_mean)} (estimate)"
+    return [f"scales {lower_figure(found.smallest)} to {upper_figure(found.largest)}, {mean}"]
 
 
 def describe_failure(probability: float) -> str:

@@ -35,7 +35,7 @@ every_format = pytest.mark.parametrize("name", FORMATS)
 def test_the_command_line_offers_every_format_and_no_other():
     assert [member.value for member in Format] == list(FORMATS)
     assert all(Format(name).name == name for name in FORMATS)
-    assert list(FORMATS) == ["terminal", "json", "csv", "tsv", "markdown", "html", "junit"]
+    assert list(FORMATS) == ["terminal", "json", "csv", "tsv", "markdown", "html", "junit", "card"]
 
 
 @every_sample

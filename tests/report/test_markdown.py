@@ -155,7 +155,19 @@ def test_an_estimated_network_constant_is_never_called_a_bound():
 def test_what_has_no_bound_says_why():
     text = FORMATS["markdown"](unbounded_with_data())
     assert "No bound: no rule for softmax attention" in text
-    assert table(unbounded_with_data(), "Layers")[-1][4:] == ["unbounded", "no rule for attention"]
+    assert table(unbounded_with_data(), "Layers")[-1][4:] == ["unbounded", "", "no rule for attention"]
+
+
+def test_floors_are_called_estimates_and_a_layer_shows_its_share():
+    report = network_alone()
+    layers = [replace(layer, share=share) for layer, share in zip(report.layers, (0.25, UNSET, 0.75), strict=True)]
+    limited = replace(report.network, limited_by="what | limits")
+    report = replace(report, layers=tuple(layers), network=limited)
+    text = FORMATS["markdown"](report)
+    assert "- data floor (an estimate): 0.8, steepest slope found" in text
+    assert "- slope floor (an estimate): 0.75, steepest if slopes were free" in text
+    assert "- limited by: what &#124; limits" in text
+    assert [row[5] for row in table(report, "Layers")] == ["share", "25%", "", "75%"]
     assert table(unbounded_with_data(), "Abstentions")[1][0] == "4"
 
 

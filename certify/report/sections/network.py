@@ -57,7 +57,7 @@ def _bound_rows(network: NetworkBound) -> Iterator[tuple[str, str, str, str, flo
         side = f"proved by {network.method}" if network.proved else f"not proved; by {network.method}"
         role, name = ("proved", "upper") if network.proved else ("guess", "estimate")
         yield role, name, upper_figure(network.upper), side, network.upper
-    for field, what in FLOORS.items():
+    for field, what in sorted(FLOORS.items(), reverse=True):
         value = getattr(network, field)
         if value is not UNSET:
             yield "guess", what.name, estimate_figure(value), f"an estimate: {what.meaning}", value

@@ -10,10 +10,8 @@ from rich.text import Text
 from certify.report.figures import estimate_figure, lower_figure, upper_figure
 from certify.report.neutralise import strip_controls
 from certify.report.terminal.header import label_rows
+from certify.report.wording import FLOORS, describe_shape
 from certify.results import LayerRow, LipschitzReport, NetworkBound, Report
-
-SEEN = "steepest slope found: the constant is about this or more"
-POSSIBLE = "steepest if slopes were free: no bound from slope ranges alone goes below"
 
 
 def draw_layers(report: Report) -> Table | None:
@@ -37,7 +35,7 @@ def _layer_cells(layer: LayerRow) -> tuple[Text, ...]:
     return (
         Text(strip_controls(layer.name)),
         Text(strip_controls(layer.kind)),
-        Text("x".join(map(str, layer.shape))),
+        Text(describe_shape(layer.shape)),
         Text("-" if layer.lower is None else lower_figure(layer.lower)),
         Text("unbounded", style="yellow") if layer.upper is None else Text(upper_figure(layer.upper)),
         Text("" if layer.share is UNSET else f"{layer.share:.0%}", style="dim"),
@@ -50,7 +48,7 @@ def draw_network(report: Report) -> Table | Group | None:
     if not isinstance(report, LipschitzReport):
         return None
     network = report.network
-    floors = [*_floor(SEEN, network.data_floor), *_floor(POSSIBLE, network.slope_floor)]
+    floors = [row for field, floor in FLOORS.items() for row in _floor(floor.meaning, getattr(network, field))]
     limit = [] if network.limited_by is UNSET else [("limited by", strip_controls(network.limited_by))]
     return Group(_headline(network), label_rows([*_lower(network), *floors, *limit]))
 
