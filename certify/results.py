@@ -30,13 +30,14 @@ BY_PROCEDURE = -(2**62)  # stands for one of the two above until the settings ar
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # escaped, or as it is
 
 Norm: TypeAlias = Literal["l2", "linf"]
-SmoothingNorm: TypeAlias = Literal["l1", "l2"]
-AnyNorm: TypeAlias = Literal["l1", "l2", "linf"]
+SmoothingNorm: TypeAlias = Literal["l1", "l2", "weighted-l2"]
+AnyNorm: TypeAlias = Literal["l1", "l2", "linf", "weighted-l2"]
 Method: TypeAlias = Literal["auto", "product", "covariance"]
 Effort: TypeAlias = Literal["fast", "default", "max"]
 FalsifyLevel: TypeAlias = Literal["off", "quick", "full"]
 Verdict: TypeAlias = Literal["passed", "failed", "undecided"]
 Answer: TypeAlias = Literal["certified", "not_certified", "undecided"]
+Bound: TypeAlias = Literal["two-interval", "clopper-pearson", "cpm", "bonferroni", "randomized-clopper-pearson"]
 Change: TypeAlias = Literal["both", "won", "lost", "neither"]
 Certificates: TypeAlias = Literal["lipschitz", "smoothing"]
 
@@ -147,15 +148,31 @@ class LipschitzSettings(_Row, frozen=True, kw_only=True):
     seed: int = 0
 
 
+class Scales(_Row, frozen=True, kw_only=True):
+    """A scale of the noise for every coordinate: the hash of the array, its extremes, and an estimate of its mean.
+
+    R times ``geometric_mean``, an estimate, is the radius of the l2 ball with the volume of the certified ellipsoid.
+    """
+
+    sha256: str
+    smallest: float
+    largest: float
+    geometric_mean: float
+
+
 class SmoothingSettings(_Row, frozen=True, kw_only=True):
     """Every option of `certify smooth` that can change a result. ``sigma`` is in the model's input space.
 
     ``sigma`` is the standard deviation of every coordinate of the noise, whose law gives the norm of the radii: l2 for
-    Gaussian noise, l1 for uniform noise.
+    Gaussian noise, l1 for uniform noise. With ``scales`` d_i it is sigma d_i in coordinate i, and radii are in
+    ``weighted-l2``, the norm ||D^-1 v||_2.
 
     With ``at``, radii in rising order, each example answers "is the radius at least this?" by a sequential test, and
     ``n`` is the most draws of it; ``procedure``, ``price`` and ``bound`` then play no part. The default of ``n`` is
     10,000, and 100,000 with ``at``.
+
+    ``scores`` "soft" smooths scores on the simplex instead of votes: the run chooses their map and temperature on its
+    pilots, and may keep the votes, unless ``score_map`` or ``temperature`` is given.
 
     Example:
         >>> SmoothingSettings(sigma=0.25).n, SmoothingSettings(sigma=0.25, at=(0.5, 0.25)).n
@@ -171,21 +188,30 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
     alpha: float = 0.001
     procedure: Literal["planned", "fixed"] = "planned"
     price: float = 1e-5
-    bound: Literal["two-interval", "clopper-pearson", "cpm", "bonferroni"] = "two-interval"
+    bound: Bound = "two-interval"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     limit: int | None = None
     skip: int = 0
     seed: int = 0
+    scales: Scales | UnsetType = UNSET
+
+    scores: Literal["hard", "soft"] | UnsetType = UNSET
+    score_map: Literal["softmax", "sparsemax"] | UnsetType = UNSET
+    temperature: float | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "at", tuple(sorted(set(self.at))))
+        if self.scores == "hard":  # what was meant before there was a choice: the same settings, and the same store
+            msgspec.structs.force_setattr(self, "scores", UNSET)
         if self.n == BY_PROCEDURE:
             msgspec.structs.force_setattr(self, "n", SEQUENTIAL_CAP if self.at else PLANNED_CAP)
 
     @property
     def norm(self) -> SmoothingNorm:
         """The norm of the radii."""
-        return "l1" if self.noise == "uniform" else "l2"
+        if self.noise == "uniform":
+            return "l1"
+        return "l2" if self.scales is UNSET else "weighted-l2"
 
 
 class Statement(_Row, frozen=True, kw_only=True):
@@ -274,6 +300,19 @@ class Counts(_Row, frozen=True, kw_only=True):
     seed: int
 
 
+class ScoreSums(_Row, frozen=True, kw_only=True):
+    """Sums of soft scores per class and of their squares, in units of 2^-30; the last entry is of invalid outputs.
+
+    Each square is rounded up to a whole unit. ``method`` names which of the valid radii is the largest, and reported.
+    """
+
+    selection: tuple[int, ...]
+    selection_squares: tuple[int, ...]
+    estimation: tuple[int, ...]
+    estimation_squares: tuple[int, ...]
+    method: str
+
+
 class Decision(_Row, frozen=True, kw_only=True):
     """The answer to "is the radius at least this?"; "certified" only where all smaller asked radii are too."""
 
@@ -286,6 +325,7 @@ class SmoothingExample(_Row, frozen=True, kw_only=True):
 
     With asked radii, ``stopped`` is "gs" (the draws ended by a group-sequential test, so no bound for a fixed number
     of draws holds for the counts), ``decisions`` are the answers, and ``radius`` is the largest certified one.
+    ``uniform`` is the random number of a randomized bound: a function of the seed, the id and the hash alone.
     """
 
     index: int
@@ -301,7 +341,9 @@ class SmoothingExample(_Row, frozen=True, kw_only=True):
     seconds: float
     stopped: Literal["gs"] | UnsetType = UNSET
     decisions: tuple[Decision, ...] | UnsetType = UNSET
+    uniform: float | UnsetType = UNSET
     reason: str | UnsetType = UNSET
+    scores: ScoreSums | UnsetType = UNSET
 
 
 class UnsampledExample(_Row, frozen=True, kw_only=True):
@@ -339,6 +381,29 @@ class SequentialTable(_Row, frozen=True, kw_only=True):
     sha256: str
 
 
+class ScoreCandidate(_Row, frozen=True, kw_only=True):
+    """A map and temperature that were tried on the pilots, and their mean worth there, an estimate, in sigmas."""
+
+    map: Literal["argmax", "softmax", "sparsemax"]
+    temperature: float
+    worth: float
+
+
+class ScoreTable(_Row, frozen=True, kw_only=True):
+    """Which scores the run smooths, chosen on all its pilots, and what is proved about the logits under them.
+
+    ``candidates[chosen]`` is in use; ``argmax`` (temperature 0) stands for votes. ``lipschitz`` is at least the l2
+    Lipschitz constant of the logits, ``logit_error`` at least the l2 error of the logits as run, at any input with
+    noise; both are null when one is not proved, ``reason`` says why, and only radii that hold for any scores are used.
+    """
+
+    candidates: tuple[ScoreCandidate, ...]
+    chosen: int
+    lipschitz: float | None
+    logit_error: float | None
+    reason: str | UnsetType = UNSET
+
+
 class Tables(_Row, frozen=True, kw_only=True):
     """How many draws each pilot asked for, and where the noise came from.
 
@@ -353,6 +418,7 @@ class Tables(_Row, frozen=True, kw_only=True):
     noise_law: str
     alpha_charged: float
     sequential: tuple[SequentialTable, ...] | UnsetType = UNSET
+    scores: ScoreTable | UnsetType = UNSET
 
 
 class CertifiedAccuracy(_Row, frozen=True, kw_only=True):
@@ -508,7 +574,7 @@ class ComparisonSettings(_Row, frozen=True, kw_only=True):
     """
 
     certificates: Certificates
-    norm: Norm
+    norm: AnyNorm
     radius: float
     max_drop: float = 0.01
     confidence: float = 0.95

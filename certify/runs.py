@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
 import torch
 from msgspec import UNSET
+from numpy.typing import NDArray
 
 from certify._version import __version__
 from certify.bounds import (
@@ -76,6 +78,7 @@ from certify.smoothing.base_network import DTYPES
 from certify.smoothing.classification import Classification
 from certify.smoothing.loop import Events
 from certify.smoothing.sampler import use_one_core
+from certify.smoothing.scales import check_scales, describe_scales
 from certify.stats import self_test
 
 STORE_FOLDER = ".certify_cache"
@@ -354,6 +357,7 @@ class SmoothingRun:
     data_path: str = ""
     falsify: FalsifyLevel = "quick"
     _clock: _Clock = field(default_factory=_Clock)
+    scales: NDArray[np.float64] | None = None
 
     def events(self) -> Events[SmoothingExample]:
         """Yield certified examples in order, and progress between them; see `certify.smoothing.smoothing_events`."""
@@ -366,6 +370,7 @@ class SmoothingRun:
             device=self.device,
             batch=self.batch,
             workers=self.workers,
+            scales=self.scales,
         )
 
     def report(self, examples: Sequence[SmoothingExample], *, settled: bool = False) -> SmoothingReport:
@@ -413,6 +418,7 @@ class SmoothingRun:
             level=self.falsify,
             device=self.device,
             range=self.model.input.range,
+            scales=self.scales,
         )
 
     def is_complete(self) -> bool:
@@ -420,7 +426,7 @@ class SmoothingRun:
         return is_complete(self.store, self.data, Classification(self._procedure()[0]))
 
     def _procedure(self) -> tuple[Procedure, NoiseLaw]:
-        law = make_law(self.settings, eight_bit=self.data.eight_bit)
+        law = make_law(self.settings, eight_bit=self.data.eight_bit, scales=self.scales)
         size = self.model.input.size
         return plan_procedure(self.settings, classes=len(self.model.classes), law=law, dimension=size), law
 
@@ -452,10 +458,12 @@ def start_smoothing(
     restart: bool = False,
     data_path: str = "",
     falsify: FalsifyLevel = "quick",
+    scales: object = None,
 ) -> Iterator[SmoothingRun]:
     """Open the store of a run, continuing what an earlier start has left, and close it afterwards.
 
-    ``falsify`` says how hard the certificates are attacked before the report leaves.
+    ``falsify`` says how hard the certificates are attacked before the report leaves, ``scales`` the size of the noise
+    in every coordinate, as in `smooth`.
 
     Raises:
         InputError: If the settings or the data do not fit, or the store is in use or damaged.
@@ -464,10 +472,14 @@ def start_smoothing(
     self_test()
     clock = _Clock()
     chosen = choose_device(device)
+    sizes = None if scales is None else check_scales(scales, model.input.shape)
+    if sizes is not None:
+        settings = msgspec.structs.replace(settings, scales=describe_scales(sizes))
     header = _header(model, data, settings, chosen)
     with open_store(Path(store), header, restart=restart) as opened:
         side_by_side = workers or choose_workers(chosen)
-        yield SmoothingRun(model, data, settings, opened, chosen, batch, side_by_side, data_path, falsify, clock)
+        run = SmoothingRun(model, data, settings, opened, chosen, batch, side_by_side, data_path, falsify, clock, sizes)
+        yield run
 
 
 def has_complete_run(
@@ -516,11 +528,13 @@ def smooth(
     workers: int | None = None,
     restart: bool = False,
     falsify: FalsifyLevel = "quick",
+    scales: object = None,
 ) -> SmoothingReport:
     """Return the report of randomized smoothing: for each example a class and a radius that hold for the noisy vote.
 
     Except with probability ``alpha`` over its own draws, the smoothed classifier g(x) = argmax_k P(f(x + noise) = k)
-    gives the reported class to every input nearer than ``radius`` in l2. The network f itself is promised nothing.
+    gives the reported class to every input nearer than ``radius`` in l2 (l1 for uniform noise). The network f itself is
+    promised nothing.
     With radii asked for (``at``), each example ends as soon as they are decided, after far fewer draws.
     Source: Cohen, Rosenfeld and Kolter (2019), arXiv 1902.02918, Theorem 1 and Algorithm Certify.
 
@@ -535,6 +549,8 @@ def smooth(
             there are cores. Never changes a count.
         restart: Discard what an earlier run of the same settings has left.
         falsify: How hard the certificates are attacked before the report leaves: "off", "quick" or "full".
+        scales: An array d of the shape of one input, fixed before the data are seen: the noise has the standard
+            deviation sigma d_i in coordinate i, and radii are in ||D^-1 v||_2; see `certify.smoothing.scales`.
 
     Raises:
         InputError: If a file or setting is not what it must be, or data and model do not fit.
@@ -556,6 +572,7 @@ def smooth(
         restart=restart,
         data_path=path,
         falsify=falsify,
+        scales=scales,
     ) as run:
         examples = [event for event in run.events() if isinstance(event, SmoothingExample)]
         return run.report(examples)

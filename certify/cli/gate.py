@@ -212,7 +212,7 @@ def _run_smoothing(
     from certify.runs import has_complete_run
 
     settings = smoothing_settings(configuration, {})
-    gates = [in_native_norm(g, settings.norm, model.input.size) for g in _gates_of(configuration, "smoothing")]
+    gates = [in_native_norm(g, settings, model.input.size) for g in _gates_of(configuration, "smoothing")]
     dataset = smooth.read_examples(model, data, None, settings)
     if all(answers_gate(settings, gate) for gate in gates) and has_complete_run(
         model, dataset, settings, store=places.store, device=places.device

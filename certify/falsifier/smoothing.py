@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
+from msgspec import UNSET
 from msgspec.structs import replace
+from numpy.typing import NDArray
 from torch import Tensor
 
 from certify.bounds.steepest import Box
@@ -21,6 +23,7 @@ from certify.falsifier.noisy_rules import check_counts, check_planted
 from certify.falsifier.noisy_votes import DOUBT, Lost, prove_lost
 from certify.graph import Graph, run
 from certify.results import Falsifier, FalsifyLevel, SmoothingExample, SmoothingSettings
+from certify.rounding import mul_down
 from certify.smoothing import NoiseLaw, make_law, plan_procedure
 from certify.smoothing.votes import BaseClassifier, base_classifier
 from certify.stats import false_certificates_quantile
@@ -41,6 +44,7 @@ def falsify_smoothing(
     level: FalsifyLevel = "quick",
     device: str | torch.device = "cpu",
     range: Box = None,  # noqa: A002 - the field of the input space
+    scales: NDArray[np.float64] | None = None,
 ) -> Falsifier:
     """Return what was tried against the certificates of a smoothing run, none of which broke.
 
@@ -54,6 +58,7 @@ def falsify_smoothing(
         level: How hard to try; "off" returns at once.
         device: Where the network runs.
         range: Where inputs lie; None for everywhere.
+        scales: Those of the noise, where each coordinate has its own; the l2 balls inside the ellipsoids are attacked.
 
     Raises:
         BrokenCertificate: If more certificates are proved false than chance allows, or a rule between the numbers of
@@ -65,17 +70,26 @@ def falsify_smoothing(
     if len(examples) != len(rows) or any(e.hash != row.hash for e, row in zip(examples, rows, strict=True)):
         raise ValueError("expected the rows of these examples, in their order")
     effort, eight_bit = SMOOTHING[level], all(example.eight_bit for example in examples)
-    law = make_law(settings, eight_bit=eight_bit)
+    law = make_law(settings, eight_bit=eight_bit, scales=scales)
     dimension = int(np.prod(graph.input_shape))
     if not settings.at:  # radii that were asked for do not follow from counts by a bound
         check_counts(rows, plan_procedure(settings, classes=classes, law=law, dimension=dimension))
-    check_planted(replace(settings, at=()), law, on_grid=law.float_sound)
+    plain = replace(settings, at=(), scales=UNSET)
+    check_planted(plain, make_law(plain, eight_bit=eight_bit), on_grid=law.float_sound)
     classifier = base_classifier(predict, classes=classes, device=device, dtype=settings.dtype)
     try:
-        tried = _attack(classifier, graph, examples, rows, settings, law, effort, range)
+        tried = _attack(classifier, graph, examples, _on_balls(rows, settings), settings, law, effort, range)
     except InputError as error:
         tried = f"no attack by gradients ({error})"
     return Falsifier(level=level, tried=f"{tried}; rules between counts and radii; 1 planted vote", found=0)
+
+
+def _on_balls(rows: Sequence[SmoothingExample], settings: SmoothingSettings) -> list[SmoothingExample]:
+    """Return the certificates on balls: those on ellipsoids on the l2 ball inside."""
+    if settings.scales is UNSET:
+        return list(rows)
+    least = settings.scales.smallest
+    return [replace(row, radius=mul_down(row.radius, least), norm="l2") for row in rows]
 
 
 def _attack(
@@ -124,7 +138,7 @@ def _points(
     labels = torch.tensor([row.predicted for row in rows])
     return lose_vote(
         lambda x: run(single, x.to(device, torch.float32)).double().cpu(),
-        Balls(centres, radii, settings.norm, box),
+        Balls(centres, radii, rows[0].norm, box),
         labels,
         sigma=settings.sigma,
         steps=effort.steps,

@@ -8,10 +8,11 @@ from msgspec import UNSET, structs
 
 from certify.errors import InputError
 from certify.policy.gates import Gate
-from certify.results import AnyNorm, Report, SmoothingNorm, SmoothingReport, SmoothingSettings
-from certify.rounding import floor_text
+from certify.results import AnyNorm, Report, SmoothingReport, SmoothingSettings
+from certify.rounding import div_up, floor_text
 from certify.stats import BOUNDS, GEOMETRIES, charged_alpha, needed_radius
 
+LUCKIEST = 0.0  # the random number at which a randomized bound certifies most
 SMALLEST = 0.001  # times sigma: the asked radius that stands for any positive one
 
 
@@ -33,17 +34,29 @@ def answers_gate(settings: SmoothingSettings, gate: Gate) -> bool:
     return not settings.at or (gate.radius in settings.at if gate.radius else settings.at[0] <= smallest)
 
 
-def in_native_norm(gate: Gate, norm: SmoothingNorm, dimension: int) -> Gate:
+def in_native_norm(gate: Gate, settings: SmoothingSettings, dimension: int) -> Gate:
     """Return a gate on smoothed certificates in their own norm: at the least radius whose ball holds the asked ball.
+
+    Certificates with a scale per coordinate hold on the l2 ball of their radius times the smallest scale.
+
+    Raises:
+        InputError: If the gate asks for an ellipsoid, and the certificates are of balls.
 
     Example:
         >>> gate = Gate(name="g", metric="certified_accuracy", min=0.5, norm="linf", radius=0.01)
-        >>> 0.08 <= in_native_norm(gate, "l2", 64).radius < 0.0800001
+        >>> 0.08 <= in_native_norm(gate, SmoothingSettings(sigma=0.25), 64).radius < 0.0800001
         True
     """
+    norm = settings.norm
     if gate.radius is None or gate.norm == norm:
         return gate
-    return structs.replace(gate, norm=norm, radius=needed_radius(gate.radius, norm, gate.norm, dimension))
+    if gate.norm == "weighted-l2":
+        raise InputError(f"gate {gate.name!r}: expected certificates in weighted-l2, got {norm}; run with scales")
+    plain: AnyNorm = "l2" if settings.scales is not UNSET else norm
+    radius = needed_radius(gate.radius, plain, gate.norm, dimension)
+    if settings.scales is not UNSET:
+        radius = div_up(radius, settings.scales.smallest)
+    return structs.replace(gate, norm=norm, radius=radius)
 
 
 def check_fits(report: Report, gate: Gate) -> None:
@@ -86,7 +99,7 @@ def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
     alpha = charged_alpha(settings.alpha, tables.alpha_charged)
     votes = (draws, *[0] * len(report.model.classes))  # the last: invalid outputs
     law = GEOMETRIES[tables.noise_law]
-    largest = BOUNDS[settings.bound](votes, 0, alpha, law.scale(settings.sigma), votes, law.radius)
+    largest = BOUNDS[settings.bound](votes, 0, alpha, law.scale(settings.sigma), votes, law.radius, LUCKIEST)
     if gate.radius is not None and not gate.radius <= largest:
         raise InputError(
             f"gate {gate.name!r}: expected a radius that {draws} draws can certify at sigma {settings.sigma!r}, at "

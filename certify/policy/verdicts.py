@@ -39,7 +39,7 @@ def gate_exit_code(rows: Iterable[GateRow]) -> int:
 def _evaluate(report: Report, gate: Gate) -> GateRow:
     native = gate
     if isinstance(report, SmoothingReport):
-        native = in_native_norm(gate, report.settings.norm, report.model.input.size)
+        native = in_native_norm(gate, report.settings, report.model.input.size)
     check_fits(report, native)
     found = tally(native, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
     verdict, reason = _judge(gate, native, found)

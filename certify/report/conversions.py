@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from certify.report.figures import upper_figure
-from certify.results import Report, SmoothingReport
+from msgspec import UNSET
+
+from certify.report.figures import estimate_figure, upper_figure
+from certify.results import AnyNorm, Report, SmoothingReport
+from certify.rounding import div_up
 from certify.stats import inclusion_factor
 from certify.stats.inclusion import RECIPROCALS
 
@@ -15,10 +18,20 @@ def describe_conversions(report: Report) -> str:
     """
     if not isinstance(report, SmoothingReport):
         return ""
-    own, size = report.settings.norm, report.model.input.size
-    parts = [f"in {norm} radius / {_divisor(inclusion_factor(own, norm, size))}" for norm in RECIPROCALS if norm != own]
-    return f"from {own} by inclusion: {', '.join(parts)}"
+    own, size, scales = report.settings.norm, report.model.input.size, report.settings.scales
+    plain: AnyNorm = "l2" if own == "weighted-l2" else own
+    share = 1.0 if scales is UNSET else scales.smallest
+    parts = [
+        f"in {norm} radius / {upper_figure(div_up(inclusion_factor(plain, norm, size), share))}"
+        for norm in RECIPROCALS
+        if norm != own
+    ]
+    return f"from {own} by inclusion: {', '.join(parts)}{_volume(report)}"
 
 
-def _divisor(factor: float) -> str:
-    return "1" if factor == 1.0 else upper_figure(factor)
+def _volume(report: SmoothingReport) -> str:
+    """Return how large the certified ellipsoids are: an estimate to compare two choices of scales by."""
+    scales = report.settings.scales
+    if scales is UNSET:
+        return ""
+    return f"; estimate: the volume is that of an l2 ball of radius x {estimate_figure(scales.geometric_mean)}"

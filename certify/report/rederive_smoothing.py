@@ -55,6 +55,8 @@ LEVELS: Mapping[str, Callable[[float], int]] = {
     "uniform": lambda _: 0,
     "uniform-255": lambda sigma: 2 * _uniform_steps(sigma),
 }
+    "gaussian-diagonal": lambda _: 0,
+    "gaussian-diagonal-255": _integer_levels,
 """Levels of each noise law at a sigma; 0 where alpha is not charged."""
 
 
@@ -64,6 +66,8 @@ SCALES: Mapping[str, Callable[[float], float]] = {
     "uniform": _uniform_scale,
     "uniform-255": _uniform_grid_scale,
 }
+    "gaussian-diagonal": lambda sigma: math.nextafter(sigma * (1.0 - 2.0**-52), 0.0),
+    "gaussian-diagonal-255": lambda sigma: math.nextafter(sigma * (1.0 - 2.0**-52), 0.0),
 """What the radii of each noise law are proportional to."""
 
 RADIUS_MAPS: Mapping[str, RadiusMap] = {"gaussian": radius_l2, "uniform": radius_l1}
@@ -76,7 +80,8 @@ def check_tables(report: SmoothingReport) -> Iterator[Finding]:
         ValueError: If a setting is out of the range of the statistics.
     """
     settings, tables = report.settings, report.tables
-    laws = [settings.noise] if settings.float_noise else [settings.noise, f"{settings.noise}-{PIXEL_LEVELS}"]
+    plain = settings.noise if settings.scales is UNSET else f"{settings.noise}-diagonal"
+    laws = [plain] if settings.float_noise else [plain, f"{plain}-{PIXEL_LEVELS}"]
     yield from require(tables.noise_law in laws, "tables.noise_law", f"one of {laws}", tables.noise_law)
     yield from _check_plan(report)
     if tables.noise_law in LEVELS:
@@ -94,7 +99,8 @@ def expected_charge(settings: SmoothingSettings, noise_law: str, dimension: int)
         >>> expected_charge(settings, "gaussian", 3072), expected_charge(settings, "gaussian-255", 3072) < 1.5e-7
         (0.0, True)
     """
-    levels = LEVELS[noise_law](settings.sigma)
+    widest = settings.sigma if settings.scales is UNSET else settings.sigma * settings.scales.largest
+    levels = LEVELS[noise_law](widest)
     return noise_charge(settings.n, dimension, levels) if levels else 0.0
 
 

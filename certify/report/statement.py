@@ -25,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_FLOOR, Context, Decimal
 
+from msgspec import UNSET
+
 from certify.report.figures import upper_figure
 from certify.results import (
     AnyNorm,
@@ -39,13 +41,22 @@ from certify.results import (
 from certify.stats import false_certificates_quantile
 from certify.stats.uniform import grid_steps, half_width
 
-INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255"})
+INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255", "gaussian-diagonal-255"})
 QUANTILES = (0.95, 0.99)
-NORM_WORDS: Mapping[AnyNorm, str] = {"l1": "||x' - x||_1", "l2": "||x' - x||_2", "linf": "||x' - x||_inf"}
+NORM_WORDS: Mapping[AnyNorm, str] = {
+    "l1": "||x' - x||_1",
+    "l2": "||x' - x||_2",
+    "linf": "||x' - x||_inf",
+    "weighted-l2": "||D^-1 (x' - x)||_2",
+}
 NOISE_WORDS: Mapping[str, Callable[[float], str]] = {
     "gaussian": lambda sigma: f"Gaussian noise, sigma {sigma!r}",
     "gaussian-255": lambda sigma: f"Gaussian noise rounded to the 8-bit grid, sigma {sigma!r}",
     "uniform": lambda sigma: f"uniform noise of half-width {half_width(sigma)!r}, sigma {sigma!r}",
+    "gaussian-diagonal": lambda sigma: f"Gaussian noise, sigma {sigma!r} times the scale of each coordinate",
+    "gaussian-diagonal-255": lambda sigma: (
+        f"Gaussian noise rounded to the 8-bit grid, sigma {sigma!r} times the scale of each coordinate"
+    ),
     "uniform-255": lambda sigma: (
         f"noise uniform on the whole levels -{grid_steps(sigma)}..{grid_steps(sigma)} of 1/255, sigma {sigma!r}"
     ),
@@ -116,12 +127,24 @@ def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, noise_law: 
         f"For each example x with a positive radius, except with probability at most {settings.alpha!r} over its own "
         f"draws, the smoothed classifier ({noise}) of the network with the weights "
         f"of sha256 {model.sha256} gives the predicted class to every {points} with {NORM_WORDS[settings.norm]} < "
-        "radius, "
-        f"{_space(model)}. The network without noise is promised nothing."
+        f"radius, {_scales(settings)}{_space(model)}. The network without noise is promised nothing."
+        f"{_randomized(settings)}"
     )
 
 
 def _smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:
+def _randomized(settings: SmoothingSettings) -> str:
+    if settings.bound not in RANDOMIZED or settings.at:
+        return ""
+    return " The bound is randomized: each radius also depends on a number drawn for the example from the run's seed."
+
+
+def _scales(settings: SmoothingSettings) -> str:
+    if settings.scales is UNSET:
+        return ""
+    return f"D the diagonal matrix of the scales of sha256 {settings.scales.sha256}, the same for every x, "
+
+
     run = f"the network as run in {settings.dtype}"
     if on_grid:
         return f"{run}; inputs with integer noise are exact; the noise generator is assumed ideal"

@@ -10,17 +10,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from certify.errors import InputError
 from certify.examples import Example
 from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.noise import NoisyRows, fingerprint
-from certify.smoothing.two_level_table import IntegerSampler
+
+
+class Sampler(Protocol):
+    """What draws Z: for `IntegerLaw` from one table, or from one for each group of coordinates."""
+
+    @property
+    def table(self) -> NDArray[Any]:
+        """The first level, whose dtype x + Z fits in."""
+
+    @property
+    def levels(self) -> int:
+        """The most thresholds of a coordinate."""
+
+    def draw(self, bits: np.random.Philox, count: int) -> tuple[NDArray[Any], NDArray[np.uint64]]:
+        """Return ``count`` independent Z, and the raw words of their top bits."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +46,13 @@ class IntegerLaw:
     name: str
     words: str
     scale: float
-    sampler: IntegerSampler
+    sampler: Sampler
     float_sound: bool = True
 
     @property
     def levels(self) -> int:
         """The number of thresholds, 2m: a bound of the distance of one drawn coordinate to its law, in 2^-63."""
-        return len(self.sampler.T)
+        return self.sampler.levels
 
     @property
     def row_dtype(self) -> np.dtype[Any]:

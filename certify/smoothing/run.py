@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from certify.errors import InputError
@@ -72,6 +73,7 @@ def smoothing_events(
     device: str | torch.device = "cpu",
     batch: int | Literal["auto"] = "auto",
     workers: int = 1,
+    scales: NDArray[np.float64] | None = None,
 ) -> Events[SmoothingExample]:
     """Yield the certified examples of a run in order, and between them how far it is.
 
@@ -86,6 +88,7 @@ def smoothing_events(
         batch: Rows per forward pass; "auto" takes that of the store, else times a few sizes. Never changes a count.
         workers: How many forward passes run side by side on a CPU, each on one core; for a CUDA device w - 1 threads
             draw noise. Never changes a count.
+        scales: Those of the noise, where each coordinate has its own; the array that the settings name by its hash.
 
     Raises:
         InputError: If the settings, the data or the store do not fit.
@@ -93,7 +96,7 @@ def smoothing_events(
         InterruptedRun: After SIGINT or SIGTERM; finished blocks are in the store.
     """
     check_data(dataset)
-    law = make_law(settings, eight_bit=dataset.eight_bit)
+    law = make_law(settings, eight_bit=dataset.eight_bit, scales=scales)
     shape = dataset.examples[0].stored.shape
     procedure = plan_procedure(settings, classes=classes, law=law, dimension=int(np.prod(shape)))
     task = Classification(procedure)

@@ -59,6 +59,11 @@ class IntegerSampler:
     open_mark: int
 
     @property
+    def levels(self) -> int:
+        """The number of thresholds, 2m."""
+        return len(self.T)
+
+    @property
     def half(self) -> int:
         """m, the largest |Z|."""
         return len(self.T) // 2

@@ -12,9 +12,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from certify.results import SmoothingNorm
+from certify.rounding import down
 from certify.stats.arguments import check_sigma
 from certify.stats.radius import RadiusMap, radius_l2
 from certify.stats.uniform import grid_half_width, half_width, radius_l1
+
+BELOW = 1.0 - 2.0**-52  # for the rounding of sigma times the scale of a coordinate
+
+
+def _scaled(sigma: float) -> float:
+    """Return sigma, lowered so that every product of sigma and a scale is at least as large, rounding included."""
+    return down(check_sigma(sigma) * BELOW)
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ GEOMETRIES: Mapping[str, Geometry] = MappingProxyType(
     {
         "gaussian": Geometry("gaussian", "l2", check_sigma, radius_l2),
         "gaussian-255": Geometry("gaussian", "l2", check_sigma, radius_l2),
+        "gaussian-diagonal": Geometry("gaussian", "weighted-l2", _scaled, radius_l2),
+        "gaussian-diagonal-255": Geometry("gaussian", "weighted-l2", _scaled, radius_l2),
         "uniform": Geometry("uniform", "l1", half_width, radius_l1),
         "uniform-255": Geometry("uniform", "l1", grid_half_width, radius_l1),
     }
