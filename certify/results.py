@@ -30,13 +30,14 @@ BY_PROCEDURE = -(2**62)  # stands for one of the two above until the settings ar
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # escaped, or as it is
 
 Norm: TypeAlias = Literal["l2", "linf"]
-SmoothingNorm: TypeAlias = Literal["l1", "l2"]
-AnyNorm: TypeAlias = Literal["l1", "l2", "linf"]
+SmoothingNorm: TypeAlias = Literal["l1", "l2", "weighted-l2"]
+AnyNorm: TypeAlias = Literal["l1", "l2", "linf", "weighted-l2"]
 Method: TypeAlias = Literal["auto", "product", "covariance"]
 Effort: TypeAlias = Literal["fast", "default", "max"]
 FalsifyLevel: TypeAlias = Literal["off", "quick", "full"]
 Verdict: TypeAlias = Literal["passed", "failed", "undecided"]
 Answer: TypeAlias = Literal["certified", "not_certified", "undecided"]
+Bound: TypeAlias = Literal["two-interval", "clopper-pearson", "cpm", "bonferroni", "randomized-clopper-pearson"]
 Change: TypeAlias = Literal["both", "won", "lost", "neither"]
 Certificates: TypeAlias = Literal["lipschitz", "smoothing"]
 
@@ -147,11 +148,24 @@ class LipschitzSettings(_Row, frozen=True, kw_only=True):
     seed: int = 0
 
 
+class Scales(_Row, frozen=True, kw_only=True):
+    """A scale of the noise for every coordinate: the hash of the array, its extremes, and an estimate of its mean.
+
+    R times ``geometric_mean``, an estimate, is the radius of the l2 ball with the volume of the certified ellipsoid.
+    """
+
+    sha256: str
+    smallest: float
+    largest: float
+    geometric_mean: float
+
+
 class SmoothingSettings(_Row, frozen=True, kw_only=True):
     """Every option of `certify smooth` that can change a result. ``sigma`` is in the model's input space.
 
     ``sigma`` is the standard deviation of every coordinate of the noise, whose law gives the norm of the radii: l2 for
-    Gaussian noise, l1 for uniform noise.
+    Gaussian noise, l1 for uniform noise. With ``scales`` d_i it is sigma d_i in coordinate i, and radii are in
+    ``weighted-l2``, the norm ||D^-1 v||_2.
 
     With ``at``, radii in rising order, each example answers "is the radius at least this?" by a sequential test, and
     ``n`` is the most draws of it; ``procedure``, ``price`` and ``bound`` then play no part. The default of ``n`` is
@@ -174,11 +188,12 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
     alpha: float = 0.001
     procedure: Literal["planned", "fixed"] = "planned"
     price: float = 1e-5
-    bound: Literal["two-interval", "clopper-pearson", "cpm", "bonferroni"] = "two-interval"
+    bound: Bound = "two-interval"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     limit: int | None = None
     skip: int = 0
     seed: int = 0
+    scales: Scales | UnsetType = UNSET
 
     scores: Literal["hard", "soft"] | UnsetType = UNSET
     score_map: Literal["softmax", "sparsemax"] | UnsetType = UNSET
@@ -194,7 +209,9 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
     @property
     def norm(self) -> SmoothingNorm:
         """The norm of the radii."""
-        return "l1" if self.noise == "uniform" else "l2"
+        if self.noise == "uniform":
+            return "l1"
+        return "l2" if self.scales is UNSET else "weighted-l2"
 
 
 class Statement(_Row, frozen=True, kw_only=True):
@@ -308,6 +325,7 @@ class SmoothingExample(_Row, frozen=True, kw_only=True):
 
     With asked radii, ``stopped`` is "gs" (the draws ended by a group-sequential test, so no bound for a fixed number
     of draws holds for the counts), ``decisions`` are the answers, and ``radius`` is the largest certified one.
+    ``uniform`` is the random number of a randomized bound: a function of the seed, the id and the hash alone.
     """
 
     index: int
@@ -323,6 +341,7 @@ class SmoothingExample(_Row, frozen=True, kw_only=True):
     seconds: float
     stopped: Literal["gs"] | UnsetType = UNSET
     decisions: tuple[Decision, ...] | UnsetType = UNSET
+    uniform: float | UnsetType = UNSET
     reason: str | UnsetType = UNSET
     scores: ScoreSums | UnsetType = UNSET
 
@@ -555,7 +574,7 @@ class ComparisonSettings(_Row, frozen=True, kw_only=True):
     """
 
     certificates: Certificates
-    norm: Norm
+    norm: AnyNorm
     radius: float
     max_drop: float = 0.01
     confidence: float = 0.95
