@@ -16,6 +16,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
+from msgspec import UNSET, UnsetType
+
 from certify.report.findings import Finding, compare, require
 from certify.report.rederive_sequential import check_sequential, check_sequential_tables, check_unstopped
 from certify.results import SmoothingExample, SmoothingReport, SmoothingSettings, dump_json
@@ -52,22 +54,22 @@ def _uniform_grid_scale(sigma: float) -> float:
 LEVELS: Mapping[str, Callable[[float], int]] = {
     "gaussian": lambda _: 0,
     "gaussian-255": _integer_levels,
+    "gaussian-diagonal": lambda _: 0,
+    "gaussian-diagonal-255": _integer_levels,
     "uniform": lambda _: 0,
     "uniform-255": lambda sigma: 2 * _uniform_steps(sigma),
 }
-    "gaussian-diagonal": lambda _: 0,
-    "gaussian-diagonal-255": _integer_levels,
-"""Levels of each noise law at a sigma; 0 where alpha is not charged."""
+"""Levels of each noise law at the sigma of its widest coordinate; 0 where alpha is not charged."""
 
 
 SCALES: Mapping[str, Callable[[float], float]] = {
     "gaussian": lambda sigma: sigma,
     "gaussian-255": lambda sigma: sigma,
+    "gaussian-diagonal": lambda sigma: math.nextafter(sigma * (1.0 - 2.0**-52), 0.0),
+    "gaussian-diagonal-255": lambda sigma: math.nextafter(sigma * (1.0 - 2.0**-52), 0.0),
     "uniform": _uniform_scale,
     "uniform-255": _uniform_grid_scale,
 }
-    "gaussian-diagonal": lambda sigma: math.nextafter(sigma * (1.0 - 2.0**-52), 0.0),
-    "gaussian-diagonal-255": lambda sigma: math.nextafter(sigma * (1.0 - 2.0**-52), 0.0),
 """What the radii of each noise law are proportional to."""
 
 RADIUS_MAPS: Mapping[str, RadiusMap] = {"gaussian": radius_l2, "uniform": radius_l1}

@@ -52,11 +52,11 @@ NORM_WORDS: Mapping[AnyNorm, str] = {
 NOISE_WORDS: Mapping[str, Callable[[float], str]] = {
     "gaussian": lambda sigma: f"Gaussian noise, sigma {sigma!r}",
     "gaussian-255": lambda sigma: f"Gaussian noise rounded to the 8-bit grid, sigma {sigma!r}",
-    "uniform": lambda sigma: f"uniform noise of half-width {half_width(sigma)!r}, sigma {sigma!r}",
     "gaussian-diagonal": lambda sigma: f"Gaussian noise, sigma {sigma!r} times the scale of each coordinate",
     "gaussian-diagonal-255": lambda sigma: (
         f"Gaussian noise rounded to the 8-bit grid, sigma {sigma!r} times the scale of each coordinate"
     ),
+    "uniform": lambda sigma: f"uniform noise of half-width {half_width(sigma)!r}, sigma {sigma!r}",
     "uniform-255": lambda sigma: (
         f"noise uniform on the whole levels -{grid_steps(sigma)}..{grid_steps(sigma)} of 1/255, sigma {sigma!r}"
     ),
@@ -132,7 +132,6 @@ def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, noise_law: 
     )
 
 
-def _smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:
 def _randomized(settings: SmoothingSettings) -> str:
     if settings.bound not in RANDOMIZED or settings.at:
         return ""
@@ -145,6 +144,7 @@ def _scales(settings: SmoothingSettings) -> str:
     return f"D the diagonal matrix of the scales of sha256 {settings.scales.sha256}, the same for every x, "
 
 
+def _smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:
     run = f"the network as run in {settings.dtype}"
     if on_grid:
         return f"{run}; inputs with integer noise are exact; the noise generator is assumed ideal"
