@@ -12,7 +12,7 @@ from certify.errors import InputError
 from certify.examples import Dataset, Example
 from certify.loading import Model, load, save
 from certify.report import verify_report
-from certify.results import SmoothingReport, SmoothingSettings
+from certify.results import SmoothingReport, SmoothingSettings, seal
 from certify.runs import lipschitz, smooth
 
 FACTORY = """
@@ -122,3 +122,24 @@ def test_data_put_together_by_hand_give_consistent_reports(linear):
     data = by_hand(PAIR, indices=(2, 7))
     assert verify_report(lipschitz(linear, data)) == ()
     assert verify_report(smooth(linear, data, SmoothingSettings(sigma=0.25, n=300), workers=1)) == ()
+
+
+def test_a_randomized_bound_takes_its_number_from_the_seed_and_the_example(folder):
+    """The same counts as under the deterministic bound, radii nowhere smaller, numbers that `verify` derives again."""
+    model = network("relu")
+    settings = SmoothingSettings(sigma=0.25, n=100, procedure="fixed", bound="clopper-pearson")
+    plain_report, report = (
+        smooth(model, "data.npz", msgspec.structs.replace(settings, bound=bound), batch=128, workers=1)
+        for bound in ("clopper-pearson", "randomized-clopper-pearson")
+    )
+    assert verify_report(report) == ()
+    assert "The bound is randomized" in report.statement.text
+    assert all(example.uniform is msgspec.UNSET for example in plain_report.examples)
+    for plain_row, row in zip(plain_report.examples, report.examples, strict=True):
+        assert row.counts == plain_row.counts
+        assert row.radius >= plain_row.radius
+        assert 0.0 < row.uniform <= 1.0
+    assert any(row.radius > other.radius for row, other in zip(report.examples, plain_report.examples, strict=True))
+    luckier = msgspec.structs.replace(report.examples[0], uniform=report.examples[0].uniform / 2.0)
+    edited = msgspec.structs.replace(report, examples=(luckier, *report.examples[1:]), digest="")
+    assert "examples[0].uniform" in {finding.where for finding in verify_report(seal(edited))}

@@ -42,7 +42,8 @@ def check_counts(rows: Sequence[SmoothingExample], procedure: Procedure) -> None
 
 def _contradictions(row: SmoothingExample, procedure: Procedure) -> Iterator[str]:
     selection, estimation = row.counts.selection, row.counts.estimation
-    own = procedure.certify(selection, estimation)
+    uniform = procedure.uniform_of(row.id, row.hash)
+    own = procedure.certify(selection, estimation, uniform=uniform)
     if (own.predicted, own.radius) != (row.predicted, row.radius):
         yield f"its counts give class {own.predicted} to {own.radius!r}, its row says {row.predicted} to {row.radius!r}"
     if row.predicted is None:
@@ -50,7 +51,15 @@ def _contradictions(row: SmoothingExample, procedure: Procedure) -> Iterator[str
     settings, alpha, law = procedure.settings, procedure.alpha, procedure.geometry
 
     def radius(counts: Sequence[int], alpha: float = alpha, sigma: float = settings.sigma) -> float:
-        return certify_counts(selection, counts, bound=settings.bound, alpha=alpha, sigma=sigma, geometry=law).radius
+        return certify_counts(
+            selection,
+            counts,
+            bound=settings.bound,
+            alpha=alpha,
+            sigma=sigma,
+            geometry=law,
+            uniform=1.0 if uniform is None else uniform,
+        ).radius
 
     better = _one_vote_better(estimation, row.predicted)
     if not radius(better) >= row.radius:

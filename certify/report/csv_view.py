@@ -39,6 +39,7 @@ SIDES: Mapping[str, Callable[[float], str]] = MappingProxyType(
         "local_upper": upper_digits,
         "old_radius": lower_digits,
         "new_radius": lower_digits,
+        "uniform": repr,
         "seconds": repr,
     }
 )

@@ -22,6 +22,7 @@ from certify.report.findings import Finding, compare, require
 from certify.report.rederive_sequential import check_sequential, check_sequential_tables, check_unstopped
 from certify.results import SmoothingExample, SmoothingReport, SmoothingSettings, dump_json
 from certify.stats import BOUNDS, RadiusMap, charged_alpha, noise_charge, radius_l2, sample_plan
+from certify.stats.radius import RANDOMIZED
 from certify.stats.uniform import radius_l1
 
 TAIL_SIGMAS = 12
@@ -148,6 +149,8 @@ def _check_counts(report: SmoothingReport, example: SmoothingExample, where: str
         yield from require(sum(votes) == draws, place, f"counts that add up to {draws}", votes)
     yield from compare(f"{where}.counts.n0", settings.n0, counts.n0)
     yield from compare(f"{where}.counts.seed", settings.seed, counts.seed)
+    numbers = (_uniform(report, example), example.uniform)
+    yield from compare(f"{where}.uniform", *(None if number is UNSET else number for number in numbers))
     yield from compare(f"{where}.procedure", "sequential" if settings.at else settings.procedure, example.procedure)
 
 
@@ -171,7 +174,19 @@ def _radius(report: SmoothingReport, selected: int, example: SmoothingExample, a
     """Return the radius that the counts of an example prove for a class."""
     settings, counts = report.settings, example.counts
     scale, radius = SCALES[report.tables.noise_law](settings.sigma), RADIUS_MAPS[settings.noise]
-    return BOUNDS[settings.bound](counts.estimation, selected, alpha, scale, counts.selection, radius)
+    uniform = _uniform(report, example)
+    number = 1.0 if uniform is UNSET else uniform
+    return BOUNDS[settings.bound](counts.estimation, selected, alpha, scale, counts.selection, radius, number)
+
+
+def _uniform(report: SmoothingReport, example: SmoothingExample) -> float | UnsetType:
+    """Return the random number that seed, id and hash give a randomized bound: 53 bits of a hash, counted from 1."""
+    settings = report.settings
+    if settings.bound not in RANDOMIZED or settings.at:
+        return UNSET
+    text = dump_json([settings.seed, example.id, example.hash, "randomization"])
+    bits = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 11
+    return math.ldexp(bits + 1, -53)
 
 
 def _check_answer(report: SmoothingReport, example: SmoothingExample, where: str, alpha: float) -> Iterator[Finding]:

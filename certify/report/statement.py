@@ -39,6 +39,7 @@ from certify.results import (
     Tables,
 )
 from certify.stats import false_certificates_quantile
+from certify.stats.radius import RANDOMIZED
 from certify.stats.uniform import grid_steps, half_width
 
 INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255", "gaussian-diagonal-255"})
@@ -142,6 +143,12 @@ def _scales(settings: SmoothingSettings) -> str:
     if settings.scales is UNSET:
         return ""
     return f"D the diagonal matrix of the scales of sha256 {settings.scales.sha256}, the same for every x, "
+
+
+def _randomized(settings: SmoothingSettings) -> str:
+    if settings.bound not in RANDOMIZED or settings.at:
+        return ""
+    return " The bound is randomized: each radius also depends on a number drawn for the example from the run's seed."
 
 
 def _smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:

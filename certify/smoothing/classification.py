@@ -62,7 +62,8 @@ class Classification:
     def report(self, example: Example, drawn: Drawn) -> SmoothingExample:
         """Return the certified example that the counts give."""
         selection, estimation = tuple(drawn.pilot.tolist()), tuple(drawn.estimation.tolist())
-        certificate = self.procedure.certify(selection, estimation, drawn.looks)
+        uniform = self.procedure.uniform_of(example.id, example.hash)
+        certificate = self.procedure.certify(selection, estimation, drawn.looks, uniform)
         settings = self.settings
         return SmoothingExample(
             index=example.index,
@@ -78,5 +79,6 @@ class Classification:
             seconds=drawn.seconds,
             stopped="gs" if self.sequential else UNSET,
             decisions=certificate.decisions or UNSET,
+            uniform=UNSET if uniform is None else uniform,
             reason=certificate.reason or UNSET,
         )

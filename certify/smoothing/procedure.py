@@ -38,6 +38,8 @@ from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.questions import Question, answers, ask_questions, draws_to_next_look
 from certify.stats import BOUNDS, GEOMETRIES, Geometry, charged_alpha, noise_charge, sample_plan, smallest_n
 from certify.stats.arguments import MAX_DRAWS, MAX_SIGMA, MIN_ALPHA, MIN_SIGMA
+from certify.stats.radius import RANDOMIZED
+from certify.stats.randomized import uniform_of
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,22 @@ class Procedure:
             return draws_to_next_look(self.questions, votes)
         return self.settings.n if self.plan is None else self.plan[selection[selected]]
 
-    def certify(self, selection: Sequence[int], estimation: Sequence[int], votes: Sequence[int] = ()) -> Certificate:
-        """Return the certificate of one example from its two count vectors ``[classes + 1]``, and ``votes``."""
+    def uniform_of(self, example_id: str, example_hash: str) -> float | None:
+        """Return the random number of an example; None where the bound takes none."""
+        randomized = self.settings.bound in RANDOMIZED and not self.questions
+        return uniform_of(self.settings.seed, example_id, example_hash) if randomized else None
+
+    def certify(
+        self,
+        selection: Sequence[int],
+        estimation: Sequence[int],
+        votes: Sequence[int] = (),
+        uniform: float | None = None,
+    ) -> Certificate:
+        """Return the certificate of one example from its two count vectors ``[classes + 1]``, and ``votes``.
+
+        ``uniform`` is that of `uniform_of`; without it a randomized bound is the deterministic one.
+        """
         if self.questions:
             return certify_answers(self.questions, selection, votes)
         return certify_counts(
@@ -105,6 +121,7 @@ class Procedure:
             alpha=self.alpha,
             sigma=self.settings.sigma,
             geometry=self.geometry,
+            uniform=1.0 if uniform is None else uniform,
         )
 
 
@@ -187,6 +204,7 @@ def certify_counts(
     alpha: float,
     sigma: float,
     geometry: Geometry = GEOMETRIES["gaussian"],
+    uniform: float = 1.0,
 ) -> Certificate:
     """Return the certificate that two count vectors ``[classes + 1]`` (the last: invalid outputs) give.
 
@@ -199,6 +217,7 @@ def certify_counts(
         alpha: Error probability of the bound, the charge of the noise law already taken off.
         sigma: Standard deviation of every coordinate of the noise, in the space of the radius.
         geometry: That of the noise law; Gaussian by default.
+        uniform: The random number of a randomized bound.
 
     Example:
         >>> certify_counts([120, 8, 0], [990, 10, 0], bound="clopper-pearson", alpha=0.001, sigma=0.25).predicted
@@ -209,7 +228,7 @@ def certify_counts(
     selected = select_class(selection)
     if selected is None:
         return Certificate(None, 0.0, _invalid_winner(selection))
-    radius = BOUNDS[bound](estimation, selected, alpha, geometry.scale(sigma), selection, geometry.radius)
+    radius = BOUNDS[bound](estimation, selected, alpha, geometry.scale(sigma), selection, geometry.radius, uniform)
     if not 0.0 < radius < math.inf:
         return Certificate(None, 0.0, _abstention(estimation, selected))
     return Certificate(selected, radius)

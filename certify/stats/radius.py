@@ -21,6 +21,8 @@ can certify an example whose p_A is below 1/2.
 
 **Clopper-Pearson** (Cohen et al., Section 3.2.2): all of alpha for q_A, and b = q_A, so R = sigma Phi^-1(1 - q_A).
 
+**Randomized Clopper-Pearson**: the same with the bound of `randomized`, whose error is alpha exactly. Never a default.
+
 **Bonferroni**: alpha / K for each of the K classes, b the largest bound of another class, or q_A. Valid by the union
 bound, and never better than two intervals by more than the split of alpha.
 
@@ -45,6 +47,7 @@ import scipy
 
 from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check_sigma, check_within
 from certify.stats.clopper_pearson import failure_upper, success_upper
+from certify.stats.randomized import failure_upper_randomized
 
 RadiusMap: TypeAlias = Callable[[float, float, float], float]
 """The radius from the scale of the noise, q_A >= 1 - p_A and b >= p_B; not positive where nothing is certified."""
@@ -88,7 +91,10 @@ def radius_l2(sigma: float, failure_upper_a: float, upper_b: float) -> float:
 
 
 class RadiusBound(Protocol):
-    """A row of `BOUNDS`. What does not look at the pilot can be called without it; ``radius`` is that of the noise."""
+    """A row of `BOUNDS`. What does not look at the pilot can be called without it; ``radius`` is that of the noise.
+
+    ``uniform`` is the random number of a randomized bound (`randomized`); the others do not look at it.
+    """
 
     def __call__(
         self,
@@ -98,6 +104,7 @@ class RadiusBound(Protocol):
         scale: float,
         pilot: Sequence[int] = (),
         radius: RadiusMap = radius_l2,
+        uniform: float = 1.0,
         /,
     ) -> float:
         """Return the radius, not positive where nothing is certified."""
@@ -126,6 +133,7 @@ def _two_interval(
     scale: float,
     _pilot: Sequence[int] = (),
     radius: RadiusMap = radius_l2,
+    _uniform: float = 1.0,
 ) -> float:
     """Return the two-interval radius of the module docstring."""
     n, votes, strongest = _read_votes(counts, selected)
@@ -141,10 +149,26 @@ def _clopper_pearson(
     scale: float,
     _pilot: Sequence[int] = (),
     radius: RadiusMap = radius_l2,
+    _uniform: float = 1.0,
 ) -> float:
     """Return the single-class radius of the module docstring."""
     n, votes, _strongest = _read_votes(counts, selected)
     q_a = failure_upper(votes, n, alpha)
+    return radius(scale, q_a, q_a)
+
+
+def _randomized(
+    counts: Sequence[int],
+    selected: int,
+    alpha: float,
+    scale: float,
+    _pilot: Sequence[int] = (),
+    radius: RadiusMap = radius_l2,
+    uniform: float = 1.0,
+) -> float:
+    """Return the single-class radius with the randomized bound of `certify.stats.randomized`."""
+    n, votes, _strongest = _read_votes(counts, selected)
+    q_a = failure_upper_randomized(votes, n, alpha, uniform)
     return radius(scale, q_a, q_a)
 
 
@@ -155,6 +179,7 @@ def _bonferroni(
     scale: float,
     _pilot: Sequence[int] = (),
     radius: RadiusMap = radius_l2,
+    _uniform: float = 1.0,
 ) -> float:
     """Return the radius of the module docstring with alpha / K for each class."""
     n, votes, strongest = _read_votes(counts, selected)
@@ -169,6 +194,7 @@ def _cpm(
     scale: float,
     pilot: Sequence[int] = (),
     radius: RadiusMap = radius_l2,
+    _uniform: float = 1.0,
 ) -> float:
     """Return the radius of the module docstring from buckets of classes that the pilot suggests."""
     n, votes, _strongest = _read_votes(counts, selected)
@@ -227,12 +253,16 @@ BOUNDS: Mapping[str, RadiusBound] = MappingProxyType(
         "clopper-pearson": _clopper_pearson,
         "cpm": _cpm,
         "bonferroni": _bonferroni,
+        "randomized-clopper-pearson": _randomized,
     }
 )
-"""Radius from (counts, selected, alpha, scale of the noise, pilot counts, radius of the noise law): P(radius > true
-radius) <= alpha when ``selected`` was fixed before the counted draws. ``counts`` holds every class, and the invalid
-outputs as a class of their own. Nothing above the radius depends on the law: the proofs need of it that it increases in
-p_A and decreases in p_B. Gaussian noise is the default, its scale sigma; `geometry` has the others."""
+"""Radius from (counts, selected, alpha, scale of the noise, pilot counts, radius of the noise law, random number):
+P(radius > true radius) <= alpha when ``selected`` was fixed before the counted draws. ``counts`` holds every class, and
+the invalid outputs as a class of their own. Nothing above the radius depends on the law: the proofs need of it that it
+increases in p_A and decreases in p_B. Gaussian noise is the default, its scale sigma; `geometry` has the others."""
+
+RANDOMIZED = frozenset({"randomized-clopper-pearson"})
+"""The bounds that look at a random number of the example, `certify.stats.randomized.uniform_of`."""
 
 
 def smallest_n(

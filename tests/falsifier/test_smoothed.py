@@ -269,14 +269,14 @@ def test_rules_between_counts_and_radii(bound: str, estimation: list[int]) -> No
 def test_a_bound_that_moves_the_wrong_way_is_caught(monkeypatch, broken, finding) -> None:
     procedure = plan_procedure(SETTINGS, classes=2, law=make_law(SETTINGS, eight_bit=True), dimension=PIXELS)
 
-    def wrong(selection, estimation, *, bound, alpha, sigma, geometry):
+    def wrong(selection, estimation, *, bound, alpha, sigma, geometry, uniform):
         own = certify_counts(selection, estimation, bound=bound, alpha=alpha, sigma=sigma, geometry=geometry)
         return dataclasses.replace(own, radius=broken(own.radius, alpha, sigma, estimation[0]))
 
     monkeypatch.setattr(noisy_rules, "certify_counts", wrong)
     row = row_of([100, 20, 8], [1900, 80, 20], SETTINGS, procedure.alpha)
     row = replace(row, radius=broken(row.radius, procedure.alpha, SETTINGS.sigma, 1900))
-    monkeypatch.setattr(type(procedure), "certify", lambda self, s, e: dataclasses.replace(
+    monkeypatch.setattr(type(procedure), "certify", lambda self, s, e, uniform: dataclasses.replace(
         certify_counts(s, e, bound="two-interval", alpha=procedure.alpha, sigma=0.25), radius=row.radius
     ))  # fmt: skip
     with pytest.raises(BrokenCertificate, match=finding):

@@ -92,7 +92,7 @@ def test_every_number_has_a_side():
     kinds = (LipschitzExample, SmoothingExample, PairedExample)
     hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
     numbers = {name for name, hint in hints.items() if hint is float or float in get_args(hint)}
-    assert numbers == set(SIDES) == {*LOWER, *UPPER, "seconds"}
+    assert numbers == set(SIDES) == {*LOWER, *UPPER, "uniform", "seconds"}
 
 
 @every_sample
