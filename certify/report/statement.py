@@ -145,12 +145,6 @@ def _scales(settings: SmoothingSettings) -> str:
     return f"D the diagonal matrix of the scales of sha256 {settings.scales.sha256}, the same for every x, "
 
 
-def _randomized(settings: SmoothingSettings) -> str:
-    if settings.bound not in RANDOMIZED or settings.at:
-        return ""
-    return " The bound is randomized: each radius also depends on a number drawn for the example from the run's seed."
-
-
 def _smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:
     run = f"the network as run in {settings.dtype}"
     if on_grid:
