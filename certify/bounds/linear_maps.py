@@ -19,7 +19,15 @@ from typing import Any
 from torch import Tensor
 
 from certify.graph import Operation
-from certify.norms import enclose, enclose_conv, enclose_conv_l1, enclose_conv_linf, enclose_l1, enclose_linf
+from certify.norms import (
+    THOROUGH_OPERATIONS,
+    enclose,
+    enclose_conv,
+    enclose_conv_l1,
+    enclose_conv_linf,
+    enclose_l1,
+    enclose_linf,
+)
 from certify.results import Bracket, Norm
 from certify.rounding import mul_up, sqrt_up
 
@@ -59,7 +67,7 @@ def enclose_operation(operation: Operation, weight: Tensor, shapes: Shapes) -> L
         return enclose_matrix(weight)
     size = shapes[operation.inputs[0]][2:]
     return LinearMap(
-        enclose_conv(weight, size, **geometry),
+        enclose_conv(weight, size, most_operations=THOROUGH_OPERATIONS, **geometry),
         enclose_conv_linf(weight, size, **geometry),
         enclose_conv_l1(weight, size, **geometry),
     )

@@ -7,7 +7,7 @@ The Gram iteration and `estimate` stand beside them: fast, differentiable, on an
 training-time bounds, since floats fall below the truth. What can be proved from them has functions of its own.
 """
 
-from certify.norms.convolution import enclose_conv, enclose_conv_l1, enclose_conv_linf
+from certify.norms.convolution import THOROUGH_OPERATIONS, enclose_conv, enclose_conv_l1, enclose_conv_linf
 from certify.norms.dense import enclose
 from certify.norms.gains import (
     batch_norm_lower,
@@ -40,6 +40,7 @@ from certify.norms.pooling import (
 from certify.norms.row_sums import enclose_l1, enclose_linf
 
 __all__ = [
+    "THOROUGH_OPERATIONS",
     "GramEstimate",
     "RitzEstimate",
     "adaptive_max_pool_upper",

@@ -36,15 +36,16 @@ import torch
 from torch import Tensor
 
 from certify.norms.scaling import UNDERFLOW
-from certify.norms.vectors import STEPS, lanczos, start_vector
+from certify.norms.vectors import STEPS, largest_eigenvalues, start_vector
 from certify.rounding import add_up, div_up, down, gamma_up, mul_down, mul_up, sqrt_up
 
 LADDER = (1.05, 1.5, 3.0, 10.0, 100.0, 1e4, 1e6, 1e8)
 MOST_ROUNDS = 64
-DIRECT_SIDE = 192  # up to this side LAPACK's eigenvalues cost less than Lanczos steps
+DIRECT_SIDE = 192  # up to this side LAPACK's eigenvectors cost less than Lanczos steps,
+SMALL_SIDE = 64  # and up to this one the eigenvalues of a whole batch
 PANELS, LEAST_PANEL = 4, 384  # of a Gram matrix, whose upper triangle need not be multiplied out
-SKETCH_STEPS, CLOSER_STEPS, CLOSER = 8, 24, 6  # of all matrices of a batch; then of its largest few
-SAMPLED, LEAST_SAMPLED = 4, 64  # a part of a large batch gives the first guess; what fails at it is looked at again
+SKETCH_STEPS, CLOSER_STEPS, CLOSER = 8, 16, 3  # of all matrices of a batch; then of its largest few
+SAMPLED = 16  # matrices of a large batch give the first guess; what fails at it is looked at again
 CACHED_NUMBERS = 2**17  # of the matrices that are factorised in one call: larger batches leave the cache
 POLISH_STEPS = 8  # in double precision, after an iteration in single precision
 SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
@@ -153,7 +154,7 @@ def _factorises(H: Tensor, s2: float, shift: float) -> Tensor:
     return proved
 
 
-def prove_upper(grams: Grams, known: float = 0.0) -> Proof:
+def prove_upper(grams: Grams, known: float = 0.0, give_up: float = math.inf) -> Proof:
     """Return a proved common bound of all ||A_b||, at least ``known``, just above the largest of them.
 
     The largest norm is estimated, the proof attempted a little above, and what fails is estimated again: the bound
@@ -162,6 +163,7 @@ def prove_upper(grams: Grams, known: float = 0.0) -> Proof:
     Args:
         grams: The matrices.
         known: A bound that the result need not be below.
+        give_up: A bound above which the result is of no use: nothing is attempted there.
 
     Returns:
         The bound (infinite when no attempt succeeded) and the candidate vector; its index is -1 where ``known``
@@ -178,6 +180,8 @@ def prove_upper(grams: Grams, known: float = 0.0) -> Proof:
     for _ in range(MOST_ROUNDS):
         slack = mul_up(LADDER[rung], add_up(*shift_terms(grams, best.value)))
         attempt = max(known, sqrt_up(add_up(best.value, slack)))
+        if attempt > give_up:
+            break
         left = left[~proved_at_most(grams.pick(left), attempt)]
         if not len(left):
             return Proof(attempt, best.index, best.vector)
@@ -201,34 +205,43 @@ class Estimate:
 
 def _largest(grams: Grams, among: Tensor, before: Estimate | None) -> Estimate:
     """Estimate the largest eigenvalue of the chosen matrices, going on from the estimate ``before`` of the same one."""
-    among = among[:: SAMPLED if before is None and len(among) > LEAST_SAMPLED else 1]
+    among = among[:: max(1, len(among) // SAMPLED) if before is None else 1]
     matrices = grams.pick(among).matrices
-    place = _place_of_largest(matrices.to(SINGLE[matrices.dtype])) if len(among) > 1 else 0
+    place, start = _place_of_largest(matrices.to(SINGLE[matrices.dtype]))
     index = int(among[place])
-    start = before.vector if before is not None and before.index == index else None
-    value, vector = _top_of_one(matrices[place], start)
+    if before is not None and before.index == index:
+        value, vector = _again(matrices[place], before.vector)
+    else:
+        value, vector = _top_of_one(matrices[place], start)
     return Estimate(max(value, 0.0), index, vector)
 
 
-def _place_of_largest(H: Tensor) -> int:
-    """Return which matrix of a batch seems to have the largest eigenvalue: few steps for all, more for the best."""
-    values, vectors = _top(H, start_vector(*H.shape[:2], dtype=H.dtype), SKETCH_STEPS)
+def _place_of_largest(H: Tensor) -> tuple[int, Tensor]:
+    """Return which matrix of a batch seems to have the largest eigenvalue, and a vector of it that comes near.
+
+    Few steps are taken for all of them, more for the best.
+    """
+    vectors = start_vector(*H.shape[:2], dtype=H.dtype)
+    if len(H) == 1 or H.shape[1] <= SMALL_SIDE:
+        place = int(torch.linalg.eigvalsh(H)[:, -1].argmax()) if len(H) > 1 else 0
+        return place, vectors[place]
+    values, vectors = largest_eigenvalues(H, vectors, SKETCH_STEPS)
     best = values.topk(min(CLOSER, len(values))).indices
-    return int(best[_top(H[best], vectors[best], CLOSER_STEPS)[0].argmax()])
+    values, vectors = largest_eigenvalues(H[best], vectors[best], CLOSER_STEPS)
+    place = int(values.argmax())
+    return int(best[place]), vectors[place]
 
 
-def _top_of_one(H: Tensor, start: Tensor | None) -> tuple[float, Tensor]:
+def _top_of_one(H: Tensor, start: Tensor) -> tuple[float, Tensor]:
+    """Estimate the largest eigenvalue of one matrix: in single precision as far as that goes, then in double."""
     if H.shape[0] <= DIRECT_SIDE:
         values, vectors = torch.linalg.eigh(H)
         return float(values[-1]), vectors[:, -1]
-    if start is None:
-        single = H.to(SINGLE[H.dtype])[None]
-        rough = _top(single, start_vector(1, H.shape[0], dtype=single.dtype), STEPS, tolerance=1e-5)[1]
-        tops, top_vectors = _top(H[None], rough.to(H.dtype), POLISH_STEPS)
-    else:
-        tops, top_vectors = _top(H[None], start[None], STEPS, tolerance=1e-8)
-    return float(tops[0]), top_vectors[0]
+    rough = largest_eigenvalues(H.to(start.dtype)[None], start[None], STEPS, tolerance=1e-5)[1]
+    values, vectors = largest_eigenvalues(H[None], rough.to(H.dtype), POLISH_STEPS)
+    return float(values[0]), vectors[0]
 
 
-def _top(H: Tensor, start: Tensor, steps: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
-    return lanczos(lambda v: (H @ v[:, :, None])[:, :, 0], start, steps, tolerance=tolerance)
+def _again(H: Tensor, start: Tensor) -> tuple[float, Tensor]:
+    values, vectors = largest_eigenvalues(H[None], start[None], STEPS, tolerance=1e-8)
+    return float(values[0]), vectors[0]

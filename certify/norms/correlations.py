@@ -32,20 +32,19 @@ SPREAD = 8.0  # a product of up to three correctly rounded roots of unity errs b
 
 @dataclass(frozen=True, eq=False)
 class Correlations:
-    """C_0 ``[G, 1, n, n]``, then P_d and M_d ``[G, shifts, n, n]`` of the ``shifts``; ``error`` bounds that of H."""
+    """``even`` holds C_0 and P_d ``[G, 1 + shifts, n, n]``, ``odd`` M_d; ``error`` bounds the error of any H."""
 
     shifts: Tensor
-    at_rest: Tensor
     even: Tensor
     odd: Tensor
     error: float
 
     def grams(self, groups: slice, phases: Tensor) -> Grams:
         """Return H for groups and frequencies, ``[F * G, n, n]``, given e^(i d.w) as ``phases`` ``[F, shifts]``."""
-        n = self.at_rest.shape[2]
-        real = torch.einsum("fd,gdx->fgx", phases.real, self.even[groups].flatten(2))
-        real += self.at_rest[groups, 0].flatten(1)
-        imaginary = -torch.einsum("fd,gdx->fgx", phases.imag, self.odd[groups].flatten(2))
+        n = self.even.shape[2]
+        cosines = torch.cat([torch.ones(len(phases), 1, dtype=torch.float64), phases.real], 1)
+        real = torch.einsum("fd,gdx->fgx", cosines, self.even[groups].flatten(2))
+        imaginary = torch.einsum("fd,gdx->fgx", -phases.imag, self.odd[groups].flatten(2))
         return Grams(torch.complex(real, imaginary).reshape(-1, n, n), self.error)
 
 
@@ -54,8 +53,8 @@ def correlate(kernel: Tensor) -> Correlations:
 
     Example:
         >>> found = correlate(torch.tensor([-1.0, 2.0, -1.0], dtype=torch.float64).reshape(1, 1, 1, 3))
-        >>> found.at_rest.flatten().tolist(), found.shifts.tolist(), found.even.flatten().tolist()
-        ([6.0], [[1], [2]], [-8.0, 2.0])
+        >>> found.shifts.tolist(), found.even.flatten().tolist()
+        ([[1], [2]], [6.0, -8.0, 2.0])
     """
     kernel = kernel.transpose(1, 2) if kernel.shape[1] < kernel.shape[2] else kernel
     groups, n = kernel.shape[0], kernel.shape[2]
@@ -68,9 +67,11 @@ def correlate(kernel: Tensor) -> Correlations:
         products = taps[:, :, first].mT @ taps[:, :, first:].flatten(2)
         steps = [tuple(b - a for a, b in zip(place, other, strict=True)) for other in places[first:]]
         sums[:, [number[step] for step in steps]] += products.reshape(groups, n, -1, n).movedim(2, 1)
-    rest, moved = sums[:, :1], sums[:, 1:]
+    moved = sums[:, 1:]
+    odd = moved - moved.mT
+    moved += moved.mT.clone()
     shifts = torch.tensor(half, dtype=torch.int64).reshape(-1, kernel.ndim - 3)
-    return Correlations(shifts, rest, moved + moved.mT, moved - moved.mT, _error(kernel, len(half)))
+    return Correlations(shifts, sums, odd, _error(kernel, len(half)))
 
 
 def _error(kernel: Tensor, shifts: int) -> float:

@@ -54,7 +54,7 @@ from certify.norms.products import candidate, vector_lower
 from certify.norms.scaling import UNDERFLOW
 from certify.norms.symbol import Peak
 from certify.norms.torus import WARM_STEPS, Bound, least_torus, name_of, plane_wave
-from certify.norms.vectors import lanczos, norm_upper, start_vector
+from certify.norms.vectors import largest_eigenvalues, norm_upper, start_vector
 from certify.rounding import U64, add_up, div_up, down, gamma_up, mul_down, mul_up, sqrt_up
 
 MOST_NUMBERS = 2**24  # of the symbol
@@ -134,17 +134,14 @@ def sketch(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     best = torch.arange(len(H))
     vectors = start_vector(*H.shape[:2], dtype=single.dtype)
     for steps in ROUNDS:
-        values, vectors = _top(single[best], vectors, steps)
+        values, vectors = largest_eigenvalues(single[best], vectors, steps)
         kept = values.topk(min(max(2 * MOST_MODES, len(best) // 2), len(best))).indices
         best, vectors = best[kept], vectors[kept]
-    firsts, vectors = _top(single[best], vectors, FINE_STEPS, FINE_TOLERANCE)
+    firsts, vectors = largest_eigenvalues(single[best], vectors, FINE_STEPS, tolerance=FINE_TOLERANCE)
     rest = single[best] - firsts[:, None, None].to(single.dtype) * (vectors[:, :, None] * vectors[:, None].conj())
-    seconds, others = _top(rest, start_vector(*vectors.shape, dtype=single.dtype), SECOND_STEPS, FINE_TOLERANCE)
+    start = start_vector(*vectors.shape, dtype=single.dtype)
+    seconds, others = largest_eigenvalues(rest, start, SECOND_STEPS, tolerance=FINE_TOLERANCE)
     return torch.cat([best, best]), torch.cat([firsts, seconds]), torch.cat([vectors, others]).to(H.dtype)
-
-
-def _top(H: Tensor, start: Tensor, steps: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
-    return lanczos(lambda v: (H @ v[:, :, None])[:, :, 0], start, steps, tolerance=tolerance)
 
 
 def deflated_upper(torus: Embedding, lower: float, found: tuple[Tensor, Tensor, Tensor], H: Grams) -> float:

@@ -30,14 +30,15 @@ import torch
 from torch import Tensor
 
 from certify.norms import correlations
-from certify.norms.cholesky import Grams, gram, prove_upper, proved_at_most
+from certify.norms.cholesky import Grams, gram, prove_upper
 from certify.norms.correlations import Correlations, correlate
 from certify.norms.scaling import UNDERFLOW
 from certify.norms.vectors import norm_upper, product_lower
 from certify.rounding import U64, add_up, gamma_up, mul_up, sub_down
 
 MOST_HELD = 2**25  # numbers of one set of correlations, of which there are three
-BLOCK_NUMBERS, LEAST_FREQUENCIES = 2**20, 8  # complex numbers held at once per part of a grid, if it has so many
+# Complex numbers of one part of a grid. Larger arrays are fresh memory each time, which costs more than filling them.
+BLOCK_NUMBERS, LEAST_FREQUENCIES = 2**20, 4
 
 
 @dataclass(frozen=True)
@@ -58,24 +59,39 @@ class Grid:
         """The number of frequencies kept."""
         return math.prod(self.counts)
 
+    @cached_property
+    def negatives(self) -> Tensor:
+        """For each kept frequency the number of its negative where that is kept as well, else its own: ``[size]``."""
+        turned = self._negated(unravel(torch.arange(self.size), self.counts))
+        return torch.where(turned[-1] < self.counts[-1], ravel(turned, self.counts), torch.arange(self.size))
+
+    @property
+    def distinct(self) -> Tensor:
+        """The kept frequencies, one of each two that are negatives of each other: those have conjugate symbols.
+
+        Example:
+            >>> Grid((4, 4)).size, len(Grid((4, 4)).distinct)
+            (12, 10)
+        """
+        return (torch.arange(self.size) <= self.negatives).nonzero().flatten()
+
+    def _negated(self, frequency: list[Tensor]) -> list[Tensor]:
+        return [(-f - int(self.halved)) % side for f, side in zip(frequency, self.sides, strict=True)]
+
     def turns(self, places: Tensor) -> tuple[float, ...]:
         """Return the first of the frequencies numbered ``places``, as fractions of a turn per axis."""
         frequency = unravel(places[:1], self.counts)
         return tuple((int(f) + self.halved / 2.0) / side for f, side in zip(frequency, self.sides, strict=True))
 
     def neighbours(self, turns: tuple[float, ...]) -> Tensor:
-        """Return the numbers of the frequencies that are kept around one given in turns, up to conjugation."""
+        """Return the numbers of the `distinct` frequencies around one given in turns."""
         nearest = [round(turn * side - self.halved / 2.0) for turn, side in zip(turns, self.sides, strict=True)]
-        found = set()
-        for offset in itertools.product((-1, 0, 1), repeat=len(nearest)):
-            places = [(f + more) % side for f, more, side in zip(nearest, offset, self.sides, strict=True)]
-            if places[-1] >= self.counts[-1]:
-                places = [(-f - self.halved) % side for f, side in zip(places, self.sides, strict=True)]
-            number = 0
-            for place, count in zip(places, self.counts, strict=True):
-                number = number * count + place
-            found.add(number)
-        return torch.tensor(sorted(found))
+        offsets = torch.tensor(list(itertools.product((-1, 0, 1), repeat=len(nearest)))).unbind(1)
+        around = [(f + more) % side for f, more, side in zip(nearest, offsets, self.sides, strict=True)]
+        outside = around[-1] >= self.counts[-1]
+        kept = [torch.where(outside, turned, f) for turned, f in zip(self._negated(around), around, strict=True)]
+        numbers = ravel(kept, self.counts)
+        return torch.tensor(sorted(set(torch.minimum(numbers, self.negatives[numbers]).tolist())))
 
     def __str__(self) -> str:
         return "x".join(map(str, self.sides)) + (" twisted" if self.halved else "")
@@ -115,20 +131,25 @@ class Symbol:
         """The correlations of the kernel, which serve every grid."""
         return correlate(self.kernel)
 
-    def parts(self, grid: Grid) -> Iterator[Part]:
-        """Yield the groups and frequencies of a grid in small parts, each spread over the whole grid.
+    def parts(self, grid: Grid, first: Tensor | None = None) -> Iterator[Part]:
+        """Yield the groups and `distinct` frequencies of a grid in small parts, each spread over the whole grid.
 
-        What one part shows of the largest norm then serves the others, and their matrices stay in the cache.
+        What one part shows of the largest norm then serves the others, and their matrices stay in the cache. The
+        frequencies ``first``, if given, make the first part.
         """
+        places = grid.distinct
+        if first is not None:
+            yield Part(slice(0, self.kernel.shape[0]), first)
+            places = places[~torch.isin(places, first)]
         groups, co, ci = self.kernel.shape[:3]
-        held = co * ci + 3 * min(co, ci) ** 2
+        held = co * ci + min(co, ci) ** 2
         most = max(LEAST_FREQUENCIES, BLOCK_NUMBERS // held)
         group_step = min(groups, most)
-        count = math.ceil(grid.size / max(1, most // group_step))
+        count = math.ceil(len(places) / max(1, most // group_step))
         for first_group in range(0, groups, group_step):
             chosen = slice(first_group, min(first_group + group_step, groups))
-            for first in range(count):
-                yield Part(chosen, torch.arange(first, grid.size, count))
+            for offset in range(count):
+                yield Part(chosen, places[offset::count])
 
     def matrices(self, grid: Grid, part: Part) -> Tensor:
         """Return the symbol matrices of a part, tall: ``[F * G, m, n]`` with n <= m."""
@@ -180,6 +201,14 @@ def unravel(places: Tensor, counts: Sequence[int]) -> list[Tensor]:
     return indices[::-1]
 
 
+def ravel(indices: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Return the numbers of places given their index per axis: the inverse of `unravel`."""
+    number = torch.zeros_like(indices[0])
+    for index, count in zip(indices, counts, strict=True):
+        number = number * count + index
+    return number
+
+
 @lru_cache(maxsize=64)
 def unit_roots(order: int) -> Tensor:
     """Return e^(2 pi i j / order) for j below ``order``, each part correctly rounded to float64.
@@ -212,12 +241,17 @@ class GridLimits(NamedTuple):
     peak: Peak
 
 
-def grid_limits(symbol: Symbol, grid: Grid, give_up: float = math.inf) -> GridLimits:
-    """Return proved limits of the largest ||D(w)|| on a grid, over all groups; infinity once above ``give_up``."""
+def grid_limits(
+    symbol: Symbol, grid: Grid, give_up: float = math.inf, turns: tuple[float, ...] | None = None
+) -> GridLimits:
+    """Return proved limits of the largest ||D(w)|| on a grid, over all groups; infinity once above ``give_up``.
+
+    Where it is expected to be large, near the frequency ``turns``, is looked at first: little is lost by giving up.
+    """
     lower, upper = 0.0, 0.0
     peak = Peak(0, grid.turns(torch.zeros(1, dtype=torch.int64)), torch.zeros(0))
-    for part in symbol.parts(grid):
-        proof = prove_upper(symbol.grams(grid, part), upper)
+    for part in symbol.parts(grid, None if turns is None else grid.neighbours(turns)):
+        proof = prove_upper(symbol.grams(grid, part), upper, give_up)
         upper = proof.upper
         if not upper <= give_up:
             return GridLimits(lower, math.inf, peak)
@@ -227,12 +261,6 @@ def grid_limits(symbol: Symbol, grid: Grid, give_up: float = math.inf) -> GridLi
             peak = Peak(one.groups.start, grid.turns(one.places), v)
             lower = max(lower, product_lower(A @ v, A.abs() @ v.abs(), v, 4 * A.shape[1]))
     return GridLimits(max(0.0, sub_down(lower, symbol.error)), add_up(upper, symbol.error), peak)
-
-
-def is_below_near(symbol: Symbol, grid: Grid, limit: float, turns: tuple[float, ...]) -> bool:
-    """Return whether ||D(w)|| is proved to be at most a limit at the frequencies of a grid around a given one."""
-    part = Part(slice(0, symbol.kernel.shape[0]), grid.neighbours(turns))
-    return bool(proved_at_most(symbol.grams(grid, part), limit).all())
 
 
 def operations(symbol: Symbol, grid: Grid) -> float:

@@ -37,14 +37,14 @@ from torch import Tensor
 
 from certify.norms.geometry import Axis, Convolution
 from certify.norms.products import adjoint
-from certify.norms.symbol import Grid, Peak, Symbol, grid_limits, is_below_near, operations, polyphase, unit_roots
+from certify.norms.symbol import Grid, Peak, Symbol, grid_limits, operations, polyphase, unit_roots
 from certify.rounding import div_up, down, mul_up, sqrt_up
 
 # About twenty seconds of one core, five for a grid of (S), three for grids that only might improve on the first.
 MOST_OPERATIONS = 7.0e11
 MOST_SIZE_FREE_OPERATIONS = 2.0e11
 MOST_EXTRA_OPERATIONS = 1.0e11
-WARM_STEPS = 15  # for a lower bound, from the wave that a torus suggests
+LEAST_WARM_STEPS, WARM_STEPS = 4, 15  # for a lower bound, from the wave that a torus suggests
 LEAST_EXTRA_CHANNELS = 128  # below, one torus more doubles the time,
 FREE_OPERATIONS = 1.0e8  # except where that is a few milliseconds
 LEAST_GAIN = 1e-4  # what another grid must gain to be worth its proof
@@ -80,8 +80,9 @@ def torus_upper(conv: Convolution) -> tuple[Bound, Peak] | None:
     for grid in grids[1:] if pays else ():
         spent += operations(symbol, grid)
         limit = best.upper * (1.0 - LEAST_GAIN)
-        if spent <= MOST_EXTRA_OPERATIONS and grid.size > 1 and is_below_near(symbol, grid, limit, first.peak.turns):
-            best = min(best, Bound(grid_limits(symbol, grid, limit).upper, name_of(conv, f"torus {grid}")))
+        if spent <= MOST_EXTRA_OPERATIONS and grid.size > 1:
+            upper = grid_limits(symbol, grid, limit, first.peak.turns).upper
+            best = min(best, Bound(upper, name_of(conv, f"torus {grid}")))
     return best, first.peak
 
 
@@ -112,6 +113,12 @@ def plane_wave(conv: Convolution, peak: Peak) -> Tensor:
     spread = torch.zeros(groups, *wave.shape, dtype=torch.float64)
     spread[peak.group] = wave.real
     return spread if by_inputs else adjoint(conv, conv.kernel, spread)
+
+
+def warm_steps(conv: Convolution) -> int:
+    """Return how many steps from a plane wave cost about as much as the torus."""
+    one = 4.0 * conv.kernel.numel() * math.prod(axis.known_outputs for axis in conv.axes)
+    return min(WARM_STEPS, max(LEAST_WARM_STEPS, int(operations(*least_torus(conv)) / one)))
 
 
 _VARIANTS = ((0, False), (0, True), (1, False), (1, True), (2, False))

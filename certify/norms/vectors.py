@@ -106,7 +106,7 @@ def lanczos(
         alphas[:, k] = (vector.conj() * image).sum(1).real
         # the last two hold nearly all there is to remove; the rounding of that is removed with the others
         for known in (basis[:, max(0, k - 1) : k + 1], basis[:, : k + 1]):
-            image = image - (known.mT @ (known.conj() @ image[:, :, None]))[:, :, 0]
+            image = image - ((image[:, None] @ known.mH) @ known)[:, 0]
         length = torch.linalg.vector_norm(image, dim=1)
         alive = length > 1e-14 * alphas[:, : k + 1].amax(1)
         betas[:, k] = torch.where(alive, length, 0.0)
@@ -116,6 +116,14 @@ def lanczos(
             break
     values, inner = _ritz(alphas[:, :count], betas[:, :count])
     return values, (basis[:, :count].mT @ inner.to(basis.dtype)[:, :, None])[:, :, 0]
+
+
+def largest_eigenvalues(H: Tensor, start: Tensor, steps: int, *, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Estimate the largest eigenvalues of Hermitian matrices ``[B, n, n]`` by `lanczos`, and their vectors.
+
+    H v is the conjugate of v^* H: rows times matrices take half the time of matrices times columns.
+    """
+    return lanczos(lambda v: (v.conj()[:, None] @ H)[:, 0].conj().resolve_conj(), start, steps, tolerance=tolerance)
 
 
 def _ritz(alphas: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from certify.norms import deflation, enclose_conv
+from certify.norms import convolution, deflation, enclose_conv
 from certify.norms.deflation import Forms, combination, find_modes, is_proved, krylov, near_limits, prove_forms, sketch
 from certify.norms.embedding import embed
 from certify.norms.geometry import describe
@@ -179,3 +179,14 @@ def test_each_error_of_the_torus_counts(what):
     }[what]
     owner.__dict__[name] = 0.3 * s0
     assert not proved()
+
+
+def test_waves_are_taken_apart_where_enough_work_is_allowed(monkeypatch):
+    monkeypatch.setattr(convolution, "LEAST_DEFLATED_CHANNELS", 4)
+    monkeypatch.setattr(convolution, "MOST_DENSE_SIDE", 0)
+    monkeypatch.setattr(convolution, "LEAST_BANDED_SIDE", math.inf)
+    kernel, _, size, geometry = case("same")
+    plain = enclose_conv(kernel, size, **geometry)
+    thorough = enclose_conv(kernel, size, most_operations=convolution.THOROUGH_OPERATIONS, **geometry)
+    assert (plain.method[:9], thorough.method) == ("torus 8x8", "torus 8x8 less waves")
+    assert plain.lower <= thorough.upper < plain.upper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from certify.norms import enclose, enclose_conv, enclose_conv_l1, enclose_conv_l
 from certify.norms.cholesky import gram
 from certify.norms.correlations import correlate
 from certify.norms.geometry import describe
-from certify.norms.symbol import Grid, Symbol, polyphase
+from certify.norms.symbol import Grid, Symbol, polyphase, unravel
 from tests.norms.exact_norms import impulses
 
 F64 = torch.float64
@@ -145,9 +146,34 @@ def test_zero_padded_norms_grow_with_the_image_towards_the_supremum(n):
 def test_neighbours_of_a_frequency_hold_it(sides, halved):
     grid = Grid(sides, halved)
     for place in range(grid.size):
-        found = grid.neighbours(grid.turns(torch.tensor([place]))).tolist()
-        assert place in found
-        assert max(found) < grid.size
+        found = set(grid.neighbours(grid.turns(torch.tensor([place]))).tolist())
+        assert {place, int(grid.negatives[place])} & found
+        assert found <= set(grid.distinct.tolist())
+
+
+def frequencies(grid, places):
+    """The chosen frequencies of a grid as integers, in half steps."""
+    index = torch.stack(unravel(places, grid.counts), 1)
+    return {tuple(2 * f + grid.halved for f in row) for row in index.tolist()}
+
+
+@pytest.mark.parametrize("sides", [(5, 6), (4, 5), (1, 7), (3, 1), (1,), (2, 2), (8, 8), (3, 4, 5), (2, 4, 6)])
+@pytest.mark.parametrize("halved", [False, True])
+def test_distinct_frequencies_and_their_negatives_are_the_grid(sides, halved):
+    grid = Grid(sides, halved)
+    kept = frequencies(grid, grid.distinct)
+    negatives = {tuple(-f % (2 * side) for f, side in zip(row, sides, strict=True)) for row in kept}
+    assert kept | negatives == set(itertools.product(*(range(int(halved), 2 * side, 2) for side in sides)))
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_the_parts_of_a_grid_hold_each_distinct_frequency_of_each_group_once(near, monkeypatch):
+    monkeypatch.setattr("certify.norms.symbol.BLOCK_NUMBERS", 64)
+    grid = Grid((5, 6))
+    first = grid.neighbours((0.2, 0.5)) if near else None
+    parts = Symbol(torch.ones(3, 2, 2, 3, 3, dtype=F64), (1, 1)).parts(grid, first)
+    found = [(group, place) for part in parts for group in range(3)[part.groups] for place in part.places.tolist()]
+    assert sorted(found) == sorted(itertools.product(range(3), grid.distinct.tolist()))
 
 
 @pytest.mark.parametrize("halved", [False, True])
