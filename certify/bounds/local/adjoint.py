@@ -20,7 +20,7 @@ is lowered from pass to pass. It is not always a descent, so the caller keeps th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -45,19 +45,21 @@ def focus(ratio: Tensor) -> Tensor:
     return torch.nan_to_num((least / ratio).pow(SHARPNESS), nan=0.0)
 
 
-def sweep(steps: Sequence[Step], weights: Sequence[Tensor], u: Tensor, emphasis: Tensor) -> tuple[list[Tensor], Tensor]:
+def sweep(
+    steps: Sequence[Step], backs: Sequence[Callable[[Tensor], Tensor]], u: Tensor, emphasis: Tensor
+) -> tuple[list[Tensor], Tensor]:
     """Return, for every step, the ratio whose power updates D, ``[B, p]`` (1 for stable rows), and u of the first.
 
     Args:
         steps: The activations of the layers before the last hidden one.
-        weights: Behind each of them, W ``[B, r, p]``.
+        backs: Behind each of them, the map from u ``[B, o, r]`` to W^T u ``[B, o, p]``.
         u: The functionals' vectors ``[B, o, r]`` at the last hidden layer (`functionals`).
         emphasis: lambda / phi of each, ``[B, o]``.
     """
     found: list[Tensor] = []
     root = torch.nan_to_num(emphasis, nan=0.0, posinf=0.0).sqrt()[..., None]
-    for step, weight in zip(reversed(steps), reversed(weights), strict=True):
-        v = u @ weight
+    for step, back in zip(reversed(steps), reversed(backs), strict=True):
+        v = back(u)
         scaled = step.mid[:, None] * v
         w = inner(step, scaled)
         index = step.rows.index[:, None].expand(-1, v.shape[1], -1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from certify.bounds.local.adjoint import focus, growth, sweep
+from certify.bounds.local.behind import Behind, behind
 from certify.bounds.local.ellipsoids import Ellipsoid, Explicit, Factored
 from certify.bounds.local.functionals import Functionals, Signs, functional_moves, signed_slopes
 from certify.bounds.local.lines import Bounds
@@ -36,7 +38,7 @@ class Ascent:
         self.below: list[Bounds] = []
         self.stages: list[Stage] = []
         self.steps: list[Step] = []
-        self.weights: list[Tensor] = []
+        self.backs: list[Callable[[Tensor], Tensor]] = []
 
     def climb(self, k: int) -> None:
         """Add layer k."""
@@ -47,8 +49,9 @@ class Ascent:
         if k == 0:
             alive, ellipsoid = self._first(alive)
         else:
-            alive, ellipsoid = self._next(k, alive)
-            lower, upper = self._refine(z, lower, upper, alive, ellipsoid.M)
+            bent = _filled(a < b) if self._stays_in_factors(k, alive) else None
+            alive, ellipsoid = self._next(k, alive) if bent is None else self._next_in_factors(k, bent)
+            lower, upper = self._refine(z, lower, upper, alive, ellipsoid)
             a, b = layer.centred_slopes(z, z, lower, upper)
         slopes = Slopes(pick(a, alive), pick(b, alive))
         tangent = layer.local_slopes(z, z)
@@ -71,17 +74,31 @@ class Ascent:
         J = J if stretch is None else J * stretch[:, None]
         return alive, Explicit(J @ J.mT)
 
+    def _stays_in_factors(self, k: int, alive: Tensor) -> bool:
+        """Tell whether only functionals of this layer are asked for: behind a first layer in factors, before others."""
+        inside = k == 1 < self.centres.hidden - 1 and alive.shape[1] > MOST_CUT_ROWS
+        return inside and isinstance(self.stages[0].ellipsoid, Factored)
+
+    def _next_in_factors(self, k: int, bent: Tensor) -> tuple[Tensor, Behind]:
+        layer = self.centres.chain.layers[k]
+        self.backs.append(layer.backward)
+        return torch.arange(layer.rows).expand(len(bent), -1), behind(self.steps[-1], layer, bent)
+
     def _next(self, k: int, alive: Tensor) -> tuple[Tensor, Explicit]:
         weight = self.centres.chain.layers[k].weight(self.eps.dtype)
-        self.weights.append(pick_columns(pick_rows(weight[None], alive), self.stages[-1].alive))
-        return alive, Explicit(push(self.steps[-1], self.weights[-1], alive))
+        weight = pick_columns(pick_rows(weight[None], alive), self.stages[-1].alive)
+        self.backs.append(lambda u: u @ weight)
+        return alive, Explicit(push(self.steps[-1], weight))
 
-    def _refine(self, z: Tensor, lower: Tensor, upper: Tensor, alive: Tensor, M: Tensor) -> Bounds:
+    def _refine(self, z: Tensor, lower: Tensor, upper: Tensor, alive: Tensor, ellipsoid: Explicit | Behind) -> Bounds:
         """Return the bounds intersected with those of the ellipsoid."""
-        reach = self.eps[:, None] * M.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
-        at = pick(z, alive)
-        lower = lower.scatter(1, alive, torch.maximum(pick(lower, alive), at - reach))
-        return lower, upper.scatter(1, alive, torch.minimum(pick(upper, alive), at + reach))
+        rows, moved = alive, ellipsoid.diagonal()
+        if isinstance(ellipsoid, Behind):
+            rows, moved = ellipsoid.rows, ellipsoid.moved
+        reach = self.eps[:, None] * moved.clamp_min(0).sqrt()
+        at = pick(z, rows)
+        lower = lower.scatter(1, rows, torch.maximum(pick(lower, rows), at - reach))
+        return lower, upper.scatter(1, rows, torch.minimum(pick(upper, rows), at + reach))
 
     def may_cut(self, k: int) -> bool:
         """Tell whether a functional at a layer before the last is cheap enough."""
@@ -102,7 +119,7 @@ class Ascent:
         """Return the layers' multipliers and the stretch to try next, given functionals of the last hidden layer."""
         layers = dict(self.relative.layers)
         emphasis = focus(ratio) / found.phi
-        changes, u = sweep(self.steps, self.weights, found.u, emphasis)
+        changes, u = sweep(self.steps, self.backs, found.u, emphasis)
         for k, change in enumerate(changes):
             alive = self.stages[k].alive
             grown = pick(layers[k], alive) * growth(change, self.relative.age) * self.steps[k].raised[:, None]

@@ -23,7 +23,9 @@ from certify.bounds.local.centres import Centres as Proved
 from certify.bounds.local.centres import centres_of
 from certify.bounds.local.layers import Chain
 from certify.bounds.local.lines import Bounds, Relaxation
-from certify.bounds.local.recursion_proof import Certificate, first_matrix, prove_bounds, prove_trial, proved_stretch
+from certify.bounds.local.patches import patches_of
+from certify.bounds.local.push_proof import Front
+from certify.bounds.local.recursion_proof import Certificate, prove_bounds, prove_trial, proved_stretch
 from certify.bounds.local.search import EFFORTS, Effort, Found, search
 from certify.bounds.local.starts import Centres, fresh
 from certify.bounds.local.trial import EVERYWHERE, LINES, Trial, run_trial
@@ -86,17 +88,20 @@ class LocalNetwork:
         return max(1, min(64, BATCH_ENTRIES // widest**2))
 
     @cached_property
-    def first(self) -> Tensor:
-        """The proved M of the first layer."""
-        return first_matrix(self.chain.layers[0])
+    def front(self) -> Front:
+        """The first layer, on l2 balls."""
+        windows = [layer.window for layer in self.chain.layers[:2]]
+        return Front(self.chain.layers[0], None, patches_of(*windows) if len(windows) == 2 else None)
 
     def gram(self, dtype: torch.dtype) -> Tensor | None:
-        """Return W_1 W_1^T for searches."""
-        return self._single if dtype == torch.float32 else self.first[0]
+        """Return W_1 W_1^T for searches, where it is small."""
+        if self.front.in_factors:
+            return None
+        return self._single if dtype == torch.float32 else self.front.matrix[0]
 
     @cached_property
     def _single(self) -> Tensor:
-        return self.first[0].to(torch.float32)
+        return self.front.matrix[0].to(torch.float32)
 
     def bounds(self, centres: Proved, eps: float) -> list[Bounds]:
         """Return proved bounds of all hidden layers on an l2 ball around one centre, with the recursion's first trial.
@@ -109,7 +114,7 @@ class LocalNetwork:
         y = centres.z[-1].argmax(1)
         searched = _Batch(self, centres, y, None).searched(torch.float64)
         trial = run_trial(searched, searched.margins.new_tensor([eps]), fresh(searched, ()), ())
-        return prove_bounds(self.chain, self.first, centres, eps, trial)
+        return prove_bounds(self.chain, self.front, centres, eps, trial)
 
     def certify(
         self, x: Tensor, chosen: Tensor, *, rounded_input: bool = False, gains: Tensor | None = None
@@ -175,9 +180,9 @@ class _Batch:
     def _prove_alone(self, n: int, j: int, found: Found, trial: Trial) -> Certificate:
         """Return the certificate of one margin of an example."""
         chain, one = self.network.chain, _only(self.proved, n)
-        first = first_matrix(chain.layers[0], proved_stretch(trial.relative))
+        front = replace(self.network.front, stretch=proved_stretch(trial.relative))
         chosen = int(self.chosen[n])
-        return prove_trial(chain, first, one, chosen, found.eps, trial, self.network.norm, [j])[j]
+        return prove_trial(chain, front, one, chosen, found.eps, trial, self.network.norm, [j])[j]
 
     def _certify_one(self, n: int, found: Found) -> list[Certificate]:
         """Prove what was found; fall back on a search in double precision, then on linear relaxation alone."""
@@ -198,9 +203,9 @@ class _Batch:
         everywhere = self._everywhere(n, one)
         if found.trial is None:
             return everywhere
-        first = None if found.trial.relative is None else self.network.first
+        front = None if found.trial.relative is None else self.network.front
         chain, chosen = self.network.chain, int(self.chosen[n])
-        proved = prove_trial(chain, first, one, chosen, found.eps, found.trial, self.network.norm)
+        proved = prove_trial(chain, front, one, chosen, found.eps, found.trial, self.network.norm)
         return [max(pair, key=lambda c: c.radius) for pair in zip(proved, everywhere, strict=True)]
 
     def _everywhere(self, n: int, one: Proved) -> list[Certificate]:

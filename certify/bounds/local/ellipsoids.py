@@ -6,17 +6,39 @@ through the convolution (by patches where the second layer is one too), J^T diag
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from certify.bounds.local.layers import Layer
 from certify.bounds.local.patches import Patches
-from certify.bounds.local.rows import pick_rows, pick_square
+from certify.bounds.local.rows import gram_in_order, outer, pick_columns, pick_rows, pick_square
 from certify.bounds.local.windows import Window
+
+
+class Ellipsoid(Protocol):
+    """What the recursion asks of an ellipsoid of p rows."""
+
+    def diagonal(self) -> Tensor:
+        """Return M_jj ``[1 or B, p]``."""
+
+    def square(self, index: Tensor) -> Tensor:
+        """Return M_UU ``[B, q, q]``."""
+
+    def couple(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return (x M)_:U ``[B, o, q]`` for rows x ``[B, o, p]``."""
+
+
+class InFactors(Ellipsoid, Protocol):
+    """An ellipsoid M = F F^T whose factor is only applied."""
+
+    def image(self, V: Tensor) -> Tensor:
+        """Return A = V F ``[B, r, k]`` for V ``[B, r, p]``."""
+
+    def crossing(self, A: Tensor, index: Tensor) -> Tensor:
+        """Return A (F_U)^T ``[B, r, q]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +55,9 @@ class Explicit:
         """Return M_UU ``[B, q, q]``."""
         return pick_square(self.M, index)
 
-    def times(self, x: Tensor) -> Tensor:
-        """Return x M for rows ``[B, o, p]``."""
-        return x @ self.M
+    def couple(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return (x M)_:U ``[B, o, q]``."""
+        return pick_columns(x @ self.M, index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +85,9 @@ class Factored:
         if self.stretch is None and self.gram is not None:
             return pick_square(self.gram[None].expand(index.shape[0], -1, -1), index)
         J = self.rows(index)
-        return J @ J.mT
+        if len(J) > 1:
+            return outer(J)
+        return gram_in_order(J[0], J[0, :, :0], self.layer.order(index[0]))[None]
 
     def rows(self, index: Tensor) -> Tensor:
         """Return J_U ``[B, q, d]``."""
@@ -78,47 +102,29 @@ class Factored:
             found = W.mT @ (W * g[..., None])
         return found if self.stretch is None else found * self.stretch[:, None] * self.stretch[:, :, None]
 
-    def image(self, V: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """Return A = V J ``[B, r, d]``.
-
-        Args:
-            V: ``[B, r, p]``.
-            chosen: Where V is W_2 times a diagonal: which rows of W_2 they are ``[B, r]``.
-        """
-        if chosen is not None and self.patches is not None and len(V) == 1:
-            return self._stretched(patch_image(self.patches, V, chosen))
+    def image(self, V: Tensor) -> Tensor:
+        """Return A = V J ``[B, r, d]`` for V ``[B, r, p]``."""
         return self._stretched(self.layer.backward(V))
 
-    def crossing(self, A: Tensor) -> Tensor:
-        """Return A J^T ``[B, r, p]``."""
+    def patch_image(self, values: Tensor, chosen: Tensor) -> Tensor:
+        """Return V J ``[1, r, d]`` for rows V of the second layer given by their values (`Patches.entries`)."""
+        if self.patches is None:
+            raise ValueError("expected two convolutions in a row")
+        return self._stretched(self.patches.image(values, chosen)[None])
+
+    def crossing(self, A: Tensor, index: Tensor) -> Tensor:
+        """Return A J_U^T ``[B, r, q]``."""
         A = self._stretched(A)
         if self.layer.window is None:
-            return A @ self.layer.weight(A.dtype).mT
-        return self.layer.window.forward(A.flatten(0, -2)).reshape(*A.shape[:-1], -1)
+            return pick_columns(A @ self.layer.weight(A.dtype).mT, index)
+        return pick_columns(self.layer.window.forward(A.flatten(0, -2)).reshape(*A.shape[:-1], -1), index)
 
-    def times(self, x: Tensor) -> Tensor:
-        """Return x M for rows ``[B, o, p]``."""
-        return self.crossing(self.image(x))
+    def couple(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return (x M)_:U ``[B, o, q]``."""
+        return self.crossing(self.image(x), index)
 
     def _stretched(self, A: Tensor) -> Tensor:
         return A if self.stretch is None else A * self.stretch[:, None]
-
-
-def patch_image(patches: Patches, V: Tensor, chosen: Tensor) -> Tensor:
-    """Return V W_1 ``[1, r, d]`` for rows V ``[1, r, m]`` that are 0 outside their row's window of the second layer."""
-    windows = len(patches.second.positions)
-    at = chosen[0] % windows
-    channels = torch.arange(patches.second.channels)[:, None]
-    places = channels * (V.shape[2] // len(channels)) + patches.second.positions[at].clamp(min=0)[:, None]  # [r, c, K]
-    held = (patches.second.positions[at] >= 0)[:, None]
-    rows = (V[0].gather(1, places.flatten(1)).reshape(places.shape) * held).flatten(1)
-    moved = rows @ patches.transfer.to(V.dtype)  # [r, c_0 R]
-    pixels = patches.places[at][:, None] + torch.arange(patches.first.channels)[:, None] * math.prod(
-        patches.first.sizes
-    )
-    pixels = torch.where(patches.inside[at][:, None], pixels, patches.first.columns).flatten(1)
-    found = V.new_zeros(len(rows), patches.first.columns + 1).scatter_(1, pixels, moved)
-    return found[None, :, :-1]
 
 
 def window_products(window: Window, g: Tensor) -> Tensor:
@@ -138,6 +144,3 @@ def window_products(window: Window, g: Tensor) -> Tensor:
     flat = (at[:, :, None] * d + at[:, None, :]).reshape(-1)
     found = g.new_zeros(len(g), d * d).index_add_(1, flat, parts.flatten(1))
     return found.reshape(-1, d, d)[:, :-1, :-1]
-
-
-Ellipsoid: TypeAlias = Explicit | Factored

@@ -116,8 +116,8 @@ class Layer:
 
     @property
     def is_relu(self) -> bool:
-        """Whether every row is a relu."""
-        return all(kind == "relu" for kind in self.kinds)
+        """Whether every row that is not just carried through is a relu."""
+        return all(kind in ("relu", IDENTITY.kind) for kind in self.kinds)
 
     def weight(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix ``[m, n]`` in float64, or rounded to float32."""
@@ -150,6 +150,14 @@ class Layer:
     def magnitude(self, h: Tensor) -> Tensor:
         """Return |W| h for non-negative float64 vectors h ``[..., n]``; ``[..., m]``, with the rounding of its sums."""
         return self._absolute._times(h.reshape(-1, self.columns)).reshape(*h.shape[:-1], self.rows)
+
+    def order(self, rows: Tensor) -> Tensor | None:
+        """Return an order of some rows of a convolution in which neighbours read much the same; else None."""
+        return None if self.window is None else torch.argsort(rows % len(self.window.positions), stable=True)
+
+    def backward_magnitude(self, rows: Tensor) -> Tensor:
+        """Return A |W| for non-negative float64 rows A ``[r, m]``; ``[r, n]``, with the rounding of its sums."""
+        return self._absolute.backward(rows)
 
     @cached_property
     def _absolute(self) -> Layer:

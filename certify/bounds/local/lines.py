@@ -26,6 +26,7 @@ from torch import Tensor
 from certify.bounds.local.layers import Chain
 from certify.bounds.local.patches import patches_of
 from certify.bounds.local.piecewise import Lines
+from certify.bounds.local.sides import bounds_by_sides
 from certify.results import Norm
 
 MOST_ENTRIES = 2**24  # of the rows that are carried back at once
@@ -80,10 +81,19 @@ class Relaxation:
             return self._bounds_by_patches(eps, below)
         layer = self.chain.layers[k]
         widest = max(one.rows for one in self.chain.layers[:k]) * 2 * len(eps)
-        size = self._magnitude(k, below) if len(layer.bent) < layer.rows else torch.zeros_like(self.z[k])
-        low, high = -size, size
+        needed = layer.is_relu or len(layer.bent) < layer.rows
+        size = self._magnitude(k, below) if needed else torch.zeros_like(self.z[k])
+        low, high = -size, size.clone()
+
+        def lower(signs: Tensor, rows: Tensor) -> Tensor:
+            return self._one_sided(k, signs, rows, eps, below)
+
         for at in torch.split(layer.bent, MOST_ENTRIES // widest + 1):
-            low[:, at], high[:, at] = self._two_sided(k, at, eps, below)
+            if layer.is_relu:
+                low[:, at], high[:, at] = bounds_by_sides(self.z[k], at, size, lower)
+            else:
+                ones = torch.ones_like(self.z[k][:, at])
+                low[:, at], high[:, at] = lower(ones, at), -lower(-ones, at)
         return low, high
 
     def margins(
@@ -121,13 +131,12 @@ class Relaxation:
         found = layer.magnitude((steepest * size + offset).double()) + layer.bias.abs()
         return found.to(size.dtype)
 
-    def _two_sided(self, k: int, at: Tensor, eps: Tensor, below: Sequence[Bounds]) -> Bounds:
-        layer, dtype, count = self.chain.layers[k], self.z[k].dtype, len(at)
-        W, b = layer.weight(dtype)[at], layer.bias[at].to(dtype)
-        rows = torch.cat([W, -W]).expand(len(eps), -1, -1)
-        v, s = self._carry(rows, torch.cat([b, -b]).expand(len(eps), -1), k - 1, below, None)
-        reached = v - eps * s
-        return reached[:, :count], -reached[:, count:]
+    def _one_sided(self, k: int, signs: Tensor, at: Tensor, eps: Tensor, below: Sequence[Bounds]) -> Tensor:
+        """Return lower bounds of the values of some rows, times signs."""
+        layer, dtype = self.chain.layers[k], self.z[k].dtype
+        rows = signs[..., None] * layer.weight(dtype)[at]
+        v, s = self._carry(rows, signs * layer.bias[at].to(dtype), k - 1, below, None)
+        return v - eps * s
 
     def _carry(
         self,

@@ -46,6 +46,7 @@ from certify.bounds.local.layers import Chain, Layer
 from certify.bounds.local.lines import MOST_ENTRIES, Bounds, through_lines
 from certify.bounds.local.patches import Patches, patches_of
 from certify.bounds.local.piecewise import Lines
+from certify.bounds.local.sides import bounds_by_sides
 from certify.bounds.magnitudes import nextafter_up, row_l1_upper, row_l2_upper
 from certify.results import Norm
 from certify.rounding import SMALLEST, U64, gamma_up
@@ -131,10 +132,18 @@ class ProvedRelaxation:
         layer, widest = self.chain.layers[k], max(one.rows for one in self.chain.layers[:k]) * 2 * len(eps)
         lost, Y = self._start_loss(k, below), self.reach(k - 1, below)
         crude = GROWN * ((1.0 + layer.error) * layer.magnitude(Y) + layer.bias.abs() + layer.bias_error)
-        crude = crude + _underflow(layer, Y)
-        low, high = -crude, crude
+        crude = nextafter_up(crude + _underflow(layer, Y))
+        low, high = -crude, crude.clone()
+
+        def lower(signs: Tensor, rows: Tensor) -> Tensor:
+            return self._one_sided(k, signs, rows, lost[:, rows], eps, below)
+
         for at in torch.split(layer.bent, MOST_ENTRIES // widest + 1):
-            low[:, at], high[:, at] = self._two_sided(k, at, lost[:, at], eps, below)
+            if layer.is_relu:
+                low[:, at], high[:, at] = bounds_by_sides(self.centres.z[k], at, crude, lower)
+            else:
+                ones = torch.ones_like(self.centres.z[k][:, at])
+                low[:, at], high[:, at] = lower(ones, at), -lower(-ones, at)
         return low, high
 
     def margins(self, chosen: Tensor, below: Sequence[Bounds]) -> Margins:
@@ -172,13 +181,13 @@ class ProvedRelaxation:
         layer = self.chain.layers[k]
         return GROWN * (layer.error * layer.magnitude(self.reach(k - 1, below)) + layer.bias_error)
 
-    def _two_sided(self, k: int, at: Tensor, lost: Tensor, eps: Tensor, below: Sequence[Bounds]) -> Bounds:
+    def _one_sided(
+        self, k: int, signs: Tensor, at: Tensor, lost: Tensor, eps: Tensor, below: Sequence[Bounds]
+    ) -> Tensor:
+        """Return lower bounds of the values of some rows, times signs 1 and -1."""
         layer = self.chain.layers[k]
-        W, b = layer.matrix[at], layer.bias[at]
-        rows = torch.cat([W, -W]).expand(len(eps), -1, -1)
-        start = Rows(rows, torch.cat([b, -b]).expand(len(eps), -1), torch.cat([lost, lost], 1))
-        reached = _lower(*self._carry(start, k - 1, below, {}), eps)
-        return reached[:, : len(b)], -reached[:, len(b) :]
+        start = Rows(signs[..., None] * layer.matrix[at], signs * layer.bias[at], lost)
+        return _lower(*self._carry(start, k - 1, below, {}), eps)
 
     def _carry(
         self, start: Rows, k: int, below: Sequence[Bounds], kept: dict[int, tuple[Tensor, Tensor]]

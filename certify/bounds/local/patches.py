@@ -86,6 +86,26 @@ class Patches:
         found = images[:, :, positions.clamp(min=0)] * (positions >= 0).to(h.dtype)
         return found.permute(0, 2, 1, 3).flatten(2)
 
+    def entries(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows of the second layer as their kernels ``[r, c_1 K_2]``, and which entries of the first these meet.
+
+        Entries are numbered as the first layer's rows; padding has the number after the last.
+        """
+        windows, inside = len(self.second.positions), self.first.rows
+        kernels = self.second.weight.flatten(1)[chosen // windows]
+        positions = self.second.positions[chosen % windows][:, None]
+        channels = torch.arange(self.second.channels)[:, None] * (inside // self.second.channels)
+        return kernels, torch.where(positions >= 0, positions + channels, inside).flatten(1)
+
+    def image(self, values: Tensor, chosen: Tensor) -> Tensor:
+        """Return V W_1 ``[r, d]`` for rows V with these values ``[r, c_1 K_2]`` at their `entries`, 0 elsewhere."""
+        at = chosen % len(self.second.positions)
+        moved = values @ self._transfer(values.dtype)
+        channels = torch.arange(self.first.channels)[:, None] * math.prod(self.first.sizes)
+        pixels = torch.where(self.inside[at][:, None], self.places[at][:, None] + channels, self.first.columns)
+        found = values.new_zeros(len(values), self.first.columns + 1)
+        return found.scatter_(1, pixels.flatten(1), moved)[:, :-1]
+
     def to_input(self, rows: Tensor) -> Tensor:
         """Return A T for patch rows A ``[B, P_2, c_2, c_1 K_2]``, masked; ``[B, P_2, c_2, c_0 R]``."""
         moved = rows @ self._transfer(rows.dtype)

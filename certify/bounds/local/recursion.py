@@ -29,11 +29,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from certify.bounds.local.ellipsoids import Ellipsoid, Explicit, Factored
+from certify.bounds.local.ellipsoids import Ellipsoid, Explicit, Factored, InFactors
 from certify.bounds.local.rows import Rows, choose_rows, outer, pick, pick_columns
 
 HEADROOM, RAISE, MOST_RAISES = 1.02, 1.15, 40
@@ -138,7 +139,8 @@ def solve(ellipsoid: Ellipsoid, slopes: Slopes, e: Tensor, inputs: bool | None =
     """
     rows = choose_rows(slopes.upper > slopes.lower)
     mid, half = pick(slopes.mid, rows.index), pick(slopes.half, rows.index)
-    size = torch.where(rows.mask, sizes(pick(ellipsoid.diagonal().expand(len(e), -1), rows.index) * rows.mask), 1.0)
+    moved = torch.where(rows.mask, pick(ellipsoid.diagonal().expand(len(e), -1), rows.index), 0.0)
+    size = torch.where(rows.mask, sizes(moved), 1.0)
     start = torch.where(rows.mask, relative_start(mid, half, size) * pick(e, rows.index), 1.0)
     if inputs is None:
         inputs = isinstance(ellipsoid, Factored) and prefers_inputs(rows.index.shape[1], ellipsoid.layer.columns)
@@ -190,25 +192,39 @@ def _factor_inputs(J: Tensor, product: Tensor, size: Tensor) -> tuple[Tensor, Te
     return factor, scale * raised, raised
 
 
-def push(step: Step, weight: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """Return M' = W P W^T ``[B, r, r]`` behind the activation.
+def push(step: Step, weight: Tensor) -> Tensor:
+    """Return M' = W P W^T ``[B, r, r]`` behind the activation, for rows W ``[B, r, p]`` of the next layer's matrix."""
+    if not isinstance(step.ellipsoid, Explicit):
+        return outer(*halves(step, weight))
+    index, scaled = step.rows.index, weight * step.mid[:, None, :]
+    N = scaled @ step.ellipsoid.M
+    spread = pick_columns(weight, index) * spread_of(step)[:, None, :]
+    return outer(spread, _divided(step, pick_columns(N, index))).baddbmm_(N, scaled.mT)
 
-    Args:
-        step: The activation.
-        weight: W, rows of the next layer's matrix ``[B, r, p]``.
-        chosen: Which rows they are ``[B, r]``.
-    """
-    index = step.rows.index
-    stretched = pick_columns(weight, index) * (step.half * step.D.sqrt() * step.rows.mask)[:, None, :]
-    scaled = weight * step.mid[:, None, :]
-    if isinstance(step.ellipsoid, Explicit):
-        N = scaled @ step.ellipsoid.M
-        Z = _divided(step, pick_columns(N, index))
-        return outer(stretched, Z).baddbmm_(N, scaled.mT)
-    A = step.ellipsoid.image(scaled, chosen)
+
+def halves(step: Step, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return S and R with S S^T + R R^T = W P W^T, for an ellipsoid in factors."""
+    spread = pick_columns(weight, step.rows.index) * spread_of(step)[:, None, :]
+    return joined(step, spread, factors_of(step).image(weight * step.mid[:, None, :]))
+
+
+def joined(step: Step, spread: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return S and R from W C D^(1/2) on U and A = W B F, where M = F F^T; S are factors as sparse as W and A."""
     if step.J is not None:
-        return outer(stretched, torch.linalg.solve_triangular(step.factor, A.mT, upper=False).mT)
-    return outer(stretched, _divided(step, pick_columns(step.ellipsoid.crossing(A), index)), A)
+        return spread, torch.linalg.solve_triangular(step.factor, A.mT, upper=False).mT
+    return torch.cat([spread, A], 2), _divided(step, factors_of(step).crossing(A, step.rows.index))
+
+
+def factors_of(step: Step) -> InFactors:
+    """Return the ellipsoid of a step, which has to be one in factors."""
+    if isinstance(step.ellipsoid, Explicit):
+        raise TypeError("expected an ellipsoid in factors, got an explicit one")
+    return cast(InFactors, step.ellipsoid)
+
+
+def spread_of(step: Step) -> Tensor:
+    """Return the diagonal of C D^(1/2) on U ``[B, q]``."""
+    return step.half * step.D.sqrt() * step.rows.mask
 
 
 def _divided(step: Step, N: Tensor) -> Tensor:
@@ -223,5 +239,5 @@ def inner(step: Step, x: Tensor) -> Tensor:
     if step.J is not None and isinstance(step.ellipsoid, Factored):
         y = torch.cholesky_solve(step.ellipsoid.image(x).mT, step.factor)
         return (step.J @ y).mT / step.D[:, None]
-    right = pick_columns(step.ellipsoid.times(x), step.rows.index) * step.rows.mask[:, None]
+    right = step.ellipsoid.couple(x, step.rows.index) * step.rows.mask[:, None]
     return torch.cholesky_solve(right.mT, step.factor).mT

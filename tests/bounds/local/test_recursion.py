@@ -183,7 +183,7 @@ def test_at_the_optimum_the_multipliers_are_stationary():
     search.step(loss)
     with torch.no_grad():
         step, found = run(x, y)
-        (ratio,), _ = sweep([step], [W], found.u, torch.ones(1, 1, dtype=torch.float64))
+        (ratio,), _ = sweep([step], [lambda u: u @ W], found.u, torch.ones(1, 1, dtype=torch.float64))
         v = (found.u @ W)[0, 0, step.rows.index[0]]
         share = step.D[0] * (step.half[0] * v).square() / found.phi[0, 0]
     matters = step.rows.index[0][share > 0.01]

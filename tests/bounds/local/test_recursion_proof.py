@@ -98,6 +98,54 @@ def test_no_margin_in_the_ball_is_below_its_certificate(name, norm, effort):
         assert all(logits[y] >= logits[j] for j in others)
 
 
+def two_convolutions(kind: str, **details: object):
+    """Three hidden layers behind a normalisation, the first two of them convolutions."""
+
+    def build(seed: int) -> Graph:
+        b = Build(2, 5, 4, seed=seed)
+        b.add("normalize", mean=b.normal(2, 1, 1), std=b.positive(2, 1, 1))
+        b.conv(b.normal(4, 2, 3, 3) / 3)
+        b.add(kind, **details)
+        b.conv(b.normal(3, 4, 2, 2) / 3, stride=[2, 1], padding=[[1, 0], [0, 1]])
+        b.add(kind, **details)
+        b.add("reshape", shape=[-1, 36])
+        b.linear(36, 5, scale=2.0)
+        b.add(kind, **details)
+        b.linear(5, 3)
+        return b.graph()
+
+    return build
+
+
+LARGE = {"relu": two_convolutions("relu"), "leaky": two_convolutions("leaky_relu", negative_slope=0.1)}
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("name", sorted(LARGE))
+def test_large_networks_are_certified_in_factors(name, norm, monkeypatch):
+    """The ways of layers with many rows, on a small network: as good as its matrices, and attacked in 60 digits."""
+    graph = LARGE[name](3)
+    made = chain(graph)
+    x = torch.cat([centre(graph, made, seed) for seed in range(3)])
+    y = made.run(x).argmax(1)
+    plainly = LocalNetwork(made, norm).certify(x, y)
+    monkeypatch.setattr("certify.bounds.local.push_proof.LEAST_FACTORED", 1)
+    monkeypatch.setattr("certify.bounds.local.ascent.MOST_CUT_ROWS", 0)
+    network = LocalNetwork(made, norm)
+    assert network.front.in_factors
+    for n, (row, other) in enumerate(zip(network.certify(x, y), plainly, strict=True)):
+        radius = min(one.radius for one in row)
+        assert radius >= 0.97 * min(one.radius for one in other) > 0.0
+        others = [j for j in range(3) if j != int(y[n])]
+        for delta in pressing_points(made, x[n], radius, norm, 1, n):
+            logits, rho = (
+                run_exactly(graph, real(x[n].numpy()) + real(delta.numpy()))[graph.output],
+                size_of(delta, norm),
+            )
+            for j, one in zip(others, row, strict=True):
+                assert logits[int(y[n])] - logits[j] >= MP.mpf(one.v) - MP.mpf(one.s) * rho
+
+
 @pytest.mark.parametrize(
     ("name", "norm"), [("dense", "l2"), *itertools.product(["deep", "residual", "normalised"], ["l2", "linf"])]
 )
@@ -208,7 +256,7 @@ def test_a_recursion_without_a_proof_falls_back_on_linear_relaxation(monkeypatch
     x = centre(dense()(3), made, 3)
     y = made.run(x).argmax(1)
     (proved,) = LocalNetwork(made, "l2", "fast").certify(x, y)
-    monkeypatch.setattr("certify.bounds.local.recursion_proof.push_upper", lambda *_: None)
+    monkeypatch.setattr("certify.bounds.local.ascent_proof.push_upper", lambda *_: None)
     (found,) = LocalNetwork(made).certify(x, y)
     assert {word(one) for one in found} == {"local lines"}
     assert min(one.radius for one in found) >= 0.95 * min(one.radius for one in proved)
