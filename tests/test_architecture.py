@@ -38,6 +38,7 @@ HOMES = {
     "safetensors": {"loading"},
     "PIL": {"loading"},
     "sqlite3": {"smoothing"},
+    "curvlinops": {"curvature"},
     **dict.fromkeys(("jinja2", "markupsafe"), {"report"}),
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml"}
