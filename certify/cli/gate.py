@@ -46,6 +46,7 @@ def command(
         bool, typer.Option("--plan", help="Print what must be observed for each gate to pass, and run nothing.")
     ] = False,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the verdicts are.")] = False,
+    falsify: options.Falsify = None,
     config: options.Config = None,
     device: options.Device = None,
     batch: options.Batch = None,
@@ -76,13 +77,15 @@ def command(
         found = [read_verified(path) for path in reports]
     else:
         folder = store or configuration.store or Path(options.STORE_FOLDER)
-        memory = Memory(configuration, device, folder)
+        memory = Memory(configuration, device, folder, falsify)
         found = list[Report]()
         for kind in needed_kinds(configuration):
             report = memory.recall(out) if kind == "smoothing" else None
             if report is None:
-                places = smooth.Places(configuration, device=device, batch=batch, workers=workers, store=store)
-                report = _run(kind, configuration, places, out, no_progress)
+                places = smooth.Places(
+                    configuration, device=device, batch=batch, workers=workers, store=store, falsify=falsify
+                )
+                report = _run(kind, configuration, places, out, no_progress, falsify)
                 memory.keep(report)
             found.append(report)
     judged = judge(found, configuration.gates, default_kind(configuration))
@@ -95,8 +98,9 @@ def command(
 class Memory:
     """The report of the smoothing gates, from the last time the same was asked; see `certify.cli.remembered`."""
 
-    def __init__(self, configuration: Configuration, device: str | None, store: Path) -> None:
+    def __init__(self, configuration: Configuration, device: str | None, store: Path, falsify: str | None) -> None:
         self._configuration, self._device, self._store = configuration, device, store
+        self._falsify = falsify_level(falsify, configuration.smooth)
 
     def recall(self, out: Output) -> Report | None:
         """Return the remembered report, if nothing has changed since, with the warnings of the run that made it."""
@@ -124,6 +128,7 @@ class Memory:
             table=configuration.smooth,
             gates=_gates_of(configuration, "smoothing"),
             device=self._device,
+            falsify=self._falsify,
             store=self._store,
         )
 
@@ -191,12 +196,17 @@ def read_verified(path: Path) -> Report:
 
 
 def _run(
-    kind: str, configuration: Configuration, places: smooth.Places, out: Output, no_progress: bool
+    kind: str,
+    configuration: Configuration,
+    places: smooth.Places,
+    out: Output,
+    no_progress: bool,
+    falsify: str | None,
 ) -> LipschitzReport | SmoothingReport:
     path, data = model_path(None, configuration), data_path(None, configuration)
     if kind == "lipschitz":
         settings = lipschitz_settings(configuration, {})
-        level = falsify_level(None, configuration.lipschitz)
+        level = falsify_level(falsify, configuration.lipschitz)
         return lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level)
     return _run_smoothing(read_known_model(path, configuration.arch), data, configuration, places, out, no_progress)
 
@@ -214,6 +224,8 @@ def _run_smoothing(
     settings = smoothing_settings(configuration, {})
     gates = [in_native_norm(g, settings, model.input.size) for g in _gates_of(configuration, "smoothing")]
     dataset = smooth.read_examples(model, data, None, settings)
+    if settings.scores == "soft":
+        return smooth.run(model, dataset, settings, places, out, no_progress, data=data)
     if all(answers_gate(settings, gate) for gate in gates) and has_complete_run(
         model, dataset, settings, store=places.store, device=places.device
     ):

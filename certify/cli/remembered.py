@@ -37,6 +37,7 @@ def question_name(
     table: Mapping[str, Any],
     gates: Sequence[Gate],
     device: str | None,
+    falsify: str,
     store: Path,
 ) -> str | None:
     """Return the name of a question to the smoothing gates: equal names have equal answers; None when it has none.
@@ -48,6 +49,7 @@ def question_name(
         table: The ``[smooth]`` table of the configuration.
         gates: The gates of kind smoothing.
         device: The device asked for.
+        falsify: How hard the certificates are attacked.
         store: The folder of the run store.
     """
     try:
@@ -59,7 +61,7 @@ def question_name(
     programs = [__version__, platform.python_version(), *map(version, PROGRAMS)]
     if not content:
         return None
-    asked = [files, content, dict(table), [_plain(gate) for gate in gates], device, runs, programs, str(data)]
+    asked = [files, content, dict(table), [_plain(gate) for gate in gates], device, falsify, runs, programs, str(data)]
     try:
         return hashlib.sha256(dump_json(asked).encode()).hexdigest()
     except (TypeError, ValueError):

@@ -196,6 +196,15 @@ def test_a_gate_remembers_exactly_what_has_not_changed(project, capsys, change, 
     assert names_after(change, capsys) == names
 
 
+@pytest.mark.parametrize(("first", "then", "names"), [("off", "quick", 2), ("off", "off", 1)])
+def test_how_hard_certificates_are_attacked_is_part_of_what_is_remembered(project, capsys, first, then, names):
+    configure(0.3)
+    for level in (first, then):
+        assert run(capsys, "gate", "-q", "--falsify", level, "-o", "g.json")[0] == 0
+        assert read_report("g.json").falsifier.level == level
+    assert len(list(Path(".certify_cache").glob("gate-*.json"))) == names
+
+
 def test_a_run_under_another_seed_is_not_overlooked(project, capsys):
     configure(0.3)
     assert run(capsys, "gate", "-q", "-o", "g.json")[0] == 0
