@@ -81,8 +81,8 @@ EVERYDAY = 6  # of each kind: more than 300 convolutions
 MANY = 40  # of each kind and route in the slow run: more than 10,000
 
 NO_MATRIX = {(convolution, "MOST_DENSE_SIDE"): 0}
-# which proofs are left: all; a band in block columns of about two rows first; none by a matrix; none by a matrix or a
-# grid of known size; none but the unfolded kernel
+# which proofs are left: all; a band in block columns of about two rows first; none by a matrix; of these a torus less
+# its waves first; none by a matrix or a grid of known size; none but the unfolded kernel
 ROUTES = {
     "all": {},
     "band": {
@@ -91,6 +91,11 @@ ROUTES = {
         (conv_gram, "GOOD_BLOCK"): 2,
     },
     "symbols": NO_MATRIX,
+    "waves": {
+        **NO_MATRIX,
+        (convolution, "LEAST_DEFLATED_CHANNELS"): 1,
+        (convolution, "THOROUGH_OPERATIONS"): 0.0,
+    },
     "size-free": {
         **NO_MATRIX,
         (torus, "DENSITIES"): (8,),
@@ -184,6 +189,7 @@ REACHED = {
     ("3-D replicate", "band"): "banded Cholesky",
     ("1-D same", "symbols"): "torus 6",
     ("1-D strided", "symbols"): "polyphase torus",
+    ("2-D transposed", "waves"): "less waves",
     ("2-D patches", "all"): "one matrix per patch",
     ("1-D cut patches", "all"): "dense Cholesky",
     ("1-D same", "size-free"): "size-free grid 16 (S)",
