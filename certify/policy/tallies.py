@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
 from msgspec import UNSET
 
@@ -58,8 +57,13 @@ class Tally:
 
 def tally(gate: Gate, examples: Sequence[LipschitzExample | SmoothingExample], n: int, alpha: float) -> Tally:
     """Return what a gate has seen in the first examples of ``n``."""
-    nothing = Tally(count=0, undecided=0, unsampled=n, n=n, alpha=alpha)
-    return reduce(lambda seen, example: seen.after(gate, example), examples, nothing)
+    return Tally(
+        count=sum(_counts(gate, example) for example in examples),
+        undecided=sum(_is_undecided(gate, example) for example in examples),
+        unsampled=n - len(examples),
+        n=n,
+        alpha=alpha,
+    )
 
 
 class Settlement:
