@@ -38,7 +38,7 @@ def command(
 ) -> int:
     """Compare two reports on the same examples: which were lost, which won, and how much of the share at most.
 
-    Exits 0 unless --max-drop asks for a verdict. What decides what is certified must be equal in both; sigma may differ.
+    Exits 0 unless --max-drop asks for a verdict. The settings that decide what is certified must be equal in both.
     """
     from certify.report import compare_reports
 

@@ -13,8 +13,9 @@ from certify.cli import options
 from certify.cli.chance import chance_level_note
 from certify.cli.configuration import Configuration, falsify_level, find_configuration, smoothing_settings
 from certify.cli.output import Output, write_text
+from certify.cli.plan import AskedRadii, plan_text, questions_of_run
 from certify.cli.progress import consume_smoothing, meter
-from certify.cli.sources import data_path, model_path, read_known_model
+from certify.cli.sources import data_path, is_named, model_path, read_known_model
 from certify.errors import InputError
 from certify.policy import Gate, Settlement
 from certify.results import SmoothingReport, SmoothingSettings
@@ -119,7 +120,7 @@ def command(
     settings = smoothing_settings(configuration, flags)
     out = Output(format, output, color, quiet, verbose)
     if plan:
-        write_text(plan_text(settings))
+        write_text(plan_text(settings, _asked_radii(settings, model, data, configuration, arch, label)))
         return 0
     path, examples = model_path(model, configuration), data_path(data, configuration)
     places = Places(configuration, device=device, batch=batch, workers=workers, store=store, falsify=falsify)
@@ -127,6 +128,21 @@ def command(
     dataset = read_examples(found, examples, label, settings)
     out.show(run(found, dataset, settings, places, out, no_progress, data=examples, restart=restart))
     return 0
+
+
+def _asked_radii(
+    settings: SmoothingSettings,
+    model: Path | None,
+    data: Path | None,
+    configuration: Configuration,
+    arch: str | None,
+    label: str | None,
+) -> AskedRadii | None:
+    """Return the tests that a run would use; None where no radius is asked for, or model or data are not named."""
+    if not (settings.at and is_named(model, data, configuration)):
+        return None
+    found = read_known_model(model_path(model, configuration), arch or configuration.arch)
+    return questions_of_run(found, read_examples(found, data_path(data, configuration), label, settings), settings)
 
 
 def _refuse_both(at: list[float] | None, **others: object) -> None:
@@ -209,56 +225,3 @@ def run(
         if warning := chance_level_note(examples, len(model.classes)):
             out.note(warning)
         return started.report(examples, settled=bool(gates))
-
-
-def plan_text(settings: SmoothingSettings) -> str:
-    """Return in words how many estimation draws follow each number of pilot votes, or the tables of asked radii.
-
-    Raises:
-        InputError: If a setting is out of range.
-    """
-    from certify.smoothing import check_settings
-    from certify.stats import sample_plan
-
-    check_settings(settings)
-    if settings.at:
-        return tables_text(settings)
-    if settings.procedure == "fixed":
-        return f"fixed: {settings.n0} pilot draws, then {settings.n} estimation draws for every example"
-    plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha)
-    lines = [f"pilot votes of {settings.n0}   estimation draws"]
-    start = 0
-    for k in range(1, len(plan) + 1):
-        if k == len(plan) or plan[k] != plan[start]:
-            votes = f"{start}" if start == k - 1 else f"{start}-{k - 1}"
-            lines.append(f"{votes:>18}   {plan[start]:>16}")
-            start = k
-    return "\n".join(lines)
-
-
-def tables_text(settings: SmoothingSettings) -> str:
-    """Return the sequential tests of the asked radii: at each look, the votes that certify and those that give up.
-
-    Raises:
-        InputError: If a radius cannot be certified with the draws asked for.
-    """
-    from certify.smoothing import law_name
-    from certify.smoothing.questions import ask_questions
-    from certify.stats import GEOMETRIES
-
-    law = law_name(settings, eight_bit=True)
-    lines = [
-        f"sequential: {settings.n0} pilot draws, then draws to the first look that decides, at most {settings.n}",
-        f"the law is {law}; 8-bit data are tested at alpha less what their integer noise costs, which can move a row by"
-        " a vote; the report holds the tables in use",
-    ]
-    for question in ask_questions(settings, settings.alpha, GEOMETRIES[law]):
-        test = question.test
-        lines += [
-            "",
-            f"radius {question.radius!r}: level {test.level:.4g} of alpha {settings.alpha!r}, sha256 {test.sha256}",
-            f"{'draws':>9}   {'certified from':>14}   {'given up to':>11}",
-        ]
-        for draws, up, lo in zip(test.looks, test.up, test.lo, strict=True):
-            lines.append(f"{draws:>9}   {up if up <= draws else '-':>14}   {lo if lo >= 0 else '-':>11}")
-    return "\n".join(lines)

@@ -45,6 +45,12 @@ def data_path(given: Path | None, configuration: Configuration) -> Path:
     return chosen
 
 
+def is_named(model: Path | None, data: Path | None, configuration: Configuration) -> bool:
+    """Return whether a model and data are named anywhere: as arguments, in the configuration, or by default."""
+    known_model = model is not None or configuration.model is not None or DEFAULT_MODEL.is_file()
+    return known_model and (data is not None or configuration.data is not None)
+
+
 def read_known_model(path: Path, arch: str | None) -> Model:
     """Return the model at a path.
 

@@ -346,3 +346,19 @@ def test_an_edited_verdict_is_refused(project, capsys):
     given_up["decisions"][0]["verdict"] = "certified"
     Path("s.json").write_text(json.dumps(plain, indent=1))
     assert run(capsys, "verify", "s.json")[0] == 2
+
+
+def test_the_plan_prints_the_tables_that_the_run_uses(project, capsys):
+    configure(0.3)
+    flags = ("--sigma", "0.25", "--at", "0.1", "--n", "3000", "--limit", "4")
+    code, out, _ = run(capsys, "smooth", *flags, "--plan")
+    assert (code, "after" in out and "for the rounding of the noise" in out) == (0, True)
+    assert run(capsys, "smooth", *flags, "-q", "-o", "s.json")[0] == 0
+    (table,) = read_report("s.json").tables.sequential
+    assert f"sha256 {table.sha256}" in out
+    Path("certify.toml").unlink()
+    code, out, _ = run(capsys, "smooth", *flags, "--plan")
+    assert (code, "model and data are not known" in out) == (0, True)
+    assert f"sha256 {table.sha256}" not in out
+    code, out, _ = run(capsys, "smooth", "data.npz", *flags, "--plan")
+    assert f"sha256 {table.sha256}" in out
