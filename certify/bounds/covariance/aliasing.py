@@ -17,7 +17,7 @@ rows are real. The sum of F stored terms adds F roundings to those of each (see 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -46,18 +46,21 @@ def chunks(frequencies: int, numbers: int) -> Iterator[slice]:
         yield slice(first, min(first + step, frequencies))
 
 
-def part_of(tensor: Tensor, chunk: slice) -> Tensor:
-    """Return the matrices of a chunk, of a tensor that may be the same for every frequency."""
+def part_of(tensor: Tensor, chunk: slice | Tensor) -> Tensor:
+    """Return the matrices of a chunk, or at some positions, of a tensor that may be the same for every frequency."""
     return tensor if tensor.ndim == 2 or len(tensor) == 1 else tensor[chunk]
 
 
-def fold_upper(P: Tensor, sides: Sides, strides: tuple[int, ...]) -> Tensor:
-    """Return a stored M >= the mean of the aliased blocks of P.
+def fold_upper(
+    P: Tensor, sides: Sides, strides: tuple[int, ...], product: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Return a stored M >= the mean of the aliased blocks of P, or of a product that is made of P block by block.
 
     Args:
         P: ``[F, n, n]`` on the torus of the given sides.
         sides: N_d, multiples of the strides.
         strides: s_d.
+        product: Given positions in F, the blocks to take instead of those of P: they are never held all at once.
 
     Returns:
         ``[F', n, n]`` on the torus of sides N_d / s_d.
@@ -69,18 +72,20 @@ def fold_upper(P: Tensor, sides: Sides, strides: tuple[int, ...]) -> Tensor:
     """
     coarse = tuple(side // stride for side, stride in zip(sides, strides, strict=True))
     places, mirrored = aliases(coarse, strides)
-    M = P.new_empty(places.shape[1], *P.shape[1:])
-    for chunk in chunks(len(M), P[0].numel() * 2):
-        M[chunk] = _mean_upper(P, places[:, chunk], mirrored[:, chunk])
+    blocks = product or P.__getitem__
+    n = blocks(places[0, :1]).shape[1]
+    M = P.new_empty(places.shape[1], n, n)
+    for chunk in chunks(len(M), n * n * 2):
+        M[chunk] = _mean_upper(blocks, places[:, chunk], mirrored[:, chunk])
     return M
 
 
-def _mean_upper(P: Tensor, places: Tensor, mirrored: Tensor) -> Tensor:
-    """Return a stored matrix >= the mean over the first axis of blocks of P, the mirrored ones conjugated."""
-    mean = P.new_zeros(places.shape[1], *P.shape[1:])
-    absolute = torch.zeros_like(mean.real)
-    for place, mirror in zip(places, mirrored, strict=True):
-        block = P[place]
+def _mean_upper(blocks: Callable[[Tensor], Tensor], places: Tensor, mirrored: Tensor) -> Tensor:
+    """Return a stored matrix >= the mean over the first axis of blocks, the mirrored ones conjugated."""
+    first = blocks(places[0])
+    mean, absolute = torch.zeros_like(first), torch.zeros_like(first.real)
+    for number, (place, mirror) in enumerate(zip(places, mirrored, strict=True)):
+        block = blocks(place) if number else first
         absolute += magnitude(block)
         mean += torch.where(mirror[:, None, None], block.conj(), block)
     count = float(len(places))

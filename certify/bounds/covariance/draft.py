@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from certify.bounds.covariance.grids import Grids
-from certify.bounds.covariance.states import Held, View
+from certify.bounds.covariance.states import Held, Read, View
 from certify.bounds.covariance.steps import Mark, Plan, Sides, Step
 from certify.bounds.facts import Facts
 from certify.graph import Operation
@@ -102,6 +102,11 @@ class Draft:
         """Return the held values that are still to be read once the operations ``done`` are computed."""
         computed = {*self.held, *done}
         return [name for name in self.held if name == self.value or not computed.issuperset(self._readers[name])]
+
+    def forget(self) -> None:
+        """Drop how values are held that nothing reads any more: their matrices may be large."""
+        for name in set(self.held).difference(self.live()):
+            self.held[name] = Read()
 
     def readers(self, name: str) -> list[str]:
         """Return the operations of the plan that read a value."""

@@ -10,7 +10,7 @@ MOST_ROWS = 6000  # of a dense register: a factorisation of one such matrix take
 MOST_JOINT_BYTES = 2**29  # of a register that holds more than the rows it is made for
 MOST_PHASES = 2**26  # of one flattened image: a gigabyte
 MOST_ENTRIES = 2**27  # of a matrix that is made for one operation: a gigabyte
-MOST_BYTES = 1.5e9  # of the registers and matrices of a plan
+MOST_BYTES = 6.5e9  # that a plan may need at once, by an estimate made before they are allocated
 
 
 def fits(sides: Sides, rows: int) -> bool:

@@ -23,7 +23,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,19 +31,14 @@ from torch import Tensor
 from certify.bounds.covariance.coarse import coarsen, factors, transfer
 from certify.bounds.covariance.cotangents import Cotangent
 from certify.bounds.covariance.descent import Descent, Point
+from certify.bounds.covariance.effort import LARGE, WORK, Effort, evaluations, work
 from certify.bounds.covariance.objectives import Objective, pairs, row, soft_diagonal, soft_norm
 from certify.bounds.covariance.registers import rows
 from certify.bounds.covariance.starts import SHAPES, Shape, start
-from certify.bounds.covariance.steps import Activate, Flatten, Join, Linear, Multipliers, Plan, Start
+from certify.bounds.covariance.steps import Activate, Join, Multipliers, Plan, Start
 from certify.bounds.covariance.trial import Pass, Trial
 from certify.bounds.covariance.variables import Coordinates
 
-Effort: TypeAlias = Literal["fast", "default", "max"]
-
-WORK = {"fast": 0.0, "default": 5e11, "max": 5e12}  # floating-point operations, roughly
-FEWEST = {"fast": 4, "default": 5, "max": 30}  # evaluations, of every plan
-MOST = {"fast": 4, "default": 160, "max": 800}
-LARGE = 1e10  # floating-point operations of one pass from which on the search is the short one
 COARSE = {"fast": 12, "default": 60, "max": 160}  # evaluations of the coarse plan of a large one
 PLAIN, PLAIN_EVALUATIONS = 1e-2, 5  # mu of the objective while there are no barriers, and for how long
 WALLS: Mapping[Effort, tuple[float, ...]] = MappingProxyType(  # mu of objective and barriers, one stage after another
@@ -252,30 +247,3 @@ class Goal:
         for index, sign in zip(chosen, (1.0, -1.0), strict=False):
             direction[int(index)] += sign
         return direction
-
-
-def evaluations(plan: Plan, effort: Effort) -> int:
-    """Return how many forward and backward passes the effort allows for a plan."""
-    return int(min(MOST[effort], max(FEWEST[effort], WORK[effort] / max(1.0, work(plan)))))
-
-
-def work(plan: Plan) -> float:
-    """Return roughly the floating-point operations of one pass: matrix products and inverses.
-
-    Example:
-        >>> from certify.bounds.covariance.steps import Activate, Plan, Start
-        >>> slopes = torch.zeros(3), torch.ones(3)
-        >>> work(Plan((Start((), 3), Activate(0, (), *slopes))))
-        54.0
-    """
-    return sum(_work(plan, position) for position in range(len(plan.steps)))
-
-
-def _work(plan: Plan, position: int) -> float:
-    step, n = plan.steps[position], float(rows(plan, position))
-    if isinstance(step, Activate):
-        return 2 * n**3 * plan.frequencies(position) * (4 if step.sides else 1)
-    if isinstance(step, Linear | Flatten):
-        count, m, k = step.matrix.shape
-        return 2.0 * m * k * (m + k) * max(count, plan.frequencies(position)) * (4 if count > 1 else 1)
-    return 0.0

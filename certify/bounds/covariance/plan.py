@@ -28,11 +28,12 @@ from collections.abc import Mapping
 from certify.bounds.covariance.combining import join, mask
 from certify.bounds.covariance.cuts import bottlenecks
 from certify.bounds.covariance.draft import Draft
+from certify.bounds.covariance.effort import LARGE, work
 from certify.bounds.covariance.entrywise import activate, leave_to_pool
 from certify.bounds.covariance.gain_steps import begin, bound, pool
 from certify.bounds.covariance.limits import MOST_BYTES
 from certify.bounds.covariance.linear import Obstacle, linear_view
-from certify.bounds.covariance.memory import expected_bytes
+from certify.bounds.covariance.memory import expected_bytes, free_bytes, peak_bytes
 from certify.bounds.covariance.standing import stand
 from certify.bounds.covariance.states import Flat, View
 from certify.bounds.covariance.steps import Bounded, Linear, Plan
@@ -47,7 +48,7 @@ def compile_plan(
     norm: Norm,
     gains: Mapping[str, float | Unbounded],
     *,
-    most_bytes: float = MOST_BYTES,
+    most_bytes: float | None = None,
 ) -> Plan | Unbounded:
     """Return the plan of a value of a network: steps whose last register bounds how far the value can move.
 
@@ -56,8 +57,9 @@ def compile_plan(
         value: The name of the value, as a rule the logits.
         norm: The norm of the input's difference.
         gains: The l2 gain of every value, in either norm.
-        most_bytes: How much the registers and matrices may take, by an estimate made before anything is computed.
-            Where they would take more, the plan starts as early behind the input as possible.
+        most_bytes: How much memory a search and a proof may need at once, by estimates made before any is taken: from
+            shapes, and from the plan. Where they would need more, the plan starts as early behind the input as
+            possible. None: `MOST_BYTES`, or most of what is free where that is less.
 
     Returns:
         The plan, or `Unbounded` when the value has no gain either, or the plan would be too large in any case.
@@ -80,10 +82,14 @@ def compile_plan(
         return known
     if value in facts.independent:
         return Plan((Bounded(None, (), math.prod(facts.shapes[value]), 0.0),), norm)
+    most_bytes = min(MOST_BYTES, free_bytes()) if most_bytes is None else most_bytes
     for start in bottlenecks(facts, value):
         draft = Draft(facts.into("l2"), value, norm, gains, start)
-        if expected_bytes(draft) <= most_bytes:
-            return _written(draft)
+        plan = _written(draft) if expected_bytes(draft) <= most_bytes else None
+        if isinstance(plan, Unbounded):
+            return plan
+        if plan is not None and peak_bytes(plan, single=work(plan) > LARGE) <= most_bytes:
+            return plan
     return Unbounded(
         f"its covariances would take more than {most_bytes / 1e9:.1f} GB", facts.graph.by_name[value].module
     )
@@ -95,6 +101,7 @@ def _written(draft: Draft) -> Plan | Unbounded:
     stopped = begin(draft)
     while stopped is None and draft.value not in draft.held:
         stopped = _advance(draft)
+        draft.forget()
     return _finished(draft) if stopped is None else stopped
 
 

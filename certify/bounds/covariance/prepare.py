@@ -22,7 +22,7 @@ from certify.bounds.covariance.moves import (
     Passing,
     Starting,
 )
-from certify.bounds.covariance.registers import rows
+from certify.bounds.covariance.registers import products_in_strides, rows
 from certify.bounds.covariance.spectrum import aliases, folded, frequency_weights
 from certify.bounds.covariance.steps import (
     Activate,
@@ -36,7 +36,6 @@ from certify.bounds.covariance.steps import (
     Pool,
     Sides,
     Start,
-    sources,
 )
 
 
@@ -83,15 +82,11 @@ def prepare(frame: Frame, *, fuse: bool) -> list[Move]:
 
 
 def _fused(plan: Plan, moves: list[Move]) -> list[Move]:
-    read = [sources(step) for step in plan.steps]
-    readers = [source for each in read for source in each]
-    for position, folding in enumerate(moves):
-        linking = moves[read[position][0]] if read[position] else None
-        if not isinstance(folding, Folding) or not isinstance(linking, Linking):
-            continue
-        if readers.count(read[position][0]) == 1:
-            moves[read[position][0]] = Passing()
-            moves[position] = LinkingFolding(linking, folding)
+    together = products_in_strides(plan)
+    for position, (step, folding) in enumerate(zip(plan.steps, moves, strict=True)):
+        linking = moves[step.source] if isinstance(step, Fold) and step.source in together else None
+        if isinstance(step, Fold) and isinstance(folding, Folding) and isinstance(linking, Linking):
+            moves[step.source], moves[position] = Passing(), LinkingFolding(linking, folding)
     return moves
 
 

@@ -23,6 +23,7 @@ from certify.bounds.covariance.aliasing import chunks, flatten_upper, fold_upper
 from certify.bounds.covariance.definite import is_positive, root_lmax_upper
 from certify.bounds.covariance.domination import SLACK, add_to_diagonal, finite, rounding_terms
 from certify.bounds.covariance.elimination import activate_upper, mask_upper, slack_lower
+from certify.bounds.covariance.registers import products_in_strides
 from certify.bounds.covariance.rounded import linear_upper
 from certify.bounds.covariance.steps import (
     Activate,
@@ -108,21 +109,32 @@ def prove(plan: Plan, multipliers: Multipliers, *, with_growth: bool = True) -> 
         >>> 5.0 <= prove(Plan(steps), {}).upper() <= 5.0 * (1 + 1e-13)
         True
     """
-    last_reader = {source: position for position, step in enumerate(plan.steps) for source in sources(step)}
     marks = plan.marks if with_growth else ()
+    passed = products_in_strides(plan) - {mark.register for mark in marks}
+    reads = [_reads(plan, position, passed) for position in range(len(plan.steps))]
+    last_reader = {source: position for position, read in enumerate(reads) for source in read}
     registers: dict[int, Tensor] = {}
     growth: dict[str, float] = {}
     with torch.no_grad():
         for position, step in enumerate(plan.steps):
+            if position in passed:
+                continue
             register = RULES[type(step)](Site(plan, position, registers, multipliers), step)
             if register is None or finite(register) is None:
                 return None
             registers[position] = register
             growth |= {m.value: _marked_upper(register, m) for m in marks if m.register == position}
-            for source in sources(step):
+            for source in reads[position]:
                 if last_reader[source] == position:
                     registers.pop(source, None)
     return Proved(registers[len(plan.steps) - 1], growth)
+
+
+def _reads(plan: Plan, position: int, passed: frozenset[int]) -> tuple[int, ...]:
+    """Return the registers that a step reads; behind a product that is not held by itself, those that it reads."""
+    if position in passed:
+        return ()
+    return tuple(r for s in sources(plan.steps[position]) for r in (sources(plan.steps[s]) if s in passed else (s,)))
 
 
 def _marked_upper(register: Tensor, mark: Mark) -> float:
@@ -183,13 +195,21 @@ def _linear(site: Site, step: Linear) -> Tensor | None:
     rows = len(step.keep) + step.matrix.shape[1]
     M = P.new_empty(len(P), rows, rows)
     for chunk in chunks(len(P), max(P[0].numel(), rows * rows)):
-        error = None if step.error is None else part_of(step.error, chunk)
-        M[chunk] = linear_upper(P[chunk], part_of(step.matrix, chunk).to(P.dtype), error, step.keep)
+        M[chunk] = _product(P, step, chunk)
     return M
 
 
+def _product(P: Tensor, step: Linear, where: slice | Tensor) -> Tensor:
+    error = None if step.error is None else part_of(step.error, where)
+    return linear_upper(P[where], part_of(step.matrix, where).to(P.dtype), error, step.keep)
+
+
 def _fold(site: Site, step: Fold) -> Tensor | None:
-    return fold_upper(site.registers[step.source], site.plan.steps[step.source].sides, step.strides)
+    source = site.plan.steps[step.source]
+    if step.source in site.registers or not isinstance(source, Linear):
+        return fold_upper(site.registers[step.source], source.sides, step.strides)
+    P = site.registers[source.source]
+    return fold_upper(P, source.sides, step.strides, lambda places: _product(P, source, places))
 
 
 def _activate(site: Site, step: Activate) -> Tensor | None:

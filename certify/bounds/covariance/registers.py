@@ -12,6 +12,7 @@ from certify.bounds.covariance.steps import (
     Activate,
     Bounded,
     Flatten,
+    Fold,
     Join,
     Linear,
     Mask,
@@ -30,6 +31,19 @@ def is_free(step: Step, norm: str) -> bool:
     if isinstance(step, Activate):
         return bool(step.unstable.any())
     return isinstance(step, Mask | Pool | Join)
+
+
+def products_in_strides(plan: Plan) -> frozenset[int]:
+    """Return the products that one stride reads and nothing else: both may be taken together.
+
+    Example:
+        >>> matrix = torch.ones(1, 2, 1)
+        >>> products_in_strides(Plan((Start((4,), 1), Linear(0, (4,), torch.arange(0), matrix), Fold(1, (2,), (2,)))))
+        frozenset({1})
+    """
+    read = [source for step in plan.steps for source in sources(step)]
+    strides = (step.source for step in plan.steps if isinstance(step, Fold))
+    return frozenset(p for p in strides if isinstance(plan.steps[p], Linear) and read.count(p) == 1)
 
 
 def move_plan(plan: Plan, device: torch.device | str) -> Plan:

@@ -19,8 +19,8 @@ from certify.bounds.covariance import limits
 from certify.bounds.covariance.draft import Draft
 from certify.bounds.covariance.layout import Layout
 from certify.bounds.covariance.maps import Map, compose, row_count
-from certify.bounds.covariance.states import Behind, Flat, Held, Lost, View
-from certify.bounds.covariance.steps import Flatten, Fold, Linear, frequency_counts
+from certify.bounds.covariance.states import Behind, Flat, Held, Lost, Read, View
+from certify.bounds.covariance.steps import Flatten, Fold, Linear, Sides, frequency_counts
 from certify.bounds.covariance.symbols import flat_symbol
 
 
@@ -56,7 +56,7 @@ def stand(draft: Draft, targets: Sequence[View | Flat], done: Iterable[str], *, 
     keeps_basis = not flat and not any(stride > 1 for stride in _strides(targets[0]))
     layout = Layout(draft.width(register), draft.dtype(register), maps, carried, keeps_basis)
     dense = flat or not draft.sides(register)
-    if along and not limits.fits(() if dense else draft.sides(register), layout.rows):
+    if along and not limits.fits(() if dense else _sides_of(draft, targets[0]), layout.rows):
         draft.fallbacks.append(f"{_words(draft, along)}: held apart from its branches, together they are too large")
         return stand(draft, targets, done, alone=True)
     if dense and layout.rows > limits.MOST_ROWS:
@@ -77,7 +77,7 @@ def _is_too_wide(draft: Draft, held: Held) -> bool:
 
 
 def _register(held: Held) -> int | None:
-    return None if isinstance(held, Lost) else held.register
+    return None if isinstance(held, Lost | Read) else held.register
 
 
 def _alike(held: Held, target: View | Flat) -> bool:
@@ -88,6 +88,11 @@ def _alike(held: Held, target: View | Flat) -> bool:
 
 def _strides(target: View | Flat) -> tuple[int, ...]:
     return target.strides if isinstance(target, View) else ()
+
+
+def _sides_of(draft: Draft, target: View | Flat) -> Sides:
+    """Return the sides of the torus a view stands on: its register's, or those that its strides leave."""
+    return draft.pixels(target) if isinstance(target, View) and target.strides else draft.sides(target.register)
 
 
 def _own_map(draft: Draft, held: Held) -> Map:
@@ -112,8 +117,7 @@ def _emit_layout(draft: Draft, register: int, target: View | Flat, layout: Layou
         step = Linear(register, sides, torch.tensor(layout.keep, dtype=torch.int64), part.values, part.error)
         made = draft.emit(step, layout.rows)
     if any(stride > 1 for stride in target.strides):
-        coarse = tuple(side // stride for side, stride in zip(sides, target.strides, strict=True))
-        made = draft.emit(Fold(made, coarse, target.strides), layout.rows)
+        made = draft.emit(Fold(made, _sides_of(draft, target), target.strides), layout.rows)
     return made
 
 

@@ -62,4 +62,9 @@ class Lost:
     """A value known by its gain from the input alone, since no register can hold it."""
 
 
-Held: TypeAlias = View | Flat | Behind | Lost
+@dataclass(frozen=True)
+class Read:
+    """A value that everything has read; what it was held by need not be kept."""
+
+
+Held: TypeAlias = View | Flat | Behind | Lost | Read

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from certify.bounds.covariance import limits
-from certify.bounds.covariance.memory import plan_bytes, register_rows
+from certify.bounds.covariance.memory import register_bytes, register_rows
 from certify.bounds.covariance.plan import compile_plan
 from certify.bounds.covariance.proof import prove
 from certify.bounds.covariance.steps import Bounded, Flatten, Join, Linear, Plan, Pool, Start
@@ -34,7 +34,8 @@ def check_above_jacobians(graph: Graph, plan: Plan, seed: int = 0) -> float:
     """Prove the plan at random multipliers; return the bound."""
     made, used = registers(plan, random_choice(torch.Generator().manual_seed(seed)))
     assert tuple(P.shape[1] for P in made) == register_rows(plan)
-    assert sum(P.numel() * P.element_size() for P in made) <= plan_bytes(plan)
+    sizes = [P.numel() * P.element_size() for P in made]
+    assert sizes == [register_bytes(plan, position) for position in range(len(made))]
     proved = prove(plan, used)
     exact = graph.to(torch.float64)
     random = torch.Generator().manual_seed(seed)
