@@ -23,6 +23,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
+from certify.errors import InputError
 from certify.examples import Example
 from certify.results import Counts, ScoreCandidate, ScoreSums, ScoreTable, SmoothingExample, SmoothingSettings
 from certify.smoothing.addresses import NO_CHOICE
@@ -57,6 +58,46 @@ class LogitBound:
 
 
 UNKNOWN = LogitBound(reason="nothing was asked about the network")
+
+
+def check_score_settings(settings: SmoothingSettings) -> None:
+    """Refuse settings of soft scores that do not go together.
+
+    Raises:
+        InputError: If a map or a temperature is given without soft scores, a temperature is out of range, or soft
+            scores are asked for with radii to decide, another noise than a plain Gaussian, or a single draw.
+
+    Example:
+        >>> check_score_settings(SmoothingSettings(sigma=0.25, scores="soft", at=(0.5,)))
+        Traceback (most recent call last):
+        certify.errors.InputError: expected no asked radii with soft scores, got [0.5]; the sequential test is for votes
+    """
+    soft = settings.scores == "soft"
+    given = settings.score_map is not UNSET or settings.temperature is not UNSET
+    temperature = 1.0 if settings.temperature is UNSET else settings.temperature
+    plain = settings.noise == "gaussian" and settings.scales is UNSET
+    checks = (
+        (soft or not given, "soft scores where their map or temperature is given", "votes; add --scores soft"),
+        (
+            not soft or not settings.at,
+            "no asked radii with soft scores",
+            f"{list(settings.at)}; the sequential test is for votes",
+        ),
+        (
+            not soft or plain,
+            "Gaussian noise of one sigma with soft scores",
+            f"{settings.noise} noise; leave the other options out",
+        ),
+        (not soft or settings.n >= 2, "n of at least 2 draws with soft scores", f"{settings.n}; raise --n"),
+        (
+            2.0**-20 <= temperature <= 2.0**20,
+            "a temperature from 2^-20 to 2^20",
+            f"{temperature!r}; it multiplies the logits",
+        ),
+    )
+    for holds, expected, got in checks:
+        if not holds:
+            raise InputError(f"expected {expected}, got {got}")
 
 
 def score_reading(settings: SmoothingSettings, classes: int, bound: LogitBound) -> Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -29,6 +30,22 @@ from certify.smoothing.soft_classification import (
     score_reading,
 )
 from certify.smoothing.store import Store
+from certify.stats.score_radius import FARTHEST_DRAW, FARTHEST_RADIUS, PIXEL_LEVELS
+
+
+def enclosing_ball(dataset: Dataset, sigma: float) -> tuple[NDArray[np.float64], float]:
+    """Return a centre and a distance (l2, rounded up) within which noisy copies of inputs near the examples lie.
+
+    "Near" is what a radius can reach (16 sigma); a copy is further than this with probability e^-32 at most, since
+    ||Z|| > sqrt d + t has probability at most e^(-t^2 / 2) for a standard normal Z of d coordinates. The rounding of
+    integer noise moves a coordinate by 1/510 at most.
+    """
+    rows = [example.values() for example in dataset]
+    centre: NDArray[np.float64] = np.mean(rows, axis=0)
+    farthest = max(float(np.sqrt(np.sum((row - centre) ** 2))) for row in rows)
+    root = math.sqrt(centre.size)
+    reach = farthest + FARTHEST_RADIUS * sigma + (root + FARTHEST_DRAW) * sigma + root / (2 * PIXEL_LEVELS)
+    return centre, reach * (1.0 + 1e-9)
 
 
 @dataclass(frozen=True, eq=False)
