@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from certify.report import compare_reports as compare
     from certify.report import read_report
     from certify.report import verify_report as verify
-    from certify.results import ComparisonReport, LipschitzReport, LipschitzSettings, SmoothingReport, SmoothingSettings
+    from certify.results import ComparisonReport, LipschitzReport, LipschitzSettings, SmoothingReport, SmoothingSettings, TopK
     from certify.runs import lipschitz, smooth
 
 _HOMES = {
@@ -36,6 +36,7 @@ _HOMES = {
     "SmoothingReport": ("certify.results", "SmoothingReport"),
     "SmoothingSettings": ("certify.results", "SmoothingSettings"),
     "compare": ("certify.report", "compare_reports"),
+    "TopK": ("certify.results", "TopK"),
     "gate": ("certify.policy", "evaluate_gates"),
     "lipschitz": ("certify.runs", "lipschitz"),
     "load": ("certify.loading", "load"),
@@ -54,6 +55,7 @@ __all__ = [
     "Model",
     "SmoothingReport",
     "SmoothingSettings",
+    "TopK",
     "__version__",
     "compare",
     "gate",

@@ -148,6 +148,12 @@ class LipschitzSettings(_Row, frozen=True, kw_only=True):
     seed: int = 0
 
 
+class TopK(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="top-k"):
+    """The task: certify that the class of the pilot stays among the ``k`` likeliest ones, within its radius."""
+
+    k: int
+
+
 class Scales(_Row, frozen=True, kw_only=True):
     """A scale of the noise for every coordinate: the hash of the array, its extremes, and an estimate of its mean.
 
@@ -194,6 +200,7 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
     skip: int = 0
     seed: int = 0
     scales: Scales | UnsetType = UNSET
+    task: TopK | UnsetType = UNSET
 
     scores: Literal["hard", "soft"] | UnsetType = UNSET
     score_map: Literal["softmax", "sparsemax"] | UnsetType = UNSET
@@ -212,6 +219,11 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
         if self.noise == "uniform":
             return "l1"
         return "l2" if self.scales is UNSET else "weighted-l2"
+
+    @property
+    def top_k(self) -> int:
+        """Among how many likeliest classes the certified one stays: 1 unless a task asks for more."""
+        return self.task.k if isinstance(self.task, TopK) else 1
 
 
 class Statement(_Row, frozen=True, kw_only=True):

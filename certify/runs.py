@@ -54,6 +54,7 @@ from certify.results import (
     SmoothingReport,
     SmoothingSettings,
     Tool,
+    TopK,
     Unbounded,
     UnsampledExample,
     seal,
@@ -423,7 +424,16 @@ class SmoothingRun:
 
     def is_complete(self) -> bool:
         """Return whether the store holds every draw of this run already."""
-        return is_complete(self.store, self.data, Classification(self._procedure()[0]))
+        soft = self._soft()
+        return soft.is_complete() if soft else is_complete(self.store, self.data, Classification(self._procedure()[0]))
+
+    def _soft(self) -> SoftRun | None:
+        """Return the run with soft scores, when they are asked for."""
+        return None if self.bound is None else SoftRun(*self._procedure(), self.data, self.bound, self.store)
+
+    def _tables(self) -> Tables:
+        tables, soft = make_tables(*self._procedure()), self._soft()
+        return msgspec.structs.replace(tables, scores=soft.task().table) if soft else tables
 
     def _procedure(self) -> tuple[Procedure, NoiseLaw]:
         law = make_law(self.settings, eight_bit=self.data.eight_bit, scales=self.scales)
@@ -529,6 +539,7 @@ def smooth(
     restart: bool = False,
     falsify: FalsifyLevel = "quick",
     scales: object = None,
+    task: TopK | None = None,
 ) -> SmoothingReport:
     """Return the report of randomized smoothing: for each example a class and a radius that hold for the noisy vote.
 
@@ -551,12 +562,16 @@ def smooth(
         falsify: How hard the certificates are attacked before the report leaves: "off", "quick" or "full".
         scales: An array d of the shape of one input, fixed before the data are seen: the noise has the standard
             deviation sigma d_i in coordinate i, and radii are in ||D^-1 v||_2; see `certify.smoothing.scales`.
+        task: What is certified; None: the class of the vote. ``TopK(k)``: that the class the pilot names stays among
+            the k likeliest; ``correct`` still says whether it is the label.
 
     Raises:
         InputError: If a file or setting is not what it must be, or data and model do not fit.
         NoRuleError: If the network is no function of its input.
         InterruptedRun: After SIGINT or SIGTERM; what is done is kept.
     """
+    if task is not None:
+        settings = msgspec.structs.replace(settings, task=task)
     loaded = model if isinstance(model, Model) else load(model)
     path = "" if isinstance(data, Dataset) else str(data)
     if not isinstance(data, Dataset):

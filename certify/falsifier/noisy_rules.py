@@ -59,6 +59,7 @@ def _contradictions(row: SmoothingExample, procedure: Procedure) -> Iterator[str
             sigma=sigma,
             geometry=law,
             uniform=1.0 if uniform is None else uniform,
+            top_k=settings.top_k,
         ).radius
 
     better = _one_vote_better(estimation, row.predicted)

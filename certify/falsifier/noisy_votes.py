@@ -6,6 +6,8 @@ x' name the rival j; n *fresh* votes then give k_y and k_j, and with one-sided C
     lower(k_j) > upper(k_y)   implies   p_j > p_y   except with probability 2 a (1e-6 in all, with what the sampling of
                                                     integer noise costs taken off).
 
+Where y is to stay among the k likeliest classes, k rivals are named, and each must be ahead: k + 1 limits share 1e-6.
+
 The noise at x' is its own: x' and its name enter the key of every block. One loss is no bug, for each certificate fails
 with probability alpha: of N examples at most q certificates are false, except with probability 1e-6, q the quantile of
 Binomial(N, alpha). More than q losses break the run.
@@ -58,9 +60,17 @@ def vote_counts(
 
 
 def prove_lost(
-    classifier: BaseClassifier, law: NoiseLaw, example: Example, label: int, *, pilot: int, draws: int, seed: int
+    classifier: BaseClassifier,
+    law: NoiseLaw,
+    example: Example,
+    label: int,
+    *,
+    pilot: int,
+    draws: int,
+    seed: int,
+    top_k: int = 1,
 ) -> Lost | None:
-    """Return the proof that class ``label`` does not win the vote at an input; None without one.
+    """Return the proof that class ``label`` is not among the first in the vote at an input; None without one.
 
     Args:
         classifier: The base classifier, as it was certified.
@@ -70,20 +80,22 @@ def prove_lost(
         pilot: Votes that name the rival.
         draws: Fresh votes of the proof.
         seed: Of the noise.
+        top_k: Among how many it was certified to be.
     """
     first = vote_counts(classifier, law, example, "selection", pilot, seed)
-    rival = _largest_other(first, label)
-    if first[rival] <= first[label]:
+    rivals = _largest_others(first, label, top_k)
+    if first[rivals[-1]] <= first[label]:
         return None
     fresh = vote_counts(classifier, law, example, "estimation", draws, seed)
     dimension = int(np.prod(example.stored.shape))
     charge = noise_charge(draws, dimension, law.levels) if law.levels else 0.0
-    error = charged_alpha(DOUBT, charge) / 2.0
+    error = charged_alpha(DOUBT, charge) / (top_k + 1)
+    rival = min(rivals, key=lambda k: fresh[k])  # the last of them that must be ahead
     upper, lower = success_upper(fresh[label], draws, error), success_lower(fresh[rival], draws, error)
     if not lower > upper:
         return None
     return Lost(label, rival, fresh[label], fresh[rival], draws, upper, lower)
 
 
-def _largest_other(counts: Sequence[int], label: int) -> int:
-    return max((k for k in range(len(counts)) if k != label), key=lambda k: (counts[k], -k))
+def _largest_others(counts: Sequence[int], label: int, how_many: int) -> list[int]:
+    return sorted((k for k in range(len(counts)) if k != label), key=lambda k: (-counts[k], k))[:how_many]

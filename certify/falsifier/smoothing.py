@@ -15,6 +15,7 @@ from torch import Tensor
 from certify.bounds.steepest import Box
 from certify.errors import BrokenCertificate, InputError
 from certify.examples import Example
+from certify.falsifier.asked_rules import check_answers
 from certify.falsifier.balls import Balls
 from certify.falsifier.levels import SMOOTHING, SmoothingEffort
 from certify.falsifier.lipschitz import OFF
@@ -72,9 +73,10 @@ def falsify_smoothing(
     effort, eight_bit = SMOOTHING[level], all(example.eight_bit for example in examples)
     law = make_law(settings, eight_bit=eight_bit, scales=scales)
     dimension = int(np.prod(graph.input_shape))
-    if not settings.at:  # radii that were asked for do not follow from counts by a bound
-        check_counts(rows, plan_procedure(settings, classes=classes, law=law, dimension=dimension))
-    plain = replace(settings, at=(), scales=UNSET)
+    procedure = plan_procedure(settings, classes=classes, law=law, dimension=dimension)
+    check = check_answers if settings.at else check_counts  # asked radii do not follow from counts by a bound
+    check(rows, procedure)
+    plain = replace(settings, at=(), scales=UNSET, task=UNSET)
     check_planted(plain, make_law(plain, eight_bit=eight_bit), on_grid=law.float_sound)
     classifier = base_classifier(predict, classes=classes, device=device, dtype=settings.dtype)
     try:
@@ -108,7 +110,7 @@ def _attack(
     points = _points(classifier, graph, [examples[k] for k in chosen], [rows[k] for k in chosen], settings, effort, box)
     lost: list[Found] = []
     for k, point in zip(chosen, points, strict=True):
-        found = _lost_at(classifier, law, examples[k], rows[k], point, effort, settings.seed, box)
+        found = _lost_at(classifier, law, examples[k], rows[k], point, effort, settings, box)
         lost += [] if found is None else [found]
     allowed = false_certificates_quantile(max(1, len(rows)), settings.alpha, DOUBT)
     if len(lost) > allowed:
@@ -154,13 +156,22 @@ def _lost_at(
     row: SmoothingExample,
     point: Tensor,
     effort: SmoothingEffort,
-    seed: int,
+    settings: SmoothingSettings,
     box: Box,
 ) -> Found | None:
     where = placed(example, point, row.radius, box, on_grid=law.float_sound, norm=row.norm)
     if where is None or row.predicted is None:
         return None
-    lost = prove_lost(classifier, law, where, row.predicted, pilot=effort.pilot, draws=effort.draws, seed=seed)
+    lost = prove_lost(
+        classifier,
+        law,
+        where,
+        row.predicted,
+        pilot=effort.pilot,
+        draws=effort.draws,
+        seed=settings.seed,
+        top_k=settings.top_k,
+    )
     return None if lost is None else (example, row, where, lost)
 
 

@@ -10,7 +10,7 @@ from certify.errors import InputError
 from certify.policy.gates import Gate
 from certify.results import AnyNorm, Report, SmoothingReport, SmoothingSettings
 from certify.rounding import div_up, floor_text
-from certify.stats import BOUNDS, GEOMETRIES, charged_alpha, needed_radius
+from certify.stats import GEOMETRIES, charged_alpha, needed_radius, radius_bound
 
 LUCKIEST = 0.0  # the random number at which a randomized bound certifies most
 SMALLEST = 0.001  # times sigma: the asked radius that stands for any positive one
@@ -74,6 +74,7 @@ def check_fits(report: Report, gate: Gate) -> None:
         raise InputError(f"gate {gate.name!r}: expected {gate.kind} certificates, got a {kind} report; run {gate.kind}")
     check_norm(gate, report.settings.norm)
     if isinstance(report, SmoothingReport):
+        _check_chosen_scores(report, gate)
         _check_reachable(report, gate)
 
 
@@ -90,8 +91,20 @@ def check_norm(gate: Gate, norm: AnyNorm) -> None:
         )
 
 
+def _check_chosen_scores(report: SmoothingReport, gate: Gate) -> None:
+    """Refuse a claim about the population from scores that were chosen on these very examples."""
+    table = report.tables.scores
+    if table is not UNSET and len(table.candidates) > 1 and gate.claim == "population":
+        raise InputError(
+            f"gate {gate.name!r}: expected scores that were fixed before these examples were seen, got a choice among "
+            f"{len(table.candidates)}; give score-map and temperature, or set claim = 'list'"
+        )
+
+
 def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
     settings, tables = report.settings, report.tables
+    if tables.scores is not UNSET:
+        return  # the largest radius depends on the network's constant, and not on the draws alone
     if settings.at:
         _check_asked(settings, gate)
         return
@@ -99,7 +112,8 @@ def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
     alpha = charged_alpha(settings.alpha, tables.alpha_charged)
     votes = (draws, *[0] * len(report.model.classes))  # the last: invalid outputs
     law = GEOMETRIES[tables.noise_law]
-    largest = BOUNDS[settings.bound](votes, 0, alpha, law.scale(settings.sigma), votes, law.radius, LUCKIEST)
+    bound = radius_bound(settings.bound, settings.top_k)
+    largest = bound(votes, 0, alpha, law.scale(settings.sigma), votes, law.radius, LUCKIEST)
     if gate.radius is not None and not gate.radius <= largest:
         raise InputError(
             f"gate {gate.name!r}: expected a radius that {draws} draws can certify at sigma {settings.sigma!r}, at "

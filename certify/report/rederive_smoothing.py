@@ -20,8 +20,8 @@ from msgspec import UNSET, UnsetType
 
 from certify.report.findings import Finding, compare, require
 from certify.report.rederive_sequential import check_sequential, check_sequential_tables, check_unstopped
-from certify.results import SmoothingExample, SmoothingReport, SmoothingSettings, dump_json
-from certify.stats import BOUNDS, RadiusMap, charged_alpha, noise_charge, radius_l2, sample_plan
+from certify.results import SmoothingExample, SmoothingReport, SmoothingSettings, TopK, dump_json
+from certify.stats import BOUNDS, RadiusMap, charged_alpha, noise_charge, radius_l2, sample_plan, top_k_radius
 from certify.stats.radius import RANDOMIZED
 from certify.stats.uniform import radius_l1
 
@@ -176,6 +176,8 @@ def _radius(report: SmoothingReport, selected: int, example: SmoothingExample, a
     scale, radius = SCALES[report.tables.noise_law](settings.sigma), RADIUS_MAPS[settings.noise]
     uniform = _uniform(report, example)
     number = 1.0 if uniform is UNSET else uniform
+    if isinstance(settings.task, TopK):
+        return top_k_radius(counts.estimation, selected, settings.task.k, alpha, scale)
     return BOUNDS[settings.bound](counts.estimation, selected, alpha, scale, counts.selection, radius, number)
 
 

@@ -123,7 +123,7 @@ OPTIONAL: Mapping[str, frozenset[str]] = {
     "Tables": frozenset({"sequential", "scores"}),
     "NetworkBound": frozenset({"reason", "data_floor", "slope_floor", "limited_by"}),
     "ScoreTable": frozenset({"reason"}),
-    "SmoothingSettings": frozenset({"scores", "score_map", "temperature", "scales"}),
+    "SmoothingSettings": frozenset({"scores", "score_map", "temperature", "scales", "task"}),
     "LayerRow": frozenset({"share"}),
     "LipschitzExample": frozenset({"ball", "local_upper", "reason"}),
     "SmoothingExample": frozenset({"scores", "stopped", "decisions", "uniform", "reason"}),

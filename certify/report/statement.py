@@ -34,6 +34,7 @@ from certify.results import (
     LipschitzSettings,
     ModelRecord,
     NetworkBound,
+    ScoreCandidate,
     SmoothingSettings,
     Statement,
     Tables,
@@ -112,7 +113,7 @@ def smoothing_statement(*, settings: SmoothingSettings, model: ModelRecord, tabl
     """Return the statement of a smoothing report over ``examples`` examples; its noise law decides the domain."""
     on_grid = tables.noise_law in INTEGER_NOISE_LAWS
     return Statement(
-        text=_smoothing_text(settings, model, tables.noise_law, on_grid=on_grid),
+        text=_smoothing_text(settings, model, tables, on_grid=on_grid),
         object="smoothed",
         arithmetic=_smoothing_arithmetic(settings, on_grid=on_grid),
         domain="grid" if on_grid else "real ball",
@@ -121,22 +122,64 @@ def smoothing_statement(*, settings: SmoothingSettings, model: ModelRecord, tabl
     )
 
 
-def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, noise_law: str, *, on_grid: bool) -> str:
+def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, tables: Tables, *, on_grid: bool) -> str:
+    noise_law = tables.noise_law
     points = "8-bit grid point x'" if on_grid else "x'"
     noise = NOISE_WORDS[noise_law](settings.sigma) if noise_law in NOISE_WORDS else f"unknown noise {noise_law!r}"
     return (
         f"For each example x with a positive radius, except with probability at most {settings.alpha!r} over its own "
-        f"draws, the smoothed classifier ({noise}) of the network with the weights "
-        f"of sha256 {model.sha256} gives the predicted class to every {points} with {NORM_WORDS[settings.norm]} < "
+        f"draws, the smoothed classifier ({noise}{_scores(tables)}) of the network with the weights "
+        f"of sha256 {model.sha256} {_promise(settings)} every {points} with {NORM_WORDS[settings.norm]} < "
         f"radius, {_scales(settings)}{_space(model)}. The network without noise is promised nothing."
-        f"{_randomized(settings)}"
+        f"{_randomized(settings)}{_score_choice(tables)}"
     )
+
+
+def scores_in_use(tables: Tables) -> ScoreCandidate | None:
+    """Return the scores that are smoothed; None where votes are."""
+    table = tables.scores
+    if table is UNSET or not 0 <= table.chosen < len(table.candidates):
+        return None
+    chosen = table.candidates[table.chosen]
+    return None if chosen.map == "argmax" else chosen
+
+
+def _scores(tables: Tables) -> str:
+    """Return which scores are smoothed in place of votes, if any."""
+    chosen = scores_in_use(tables)
+    if chosen is None:
+        return ""
+    return (
+        f"; its answer is the class with the largest mean score, the scores being the {chosen.map} of "
+        f"{chosen.temperature!r} times the logits, in multiples of 2^-30"
+    )
+
+
+def _score_choice(tables: Tables) -> str:
+    """Return what radii of scores rest on, and what their choice means for statements about the population."""
+    table = tables.scores
+    if table is UNSET:
+        return ""
+    proved = scores_in_use(tables) is not None and table.lipschitz is not None
+    slopes = " Radii may rest on the proved Lipschitz constant of the logits, less the rounding of program and noise."
+    number = len(table.candidates)
+    chosen = (
+        f" What is smoothed was chosen among {number} candidates, votes included, on the selection draws of these "
+        "examples: a limit on the population is at a confidence that lets the limits of all candidates hold together."
+    )
+    return f"{slopes if proved else ''}{chosen if number > 1 else ''}"
 
 
 def _randomized(settings: SmoothingSettings) -> str:
     if settings.bound not in RANDOMIZED or settings.at:
         return ""
     return " The bound is randomized: each radius also depends on a number drawn for the example from the run's seed."
+
+
+def _promise(settings: SmoothingSettings) -> str:
+    if settings.task is UNSET:
+        return "gives the predicted class to"
+    return f"has the predicted class, the likeliest of the pilot, among its {settings.task.k} likeliest at"
 
 
 def _scales(settings: SmoothingSettings) -> str:

@@ -121,6 +121,7 @@ def _smoothing(settings: SmoothingSettings) -> list[str]:
     procedure = f"sequential at {', '.join(map(radius_label, settings.at))}" if settings.at else settings.procedure
     return [
         f"sigma {settings.sigma:g}",
+        *([] if settings.task is UNSET else [f"top {settings.task.k}"]),
         *_scales(settings),
         f"{settings.noise} noise",
         f"{procedure} n {'up to ' if planned or settings.at else ''}{settings.n:,}",

@@ -10,7 +10,8 @@ looks decide when the draws end and which radii are certified, and the radius is
 
 **Statement.** With probability at least 1 - alpha over the draws of one example: if A is certified with radius R, then
 the smoothed classifier g(x) = argmax_k P(f(x + noise) = k) has g(x + delta) = A for every ||delta|| < R, in l2 for
-Gaussian noise and in l1 for uniform noise (`certify.stats.GEOMETRIES`).
+Gaussian noise and in l1 for uniform noise (`certify.stats.GEOMETRIES`). In a top-k task: A is among the k classes (and
+invalid outputs) that are likeliest at x + delta.
 
 **Reason.** A and n are functions of the pilot. Given the pilot, the estimation draws are fresh and n is a constant, so
 the bound errs with probability at most the alpha it is run at; averaging over pilots keeps this. The integer noise law
@@ -28,6 +29,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from msgspec import UNSET
 
@@ -36,7 +38,16 @@ from certify.results import Decision, SequentialTable, SmoothingSettings, Tables
 from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.questions import Question, answers, ask_questions, draws_to_next_look
-from certify.stats import BOUNDS, GEOMETRIES, Geometry, charged_alpha, noise_charge, sample_plan, smallest_n
+from certify.stats import (
+    BOUNDS,
+    GEOMETRIES,
+    Geometry,
+    charged_alpha,
+    noise_charge,
+    radius_bound,
+    sample_plan,
+    smallest_n,
+)
 from certify.stats.arguments import MAX_DRAWS, MAX_SIGMA, MIN_ALPHA, MIN_SIGMA
 from certify.stats.radius import RANDOMIZED
 from certify.stats.randomized import uniform_of
@@ -122,6 +133,7 @@ class Procedure:
             sigma=self.settings.sigma,
             geometry=self.geometry,
             uniform=1.0 if uniform is None else uniform,
+            top_k=self.settings.top_k,
         )
 
 
@@ -139,6 +151,8 @@ def plan_procedure(settings: SmoothingSettings, *, classes: int, law: NoiseLaw, 
             too small for any radius, or for an asked one; the message names the smallest n that works.
     """
     check_settings(settings)
+    if not settings.top_k < classes:
+        raise InputError(f"expected a task with k below the number of classes, {classes}, got k={settings.top_k}")
     try:
         charge = noise_charge(settings.n, dimension, law.levels) if law.levels else 0.0
         alpha = charged_alpha(settings.alpha, charge)
@@ -180,9 +194,21 @@ def check_settings(settings: SmoothingSettings) -> None:
         (all(0.0 < radius < math.inf for radius in settings.at), "radii of --at above 0", list(settings.at)),
         (settings.bound in BOUNDS, f"bound as one of {', '.join(sorted(BOUNDS))}", settings.bound),
     )
-    for holds, expected, got in checks:
+    for holds, expected, got in (*checks, *_top_k_checks(settings)):
         if not holds:
             raise InputError(f"expected {expected}, got {got}")
+
+
+def _top_k_checks(settings: SmoothingSettings) -> tuple[tuple[bool, str, object], ...]:
+    """Return what must hold where a class is to stay among the k likeliest ones: only the plain case has a proof."""
+    k = settings.top_k
+    return (
+        (k >= 1, "a task with k of at least 1", k),
+        (k == 1 or not settings.at, "no asked radii in a top-k task: their test is for one class", list(settings.at)),
+        (k == 1 or settings.noise == "gaussian", "Gaussian noise in a top-k task", settings.noise),
+        (k == 1 or settings.bound == "two-interval", "the bound two-interval in a top-k task", settings.bound),
+        (k == 1 or settings.scores is UNSET, "hard scores in a top-k task", settings.scores),
+    )
 
 
 def select_class(selection: Sequence[int]) -> int | None:
@@ -205,6 +231,7 @@ def certify_counts(
     sigma: float,
     geometry: Geometry = GEOMETRIES["gaussian"],
     uniform: float = 1.0,
+    top_k: int = 1,
 ) -> Certificate:
     """Return the certificate that two count vectors ``[classes + 1]`` (the last: invalid outputs) give.
 
@@ -218,6 +245,7 @@ def certify_counts(
         sigma: Standard deviation of every coordinate of the noise, in the space of the radius.
         geometry: That of the noise law; Gaussian by default.
         uniform: The random number of a randomized bound.
+        top_k: Among how many likeliest classes the selected one is to stay; see `certify.stats.top_k_radius`.
 
     Example:
         >>> certify_counts([120, 8, 0], [990, 10, 0], bound="clopper-pearson", alpha=0.001, sigma=0.25).predicted
@@ -228,7 +256,8 @@ def certify_counts(
     selected = select_class(selection)
     if selected is None:
         return Certificate(None, 0.0, _invalid_winner(selection))
-    radius = BOUNDS[bound](estimation, selected, alpha, geometry.scale(sigma), selection, geometry.radius, uniform)
+    proved = radius_bound(bound, top_k)
+    radius = proved(estimation, selected, alpha, geometry.scale(sigma), selection, geometry.radius, uniform)
     if not 0.0 < radius < math.inf:
         return Certificate(None, 0.0, _abstention(estimation, selected))
     return Certificate(selected, radius)
@@ -300,11 +329,18 @@ def _refuse_hopeless(procedure: Procedure) -> None:
     most = procedure.settings.n if procedure.plan is None else max(procedure.plan)
     if _certifies_unanimous(procedure, most):
         return
-    radius = procedure.geometry.radius
-    least = smallest_n(procedure.alpha, 0.0, procedure.settings.bound, procedure.classes + 1, radius)
+    least = _least_draws(procedure)
     if procedure.plan is not None and least > BLOCK_DRAWS:
         least = math.ceil(least / BLOCK_DRAWS) * BLOCK_DRAWS  # a plan holds whole blocks
     raise InputError(
         f"expected enough draws for a positive radius at alpha={procedure.settings.alpha}, got n={most}: even "
         f"unanimous votes certify nothing; the smallest n that works is {least}"
     )
+
+
+def _least_draws(procedure: Procedure) -> int:
+    """Return how many unanimous votes certify a positive radius."""
+    if procedure.settings.top_k > 1:
+        return next(n for n in count(1) if _certifies_unanimous(procedure, n))
+    radius = procedure.geometry.radius
+    return smallest_n(procedure.alpha, 0.0, procedure.settings.bound, procedure.classes + 1, radius)

@@ -30,7 +30,7 @@ from certify.stats.score_plan import VOTES, ScoreMap, draw_sizes, plan_scores, s
 from certify.stats.score_radius import MAPS, Slopes, score_radius, score_slopes
 from certify.stats.selftest import self_test
 from certify.stats.sequential import Operation, SequentialTest, crossing, look_grid, operate, sequential_test
-from certify.stats.top_k import top_k_radius, top_k_radius_of_bounds
+from certify.stats.top_k import radius_bound, top_k_radius, top_k_radius_of_bounds
 
 __all__ = [
     "BOUNDS",
@@ -76,6 +76,7 @@ __all__ = [
     "population_limits",
     "population_requirement",
     "quantile_ranks",
+    "radius_bound",
     "radius_l2",
     "sample_plan",
     "score_bounds",

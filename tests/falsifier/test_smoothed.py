@@ -269,7 +269,7 @@ def test_rules_between_counts_and_radii(bound: str, estimation: list[int]) -> No
 def test_a_bound_that_moves_the_wrong_way_is_caught(monkeypatch, broken, finding) -> None:
     procedure = plan_procedure(SETTINGS, classes=2, law=make_law(SETTINGS, eight_bit=True), dimension=PIXELS)
 
-    def wrong(selection, estimation, *, bound, alpha, sigma, geometry, uniform):
+    def wrong(selection, estimation, *, bound, alpha, sigma, geometry, uniform, top_k):
         own = certify_counts(selection, estimation, bound=bound, alpha=alpha, sigma=sigma, geometry=geometry)
         return dataclasses.replace(own, radius=broken(own.radius, alpha, sigma, estimation[0]))
 

@@ -44,7 +44,7 @@ NOT_CALLS_OF_NUMBERS = {
     *("BOUNDS", "GEOMETRIES", "Geometry", "RadiusMap", "converted_radius", "inclusion_factor", "needed_radius"),
     *("Operation", "PairedDifference", "RadiusBound", "Requirement", "SequentialTest", "self_test"),
     *("anytime_radius", "certified_by_holm", "class_buckets", "crossing", "is_not_inferior", "operate"),
-    *("top_k_radius", "top_k_radius_of_bounds"),  # of counts, or of what another call returned
+    *("radius_bound", "top_k_radius", "top_k_radius_of_bounds"),  # of counts, or of what another call returned
 }
 INTEGERS = {"k", "n", "cap", "n0", "dimension", "levels", "count", "won", "lost", "examples"}
 BAD_NUMBERS = [math.nan, np.float32("nan"), math.inf, -math.inf, -1, -1e-300, "0.3", None, True, 1j, 10**12]
