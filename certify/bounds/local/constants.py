@@ -8,7 +8,7 @@ proved evaluation gives
     ||z(x) - z(x')||_2 <= L ||x - x'||_2,    ||z(x) - z(x')||_inf <= L ||x - x'||_inf    (each row with its own P_0)
 
 for all x, x' of the ball. The bounds are those of linear relaxation, in l2 intersected with the ellipsoids of the
-recursion around the centre. Rows whose slope is 0 on the whole ball are left out. In linf the *interval Jacobian*
+recursion around the centre (the plan: `plans`). In linf the *interval Jacobian*
 competes: rows start as those of the last matrix, c +- r with r = 0, and going down a layer
 
     c <- c B W,        r <- (|c| C + r (|B| + C)) |W| + rounding,
@@ -26,21 +26,22 @@ import torch
 from torch import Tensor
 
 from certify.bounds.covariance.elimination import Slopes
-from certify.bounds.covariance.optimise import optimise, polish
+from certify.bounds.covariance.optimise import optimise, polish, work
 from certify.bounds.covariance.proof import Proved, prove
 from certify.bounds.covariance.starts import closed_forms
-from certify.bounds.covariance.steps import Activate, Linear, Multipliers, Plan, Start, Step
+from certify.bounds.covariance.steps import Linear, Multipliers, Plan
 from certify.bounds.local.centres import GROWN, centres_of
 from certify.bounds.local.certify import LocalNetwork
 from certify.bounds.local.layers import Chain
 from certify.bounds.local.lines import Bounds
 from certify.bounds.local.lines_proof import ProvedRelaxation
+from certify.bounds.local.plans import SlopesOnBall, plan_on_ball
 from certify.bounds.magnitudes import nextafter_up, row_l1_upper
 from certify.results import Effort, Norm
 from certify.rounding import SMALLEST, gamma_up
 
-NONE = torch.zeros(0, dtype=torch.int64)
 MOST_ROWS = 2**12  # of a hidden layer, for the recursion
+LITTLE_WORK = 1e8  # of a plan whose search to the end costs little: floating-point operations of one pass
 ROWS = {"fast": 0, "default": 3, "max": 1000}  # searched alone in linf, from the largest on
 
 
@@ -56,15 +57,6 @@ class LocalConstants:
     rows: Tensor
     pairs: Tensor
     method: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Slopes:
-    """The rows of a layer whose slope is not surely 0 on the ball, and their slope ranges."""
-
-    alive: Tensor
-    lower: Tensor
-    upper: Tensor
 
 
 def local_constants(
@@ -105,13 +97,13 @@ def local_constants(
     return LocalConstants(ball, found.upper, found.rows, found.pairs, found.method)
 
 
-def slopes_on_ball(chain: Chain, x: Tensor, ball: float, norm: Norm) -> list[_Slopes]:
+def slopes_on_ball(chain: Chain, x: Tensor, ball: float, norm: Norm) -> list[SlopesOnBall]:
     """Return the slope ranges of all hidden layers between any two points of the ball."""
     found = []
     for layer, bounds in zip(chain.layers, _bounds(chain, x, ball, norm), strict=False):
         a, b = (part[0] for part in layer.local_slopes(*bounds))
         alive = ((a != 0.0) | (b != 0.0)).nonzero().flatten()
-        found.append(_Slopes(alive, a[alive], b[alive]))
+        found.append(SlopesOnBall(alive, a[alive], b[alive]))
     return found
 
 
@@ -127,28 +119,13 @@ def _bounds(chain: Chain, x: Tensor, ball: float, norm: Norm) -> list[Bounds]:
     return below
 
 
-def plan_on_ball(chain: Chain, slopes: Sequence[_Slopes], norm: Norm) -> Plan:
-    """Return the network on the ball as a plan."""
-    steps: list[Step] = [Start((), chain.inputs)]
-    columns = torch.arange(chain.inputs)
-    for k, layer in enumerate(chain.layers):
-        rows = slopes[k].alive if k < len(slopes) else torch.arange(layer.rows)
-        matrix = layer.matrix[rows][:, columns]
-        error = None if layer.error == 0.0 else nextafter_up(matrix.abs() * layer.error)
-        steps.append(Linear(len(steps) - 1, (), NONE, matrix[None], error))
-        if k < len(slopes) and not layer.is_linear:
-            steps.append(Activate(len(steps) - 1, (), slopes[k].lower, slopes[k].upper))
-        columns = rows
-    return Plan(tuple(steps), norm)
-
-
 def _tried(plan: Plan, norm: Norm, effort: Effort) -> list[Multipliers]:
     """Return multipliers worth proving: for the norm, in linf also for every row."""
     if effort == "fast":
         return list(closed_forms(plan))
-    best = optimise(plan, effort)
     if norm == "l2":
-        return [best]
+        return [optimise(plan, "max" if work(plan) <= LITTLE_WORK else effort)]
+    best = optimise(plan, effort)
     outputs = plan.steps[-1]
     count = outputs.matrix.shape[1] if isinstance(outputs, Linear) else 0
     return [best, *polish(plan, best, range(count)).values()]
@@ -186,7 +163,7 @@ class _Found:
         return self.whole if self.norm == "l2" else min(self.whole, float(self.rows.max()))
 
 
-def interval_jacobian(chain: Chain, slopes: Sequence[_Slopes]) -> Tensor:
+def interval_jacobian(chain: Chain, slopes: Sequence[SlopesOnBall]) -> Tensor:
     """Return at least the l1 norm of every output's row of W T W T ... W for all slopes T in their ranges ``[K]``."""
     last = chain.layers[-1]
     c, r = last.matrix, last.matrix.abs() * last.error

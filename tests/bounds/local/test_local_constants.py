@@ -8,9 +8,12 @@ import math
 import pytest
 import torch
 
+from certify.bounds.covariance.optimise import optimise
+from certify.bounds.covariance.proof import prove
 from certify.bounds.facts import collect_structure
 from certify.bounds.local.chain import Chain, chain_of
 from certify.bounds.local.constants import interval_jacobian, local_constants, slopes_on_ball
+from certify.bounds.local.plans import carried_plan, plain_plan, plan_on_ball
 from certify.graph import Graph, trace
 from tests.bounds.local.exact_networks import MP, pressing_points, real, run_exactly, size_of
 from tests.bounds.small_networks import Build
@@ -60,12 +63,7 @@ def jacobian(made: Chain, x: torch.Tensor) -> torch.Tensor:
     return torch.autograd.functional.jacobian(lambda p: made.run(p[None])[0], x).flatten(1)
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
-def test_no_two_points_of_the_ball_differ_by_more(name, norm):
-    graph = CASES[name](4)
-    made, x = chain(graph), centre(graph)
-    ball = 0.3
+def assert_nothing_differs_by_more(graph: Graph, made: Chain, x: torch.Tensor, ball: float, norm: str) -> None:
     found = local_constants(made, x, ball, norm)
     assert math.isfinite(found.upper)
     points = list(pressing_points(made, x, ball, norm, 1, 4))
@@ -79,6 +77,13 @@ def test_no_two_points_of_the_ball_differ_by_more(name, norm):
             assert whole <= MP.mpf(found.upper) * moved
             assert (abs(dz) <= rows * moved).all()
             assert (abs(dz[:, None] - dz[None]) <= pairs * moved).all()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
+def test_no_two_points_of_the_ball_differ_by_more(name, norm):
+    graph = CASES[name](4)
+    assert_nothing_differs_by_more(graph, chain(graph), centre(graph), 0.3, norm)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -115,6 +120,29 @@ def test_the_interval_jacobian_holds_every_jacobian_of_the_ball():
     rows = interval_jacobian(made, slopes_on_ball(made, x, 0.5, "linf"))
     for delta in pressing_points(made, x, 0.5, "linf", 5, 2):
         assert bool((jacobian(made, x + delta).abs().sum(1) <= rows).all())
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("name", ["relu", "convolutional"])
+def test_functionals_stand_for_rows_that_do_not_bend(name, norm, monkeypatch):
+    """The same optimum with fewer rows; and with no rows at all where nothing bends."""
+    graph = CASES[name](4)
+    made, x = chain(graph), centre(graph)
+    for ball, least in ((0.2, 1), (1e-7, 0)):
+        slopes = slopes_on_ball(made, x, ball, norm)
+        assert sum(one.bent for one in slopes) >= least
+        found = [plan(made, slopes, norm) for plan in (plain_plan, carried_plan)]
+        uppers = []
+        for plan in found:
+            proved = prove(plan, optimise(plan, "max" if norm == "l2" else "default"), with_growth=False)
+            uppers.append(proved.upper() if norm == "l2" else float(proved.row_uppers().max()))
+        assert uppers[1] == pytest.approx(uppers[0], rel=1e-9 if norm == "l2" and not least else 1e-3)
+    monkeypatch.setattr("certify.bounds.local.plans.LITTLE", 0.0)
+    assert len(plan_on_ball(made, slopes, norm).steps) == 2
+    J = jacobian(made, x)
+    exact = float(torch.linalg.matrix_norm(J, 2) if norm == "l2" else J.abs().sum(1).max())
+    assert exact * (1.0 - 1e-12) <= local_constants(made, x, 1e-7, norm).upper <= exact * (1.0 + 1e-6)
+    assert_nothing_differs_by_more(graph, made, x, 0.3, norm)
 
 
 def published() -> tuple[Chain, torch.Tensor]:
