@@ -31,12 +31,14 @@ from certify.bounds import (
     certify_examples,
     data_floor,
     limit_sentence,
+    logit_facts,
     slope_floor,
     weight_rows,
 )
 from certify.errors import InputError
 from certify.examples import Dataset, Example
 from certify.falsifier import OFF, falsify_lipschitz, falsify_smoothing
+from certify.graph import fold_batch_norm
 from certify.loading import Model, WeightsOnly, check_dataset, load, read_data
 from certify.report import lipschitz_statement, smoothing_statement, summarise_lipschitz, summarise_smoothing
 from certify.results import (
@@ -53,6 +55,7 @@ from certify.results import (
     SmoothingExample,
     SmoothingReport,
     SmoothingSettings,
+    Tables,
     Tool,
     TopK,
     Unbounded,
@@ -62,6 +65,7 @@ from certify.results import (
 from certify.smoothing import (
     NoiseLaw,
     Procedure,
+    Reading,
     RunHeader,
     Store,
     check_settings,
@@ -80,6 +84,9 @@ from certify.smoothing.classification import Classification
 from certify.smoothing.loop import Events
 from certify.smoothing.sampler import use_one_core
 from certify.smoothing.scales import check_scales, describe_scales
+from certify.smoothing.soft_classification import LogitBound, check_score_settings, score_reading
+from certify.smoothing.soft_run import SoftRun, enclosing_ball
+from certify.smoothing.votes import Votes
 from certify.stats import self_test
 
 STORE_FOLDER = ".certify_cache"
@@ -359,9 +366,13 @@ class SmoothingRun:
     falsify: FalsifyLevel = "quick"
     _clock: _Clock = field(default_factory=_Clock)
     scales: NDArray[np.float64] | None = None
+    bound: LogitBound | None = None  # with soft scores
 
     def events(self) -> Events[SmoothingExample]:
         """Yield certified examples in order, and progress between them; see `certify.smoothing.smoothing_events`."""
+        if soft := self._soft():
+            predict = self.model.predict(self.device, DTYPES[self.settings.dtype])
+            return soft.events(predict, device=self.device, batch=self.batch, workers=self.workers)
         return smoothing_events(
             self.model.predict(self.device, DTYPES[self.settings.dtype]),
             self.data,
@@ -388,7 +399,7 @@ class SmoothingRun:
         rest = self.data.examples[len(examples) :]
         if rest and not settled:
             raise InputError(f"expected all {len(self.data)} examples, got {len(examples)}; run the command again")
-        tables = make_tables(*self._procedure())
+        tables = self._tables()
         record = self.model.record
         return seal(
             SmoothingReport(
@@ -409,6 +420,8 @@ class SmoothingRun:
         )
 
     def _falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
+        if any(example.scores is not UNSET for example in examples):
+            return OFF  # the attacks count votes, and a vote may be lost where a mean score is not
         return falsify_smoothing(
             self.model.predict(self.device, DTYPES[self.settings.dtype]),
             self.model.graph,
@@ -485,11 +498,11 @@ def start_smoothing(
     sizes = None if scales is None else check_scales(scales, model.input.shape)
     if sizes is not None:
         settings = msgspec.structs.replace(settings, scales=describe_scales(sizes))
-    header = _header(model, data, settings, chosen)
-    with open_store(Path(store), header, restart=restart) as opened:
+    header, reading, bound = _opening(model, data, settings, chosen)
+    with open_store(Path(store), header, reading=reading, restart=restart) as opened:
         side_by_side = workers or choose_workers(chosen)
-        run = SmoothingRun(model, data, settings, opened, chosen, batch, side_by_side, data_path, falsify, clock, sizes)
-        yield run
+        place = (opened, chosen, batch, side_by_side)
+        yield SmoothingRun(model, data, settings, *place, data_path, falsify, clock, sizes, bound)
 
 
 def has_complete_run(
@@ -500,16 +513,50 @@ def has_complete_run(
     Raises:
         InputError: If the settings or the data do not fit, or the store is in use or damaged.
     """
-    header = _header(model, data, settings, choose_device(device))
+    header, _, _ = _opening(model, data, settings, choose_device(device))
     if not store_path(Path(store), header).is_file():
         return False
     with start_smoothing(model, data, settings, store=store, device=device) as run:
         return run.is_complete()
 
 
+def _opening(
+    model: Model, data: Dataset, settings: SmoothingSettings, device: str
+) -> tuple[RunHeader, Reading, LogitBound | None]:
+    """Return what a run is and reads, and with soft scores what is proved about its logits."""
+    header, classes = _header(model, data, settings, device), len(model.classes)
+    if settings.scores is UNSET:
+        return header, Votes(classes), None
+    bound = bound_logits(model, data, settings, device)
+    reading = score_reading(settings, classes, bound)
+    return replace(header, reading=reading.name), reading, bound
+
+
+def bound_logits(model: Model, data: Dataset, settings: SmoothingSettings, device: str = "cpu") -> LogitBound:
+    """Return what is proved about the logits of the network as it is run, near all examples with noise.
+
+    Its Lipschitz constant is that of `lipschitz` for the network with batch norm folded, and the error that of its
+    program in float32 or float64 on a CPU; elsewhere nothing bounds the error, and nothing is used.
+
+    Raises:
+        InputError: If the network's tensors are not finite.
+    """
+    if device != "cpu" or settings.dtype == "bfloat16":
+        return LogitBound(reason=f"no bound on the rounding error of logits in {settings.dtype} on {device}")
+    centre, reach = enclosing_ball(data, settings.sigma)
+    folded = fold_batch_norm(model.graph.to(torch.float64))
+    found = logit_facts(folded, torch.from_numpy(centre), reach, settings.dtype)
+    if isinstance(found, Unbounded):
+        return LogitBound(reason=str(found))
+    if not (math.isfinite(found.lipschitz) and math.isfinite(found.error)):
+        return LogitBound(reason="the bounds of the logits are not finite")
+    return LogitBound(found.lipschitz, found.error)
+
+
 def _header(model: Model, data: Dataset, settings: SmoothingSettings, device: str) -> RunHeader:
     """Return what a run is, after checking that its data fit its model."""
     check_settings(settings)
+    check_score_settings(settings)
     check_dataset(data, input=model.input, classes=model.classes)
     return RunHeader(
         model_sha256=model.sha256,

@@ -94,6 +94,20 @@ class Bound(StrEnum):
     bonferroni = "bonferroni"
 
 
+class Scores(StrEnum):
+    """What is smoothed."""
+
+    hard = "hard"
+    soft = "soft"
+
+
+class ScoreMap(StrEnum):
+    """How logits become soft scores."""
+
+    softmax = "softmax"
+    sparsemax = "sparsemax"
+
+
 class Dtype(StrEnum):
     """The floating type the network runs in."""
 

@@ -67,6 +67,16 @@ def command(
         options.Noise | None,
         typer.Option("--noise", help="gaussian: radii in l2; uniform: radii in l1. [default: gaussian]"),
     ] = None,
+    scores: Annotated[
+        options.Scores | None,
+        typer.Option("--scores", help="hard: votes; soft: mean scores, with the network's Lipschitz constant. [hard]"),
+    ] = None,
+    score_map: Annotated[
+        options.ScoreMap | None, typer.Option("--score-map", help="The map of soft scores. [default: chosen on pilots]")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Factor of logits in soft scores. [default: chosen on pilots]")
+    ] = None,
     float_noise: Annotated[
         bool | None, typer.Option("--float-noise", help="Float noise for 8-bit data too: not float-sound.")
     ] = None,
@@ -110,6 +120,9 @@ def command(
         "price": price,
         "bound": bound,
         "noise": noise,
+        "scores": scores,
+        "score_map": score_map,
+        "temperature": temperature,
         "float_noise": float_noise,
         "dtype": dtype,
         "limit": limit,

@@ -19,6 +19,7 @@ from fractions import Fraction
 from msgspec import UNSET, UnsetType
 
 from certify.report.findings import Finding, compare, require
+from certify.report.rederive_scores import check_score_table, check_soft_example, scores_table
 from certify.report.rederive_sequential import check_sequential, check_sequential_tables, check_unstopped
 from certify.results import SmoothingExample, SmoothingReport, SmoothingSettings, TopK, dump_json
 from certify.stats import BOUNDS, RadiusMap, charged_alpha, noise_charge, radius_l2, sample_plan, top_k_radius
@@ -87,6 +88,7 @@ def check_tables(report: SmoothingReport) -> Iterator[Finding]:
     laws = [plain] if settings.float_noise else [plain, f"{plain}-{PIXEL_LEVELS}"]
     yield from require(tables.noise_law in laws, "tables.noise_law", f"one of {laws}", tables.noise_law)
     yield from _check_plan(report)
+    yield from check_score_table(report)
     if tables.noise_law in LEVELS:
         charge = expected_charge(settings, tables.noise_law, report.model.input.size)
         yield from compare("tables.alpha_charged", charge, tables.alpha_charged)
@@ -193,10 +195,15 @@ def _uniform(report: SmoothingReport, example: SmoothingExample) -> float | Unse
 
 def _check_answer(report: SmoothingReport, example: SmoothingExample, where: str, alpha: float) -> Iterator[Finding]:
     """Compare what an example with whole counts answers: the asked radii, or its own."""
+    table = scores_table(report)
     if report.settings.at:
         scale = SCALES[report.tables.noise_law](report.settings.sigma)
         yield from check_sequential(report, example, where, alpha, scale)
+    elif table is not None:
+        yield from check_unstopped(example, where)
+        yield from check_soft_example(report, table, example, where, alpha)
     else:
+        yield from require(example.scores is UNSET, f"{where}.scores", "none, as votes are smoothed", example.scores)
         yield from _check_certificate(report, example, where, alpha)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from certify.results import (
@@ -26,9 +27,9 @@ from certify.results import (
     clean_correct,
 )
 from certify.rounding import down
-from certify.stats import population_limits
+from certify.stats import population_limits, score_candidates
 
-CONFIDENCE = 0.95
+CONFIDENCE, DOUBT = 0.95, 0.05
 RADII: Mapping[AnyNorm, tuple[float, ...]] = {
     "l1": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0),
     "l2": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
@@ -50,8 +51,12 @@ def summarise_smoothing(
     The clean answer of an example is its smoothed vote: an abstention is wrong. With asked radii, only these are
     spoken of, and there is no mean radius. ``unsampled`` examples without draws leave counts, and no shares: of n
     examples at least the certified ones are, and at most these and the unsampled ones.
+
+    Soft scores are chosen among C candidates on these very examples. For each candidate alone the limits are at
+    1 - 0.05 / C, so that with 0.95 they hold for all of them, the chosen one included.
     """
-    found = _summarise(examples, settings.at or RADII[settings.norm], alpha=settings.alpha)
+    confidence = limits_confidence(settings)
+    found = _summarise(examples, settings.at or RADII[settings.norm], alpha=settings.alpha, confidence=confidence)
     if settings.at:
         found = replace(found, mean_radius=None)
     return _partial(found, examples, settings.at, unsampled) if unsampled else found
@@ -76,7 +81,11 @@ def _partial(sampled: Summary, examples: Sequence[SmoothingExample], radii: Sequ
 
 
 def _summarise(
-    examples: Sequence[LipschitzExample] | Sequence[SmoothingExample], radii: Sequence[float], *, alpha: float
+    examples: Sequence[LipschitzExample] | Sequence[SmoothingExample],
+    radii: Sequence[float],
+    *,
+    alpha: float,
+    confidence: float = CONFIDENCE,
 ) -> Summary:
     counts = [sum(certified_at(example, radius) for example in examples) for radius in radii]
     return Summary(
@@ -85,19 +94,37 @@ def _summarise(
         abstained=sum(example.predicted is None for example in examples),
         mean_radius=_mean_down([example.radius if example.correct else 0.0 for example in examples]),
         certified_accuracy=tuple(
-            _at_radius(radius, count, len(examples), alpha) for radius, count in zip(radii, counts, strict=True)
+            _at_radius(radius, count, len(examples), alpha, confidence)
+            for radius, count in zip(radii, counts, strict=True)
         ),
     )
 
 
-def _at_radius(radius: float, count: int, examples: int, alpha: float) -> CertifiedAccuracy:
-    limits = population_limits(count, examples, confidence=CONFIDENCE, alpha=alpha) if examples else (0.0, 1.0)
+def limits_confidence(settings: SmoothingSettings) -> float:
+    """Return the confidence of each limit: 0.95, and what is left of it for one of several candidates of scores.
+
+    Example:
+        >>> limits_confidence(SmoothingSettings(sigma=0.5))
+        0.95
+        >>> limits_confidence(SmoothingSettings(sigma=0.5, scores="soft")) == 1.0 - 0.05 / 23
+        True
+    """
+    if settings.scores is UNSET:
+        return CONFIDENCE
+    simplex = None if settings.score_map is UNSET else settings.score_map
+    temperature = None if settings.temperature is UNSET else settings.temperature
+    candidates = len(score_candidates(simplex, temperature))
+    return CONFIDENCE if candidates == 1 else 1.0 - DOUBT / candidates
+
+
+def _at_radius(radius: float, count: int, examples: int, alpha: float, confidence: float) -> CertifiedAccuracy:
+    limits = population_limits(count, examples, confidence=confidence, alpha=alpha) if examples else (0.0, 1.0)
     return CertifiedAccuracy(
         radius=radius,
         accuracy=_share(count, examples),
         lower=limits[0],
         upper=limits[1],
-        confidence=CONFIDENCE,
+        confidence=confidence,
     )
 
 

@@ -129,6 +129,7 @@ def _smoothing(settings: SmoothingSettings) -> list[str]:
         f"alpha {settings.alpha!r}",
         *([f"price {settings.price:g}"] if planned else []),
         *([] if settings.at else [f"bound {settings.bound}"]),
+        *([] if settings.scores is UNSET else [f"{settings.scores} scores"]),
         settings.dtype,
         f"seed {settings.seed}",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import UNSET
 
 from certify.report.outline import Facts, Section, Text
+from certify.report.score_words import describe_scores
 from certify.report.wording import describe_falsifier, describe_settings, describe_space
 from certify.results import Report, SmoothingReport
 
@@ -25,6 +26,7 @@ def record_section(report: Report) -> Section:
     facts.append(("settings", describe_settings(report.settings)))
     if isinstance(report, SmoothingReport):
         facts.append(("noise", f"{report.tables.noise_law}: {report.tables.noise}"))
+        facts += describe_scores(report)
     facts += [
         ("falsifier", describe_falsifier(report.falsifier)),
         (

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from certify.report.figures import lower_figure, radius_label
+from certify.report.score_words import describe_scores
 from certify.report.terminal.header import label_rows
 from certify.report.wording import (
     LIMITS_NOTE,
@@ -120,6 +121,7 @@ def draw_draws(report: Report) -> Table | None:
     rows = [
         ("mean", f"{total / len(report.examples):,.0f} draws per example, {total:,} in all, pilot included"),
         ("noise", f"{report.tables.noise_law}: {report.tables.noise}"),
+        *describe_scores(report),
     ]
     seeds = report.execution.earlier_seeds
     if seeds:
