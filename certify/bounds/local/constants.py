@@ -25,8 +25,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certify.bounds.covariance.effort import work
 from certify.bounds.covariance.elimination import Slopes
-from certify.bounds.covariance.optimise import optimise, polish, work
+from certify.bounds.covariance.optimise import optimise, polish
 from certify.bounds.covariance.proof import Proved, prove
 from certify.bounds.covariance.starts import closed_forms
 from certify.bounds.covariance.steps import Linear, Multipliers, Plan
