@@ -14,7 +14,9 @@ class LipschitzEffort:
     """The effort against deterministic certificates.
 
     ``budget``: about how many multiplications the attacks on radii may take together; beyond it fewer examples are
-    attacked, spread evenly. The others are numbers of gradient steps, of starts, of ascended pairs of inputs, of pairs
+    attacked, spread evenly. ``one_in``: of the examples certified by constants over all inputs, which cost next to
+    nothing and fall together when such a constant is wrong, one in so many is attacked, and at least `FEWEST`. The
+    others are numbers of gradient steps, of starts, of ascended pairs of inputs, of pairs
     of classes, and of examples whose local constant is attacked, from so many starts each.
     """
 
@@ -26,6 +28,7 @@ class LipschitzEffort:
     class_pairs: int
     local_examples: int
     local_starts: int
+    one_in: int
     budget: float
 
 
@@ -44,6 +47,8 @@ class SmoothingEffort:
     draws: int
 
 
+FEWEST = 16  # of any kind of certificate, as far as there are
+
 LIPSCHITZ: Mapping[FalsifyLevel, LipschitzEffort] = MappingProxyType(
     {
         "quick": LipschitzEffort(
@@ -55,6 +60,7 @@ LIPSCHITZ: Mapping[FalsifyLevel, LipschitzEffort] = MappingProxyType(
             class_pairs=2,
             local_examples=32,
             local_starts=4,
+            one_in=16,
             budget=2e11,
         ),
         "full": LipschitzEffort(
@@ -66,6 +72,7 @@ LIPSCHITZ: Mapping[FalsifyLevel, LipschitzEffort] = MappingProxyType(
             class_pairs=20,
             local_examples=1000,
             local_starts=8,
+            one_in=1,
             budget=float("inf"),
         ),
     }

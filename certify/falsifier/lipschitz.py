@@ -98,4 +98,5 @@ def _radii_words(attacked: Attacked, effort: LipschitzEffort) -> list[str]:
         return []
     pgd = f"PGD ({effort.pgd_steps} steps, {effort.pgd_starts} starts)"
     both = f"{pgd} and DDN ({effort.ddn_steps} steps)" if attacked.settings.norm == "l2" else pgd
-    return [f"{both} at 0.999 of the radius on {count} of {of} certified examples"]
+    fewer = "" if count == of else ", spread evenly"
+    return [f"{both} at 0.999 of the radius on {count} of {of} certified examples{fewer}"]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from msgspec import UNSET
 from torch import Tensor
 
 from certify.bounds.steepest import Network
@@ -16,7 +17,7 @@ from certify.falsifier.attacked import Attacked, broken, listed
 from certify.falsifier.balls import Balls
 from certify.falsifier.exactly import distance_upper, evaluate, exact_example, exact_point, is_inside, is_nearer
 from certify.falsifier.flips import ddn, margins, pgd
-from certify.falsifier.levels import LipschitzEffort
+from certify.falsifier.levels import FEWEST, LipschitzEffort
 from certify.results import LipschitzExample
 
 SHARE = 0.999  # of the radius: where the attacks look
@@ -39,13 +40,19 @@ def attack_radii(attacked: Attacked, effort: LipschitzEffort) -> tuple[int, int]
 
 
 def _affordable(certified: list[int], attacked: Attacked, effort: LipschitzEffort) -> list[int]:
-    """Return the examples to attack: all that the budget allows, spread evenly."""
+    """Return the examples to attack: all certified around themselves, some of the others, as the budget allows."""
+    everywhere = [k for k in certified if attacked.rows[k].ball is UNSET]
+    around = [k for k in certified if attacked.rows[k].ball is not UNSET]
+    chosen = sorted([*around, *_spread(everywhere, len(everywhere) // effort.one_in)])
     passes = 3 * (effort.pgd_steps * effort.pgd_starts + effort.ddn_steps)
     allowed = effort.budget / (passes * multiplications(attacked.graph))
-    if not allowed < len(certified):
-        return certified
-    count = max(8, int(allowed))
-    return sorted({certified[k * len(certified) // count] for k in range(count)})
+    return _spread(chosen, int(min(allowed, len(chosen))))
+
+
+def _spread(positions: list[int], count: int) -> list[int]:
+    """Return so many of the positions, spread evenly; `FEWEST` at least, as far as there are."""
+    count = max(min(FEWEST, len(positions)), count)
+    return [positions[k * len(positions) // count] for k in range(count)]
 
 
 def _attack_some(

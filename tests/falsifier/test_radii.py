@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from certify.errors import BrokenCertificate, SoundnessError
@@ -291,6 +292,19 @@ def test_only_as_many_examples_as_the_budget_allows_are_attacked_spread_evenly(m
     tried = falsify_lipschitz(analysis, examples, rows, settings).tried
     count, of = (int(word) for word in tried.split(" radius on ")[1].split(" certified")[0].split(" of "))
     assert 8 <= count < of == sum(row.radius > 0 for row in rows)
+
+
+def test_a_part_of_what_constants_certify_and_all_local_certificates_are_attacked() -> None:
+    graph = convolutional(seed=4)
+    examples = images(graph, 40)
+    analysis, rows, settings = certified(graph, examples, method="product")
+    assert all(row.ball is UNSET and row.radius > 0.0 for row in rows)
+    mixed = [replace(row, ball=row.radius) if k % 2 else row for k, row in enumerate(rows)]
+    for given, count in ((rows, 16), (mixed, 36), (rows[:9], 9)):
+        tried = falsify_lipschitz(analysis, examples[: len(given)], given, settings).tried
+        assert (
+            f"on {count} of {len(given)} certified examples{', spread evenly' if count < len(given) else ''};" in tried
+        )
 
 
 def replace_budget(effort, budget):
