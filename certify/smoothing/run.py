@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from msgspec import UNSET
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -96,6 +97,8 @@ def smoothing_events(
         InterruptedRun: After SIGINT or SIGTERM; finished blocks are in the store.
     """
     check_data(dataset)
+    if settings.scores is not UNSET:
+        raise InputError("expected settings of votes, got soft scores; run these with certify.smooth")
     law = make_law(settings, eight_bit=dataset.eight_bit, scales=scales)
     shape = dataset.examples[0].stored.shape
     procedure = plan_procedure(settings, classes=classes, law=law, dimension=int(np.prod(shape)))

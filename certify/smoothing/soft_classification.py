@@ -35,11 +35,11 @@ from certify.stats import (
     ScoreMap,
     Slopes,
     draw_sizes,
-    expected_worth,
     plan_scores,
     score_candidates,
     score_radius,
     score_slopes,
+    votes_worth,
 )
 
 
@@ -75,7 +75,7 @@ def check_score_settings(settings: SmoothingSettings) -> None:
     soft = settings.scores == "soft"
     given = settings.score_map is not UNSET or settings.temperature is not UNSET
     temperature = 1.0 if settings.temperature is UNSET else settings.temperature
-    plain = settings.noise == "gaussian" and settings.scales is UNSET
+    plain = settings.noise == "gaussian" and settings.scales is UNSET and settings.task is UNSET
     checks = (
         (soft or not given, "soft scores where their map or temperature is given", "votes; add --scores soft"),
         (
@@ -85,8 +85,8 @@ def check_score_settings(settings: SmoothingSettings) -> None:
         ),
         (
             not soft or plain,
-            "Gaussian noise of one sigma with soft scores",
-            f"{settings.noise} noise; leave the other options out",
+            "plain classification under Gaussian noise of one sigma with soft scores",
+            f"{settings.noise} noise and other options; leave these out",
         ),
         (not soft or settings.n >= 2, "n of at least 2 draws with soft scores", f"{settings.n}; raise --n"),
         (
@@ -276,6 +276,15 @@ def slopes_of(each: ScoreMap, classes: int, bound: LogitBound, rounded: int) -> 
     )
 
 
+def _worth(procedure: Procedure, sums: Sums, each: ScoreMap, slopes: Slopes | None) -> float:
+    """Return what a candidate is worth on one pilot."""
+    if each.soft:
+        return plan_example(procedure, sums, slopes)[1]
+    settings = procedure.settings
+    sizes = draw_sizes(settings.n, planned=settings.procedure == "planned")
+    return votes_worth(sums.votes, settings.n0, sizes=sizes, price=settings.price, alpha=procedure.alpha)
+
+
 def choose_scores(
     procedure: Procedure, reading: Scores, bound: LogitBound, rounded: int, pilots: Iterable[NDArray[np.int64]]
 ) -> SoftClassification:
@@ -283,20 +292,13 @@ def choose_scores(
 
     The choice is made before any estimation draw, and never looks at a label.
     """
-    settings = procedure.settings
-    sizes = draw_sizes(settings.n, planned=settings.procedure == "planned")
-    votes_worth = expected_worth(settings.n0, sizes, settings.price, procedure.alpha)
     slopes = [slopes_of(each, reading.classes, bound, rounded) for each in reading.candidates]
     worths: list[list[float]] = [[] for _ in reading.candidates]
     for pilot in pilots:
         for k, each in enumerate(reading.candidates):
             sums = reading.take_apart(pilot, "selection", k)
             selected = select_class(sums.scores if each.soft else sums.votes)
-            if selected is None:
-                worths[k].append(0.0)
-            else:
-                worth = plan_example(procedure, sums, slopes[k])[1] if each.soft else votes_worth[sums.votes[selected]]
-                worths[k].append(worth)
+            worths[k].append(0.0 if selected is None else _worth(procedure, sums, each, slopes[k]))
     means = [math.fsum(row) / max(len(row), 1) for row in worths]
     chosen = max(range(len(means)), key=lambda k: (means[k], -k))
     candidates = tuple(

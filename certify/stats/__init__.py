@@ -14,7 +14,7 @@ from certify.stats.holm import certified_by_holm
 from certify.stats.inclusion import converted_radius, inclusion_factor, needed_radius
 from certify.stats.lipschitz_radius import class_radius, difference_radius, smoothed_lipschitz_upper
 from certify.stats.order_statistics import quantile_ranks
-from certify.stats.plan import draw_grid, expected_worth, sample_plan
+from certify.stats.plan import draw_grid, sample_plan
 from certify.stats.populations import (
     Requirement,
     alpha_for_all,
@@ -26,7 +26,7 @@ from certify.stats.populations import (
     smallest_population_sample,
 )
 from certify.stats.radius import BOUNDS, RadiusBound, RadiusMap, class_buckets, radius_l2, smallest_n, split_alpha
-from certify.stats.score_plan import VOTES, ScoreMap, draw_sizes, plan_scores, score_candidates
+from certify.stats.score_plan import VOTES, ScoreMap, draw_sizes, plan_scores, score_candidates, votes_worth
 from certify.stats.score_radius import MAPS, Slopes, score_radius, score_slopes
 from certify.stats.selftest import self_test
 from certify.stats.sequential import Operation, SequentialTest, crossing, look_grid, operate, sequential_test
@@ -59,7 +59,6 @@ __all__ = [
     "draw_grid",
     "draw_sizes",
     "expected_false_upper",
-    "expected_worth",
     "failure_upper",
     "false_certificates_quantile",
     "inclusion_factor",
@@ -94,4 +93,5 @@ __all__ = [
     "success_upper",
     "top_k_radius",
     "top_k_radius_of_bounds",
+    "votes_worth",
 ]

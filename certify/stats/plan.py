@@ -13,8 +13,6 @@ costs draws or radius, never validity. So the plain quantiles of scipy serve, wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import scipy
 from numpy.typing import NDArray
@@ -77,24 +75,6 @@ def sample_plan(n0: int, cap: int, price: float, alpha: float) -> tuple[int, ...
     values = np.stack([_mean_ratio(likely, size, alpha) - price * size for size in grid], axis=1)
     best = np.where(values.max(axis=1) > 0.0, values.argmax(axis=1), 0)
     return tuple(grid[i] for i in best)
-
-
-def expected_worth(n0: int, sizes: Sequence[int], price: float, alpha: float) -> tuple[float, ...]:
-    """Return the largest value of the module docstring over some sample sizes after k = 0..n0 votes, at least 0.
-
-    Raises:
-        ValueError: If an argument is outside its range, of another kind, or NaN.
-
-    Example:
-        >>> few, all_votes = expected_worth(4, (256, 896), 1e-4, 0.001)[::4]
-        >>> few, 0.5 < all_votes < 1.5
-        (0.0, True)
-    """
-    n0 = check_integer(n0, "n0", 1, MAX_DRAWS)
-    price = check_within(price, "price", 0.0, 1.0, "give radius in units of sigma per draw")
-    likely = _likely_probabilities(n0)
-    values = [_mean_ratio(likely, size, check_alpha(alpha)) - price * size for size in sizes]
-    return tuple(np.maximum(np.max(values, axis=0), 0.0).tolist())
 
 
 def _likely_probabilities(n0: int) -> NDArray[np.float64]:

@@ -6,8 +6,10 @@ of the plain network are among them, so that soft scores are used only where the
 
     worth = max over N of (radius that N draws would certify if mean and variance were the pilot's) / sigma - price N,
 
-and the run takes the candidate with the largest mean worth over its examples. The N that attains it is the number of
-estimation draws of the example (`planned`; under ``fixed`` it is n).
+where half a draw with score 0 and half a draw with score 1 are added to the pilot of each class (Jeffreys' prior, as
+in the plan of votes): else a pilot without variance would promise a radius that only more draws can show. The run
+takes the candidate with the largest mean worth over its examples. The N that attains it is the number of estimation
+draws of the example (`planned`; under ``fixed`` it is n).
 
 *Soundness.* Pilots share no draw with the estimation. Given all pilots, map, temperature, classes and N are constants,
 and each bound holds at the full alpha; the estimation draws of two examples stay independent. Nothing here is proved or
@@ -110,16 +112,48 @@ def plan_scores(
     """
     n0 = check_integer(n0, "n0", 1, 10**9)
     alpha_a, alpha_b = split_alpha(check_alpha(alpha))
-    means = np.array(totals, dtype=float) / (n0 * UNITS)
-    spreads = np.maximum(np.array(squares, dtype=float) / (n0 * UNITS) - means**2, 0.0)
-    first = int(means.argmax())
-    others = [k for k in range(len(means)) if k != first]
-    second = max(others, key=lambda k: means[k])
+    means = (np.array(totals, dtype=float) / UNITS + 0.5) / (n0 + 1)
+    spreads = np.maximum((np.array(squares, dtype=float) / UNITS + 0.5) / (n0 + 1) - means**2, 0.0)
+    first, second = _first_two(means)
     draws = np.array(sizes, dtype=float)
     failure = np.minimum(1.0 - means[first] + _shift(spreads[first], draws, alpha_a), 1.0)
     rival = np.minimum(means[second] + _shift(spreads[second], draws, alpha_b), failure)
-    worth = _radius(np.maximum(failure, SMALLEST_MEAN), np.maximum(rival, SMALLEST_MEAN), sigma, slopes) / sigma
-    worth -= price * draws
+    return _best(sizes, _radius(failure, rival, sigma, slopes) / sigma - price * draws)
+
+
+def votes_worth(votes: Sequence[int], n0: int, *, sizes: Sequence[int], price: float, alpha: float) -> float:
+    """Return the worth of plain votes on one pilot, by the two intervals of `certify.stats.radius`.
+
+    Args:
+        votes: Votes of the pilot per class.
+        n0: Draws of the pilot.
+        sizes: Numbers of draws to choose from.
+        price: What one draw costs, in radius divided by sigma.
+        alpha: Error probability of one certificate.
+
+    Example:
+        >>> few = votes_worth([70, 58, 0], 128, sizes=(256, 10_000), price=1e-5, alpha=0.001)
+        >>> few < 0.2 < 2.0 < votes_worth([128, 0, 0], 128, sizes=(256, 10_000), price=1e-5, alpha=0.001)
+        True
+    """
+    n0 = check_integer(n0, "n0", 1, 10**9)
+    alpha_a, alpha_b = split_alpha(check_alpha(alpha))
+    means = (np.array(votes, dtype=float) + 0.5) / (n0 + 1)
+    first, second = _first_two(means)
+    draws = np.array(sizes, dtype=float)
+    here, there = np.clip(np.rint(means[first] * draws), 1, draws), np.rint(means[second] * draws)
+    failure = scipy.special.betainccinv(draws - here + 1, here, alpha_a)
+    rival = np.minimum(scipy.special.betainccinv(there + 1, np.maximum(draws - there, 1), alpha_b), failure)
+    return _best(sizes, _radius(failure, rival, 1.0, None) - price * draws)[1]
+
+
+def _first_two(means: NDArray[np.float64]) -> tuple[int, int]:
+    first = int(means.argmax())
+    return first, max((k for k in range(len(means)) if k != first), key=lambda k: means[k])
+
+
+def _best(sizes: Sequence[int], worth: NDArray[np.float64]) -> tuple[int, float]:
+    """Return the number of draws with the largest worth, the first when none is positive, and that worth."""
     best = int(worth.argmax()) if worth.max() > 0.0 else 0
     return int(sizes[best]), max(float(worth[best]), 0.0)
 
@@ -133,6 +167,7 @@ def _radius(
     failure: NDArray[np.float64], rival: NDArray[np.float64], sigma: float, slopes: Slopes | None
 ) -> NDArray[np.float64]:
     """Return the larger of two radii in closed form, that of any scores and that of the plain slope; estimates."""
+    failure, rival = np.maximum(failure, SMALLEST_MEAN), np.maximum(rival, SMALLEST_MEAN)
     radii: NDArray[np.float64] = -0.5 * sigma * (scipy.special.ndtri(failure) + scipy.special.ndtri(rival))
     if slopes is None or not 0.0 < slopes.per_class * sigma <= LARGEST or not math.isfinite(slopes.slack_difference):
         return radii
