@@ -117,7 +117,7 @@ class Factored:
         A = self._stretched(A)
         if self.layer.window is None:
             return pick_columns(A @ self.layer.weight(A.dtype).mT, index)
-        return pick_columns(self.layer.window.forward(A.flatten(0, -2)).reshape(*A.shape[:-1], -1), index)
+        return pick_columns(self.layer.window.forward(A.flatten(0, -2)).reshape(*A.shape[:-1], self.layer.rows), index)
 
     def couple(self, x: Tensor, index: Tensor) -> Tensor:
         """Return (x M)_:U ``[B, o, q]``."""

@@ -88,10 +88,12 @@ def test_a_step_in_factors_dominates_the_recursion_and_is_close_to_it(unstable, 
     torch.testing.assert_close(found.diagonal_upper(), exact.diagonal(), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("count", [0, 11])
 @FORMS
-def test_functionals_stand_beside_rows(unstable):
+def test_functionals_stand_beside_rows(unstable, count):
+    """Also beside none, where no row may bend."""
     made = convolutions(4)
-    step, rows, layer = before(made, unstable, 3), torch.arange(1, 12), made.layers[1]
+    step, rows, layer = before(made, unstable, 3), torch.arange(1, 1 + count), made.layers[1]
     T = torch.randn(4, layer.rows, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     step_passed = passed(Front(made.layers[0]), step)
     factor = step_passed.rows_behind(layer, rows).above(step_passed.functionals_behind(layer, T, 0.0))
