@@ -367,14 +367,14 @@ class UnsampledExample(_Row, frozen=True, kw_only=True):
     label: int
 
 
-def clean_correct(example: LipschitzExample | SmoothingExample) -> bool:
+def clean_correct(example: LipschitzExample | SmoothingExample | LogExample) -> bool:
     """Return whether the clean answer is the label: the network's own argmax, or the smoothed vote (no abstention)."""
     if isinstance(example, LipschitzExample):
         return example.clean_predicted == example.label
     return example.predicted == example.label
 
 
-def certified_at(example: LipschitzExample | SmoothingExample, radius: float) -> bool:
+def certified_at(example: LipschitzExample | SmoothingExample | LogExample, radius: float) -> bool:
     """Return whether an example counts as certified at a radius: correct, its own radius positive and no smaller."""
     return example.correct and example.radius > 0.0 and example.radius >= radius
 
@@ -669,8 +669,87 @@ class ComparisonReport(_Row, frozen=True, kw_only=True, tag_field="kind", tag="c
     execution: Execution
 
 
-Document: TypeAlias = Report | ComparisonReport
-"""All that can stand in a ``report.json``: certificates, or the comparison of two reports of certificates."""
+class LogSettings(_Row, frozen=True, kw_only=True):
+    """What the owner of a log says about it, and a log itself does not hold; ``sigma`` is null where nobody said."""
+
+    sigma: float | None = None
+    alpha: float = 0.001
+    n: int = 100_000
+
+
+class LogFile(_Row, frozen=True, kw_only=True):
+    """The file a log was read from."""
+
+    sha256: str
+    columns: tuple[str, ...]
+
+
+class LogExample(_Row, frozen=True, kw_only=True):
+    """One row of a log, as written; ``predicted`` is null on abstention, ``seconds`` where the log has none."""
+
+    index: int
+    label: int
+    predicted: int | None
+    correct: bool
+    radius: float
+    seconds: float | None = None
+
+
+class LogFinding(_Row, frozen=True, kw_only=True):
+    """What an audit found against a log: of which kind, in how many rows, the first few of them, and in words."""
+
+    kind: Literal["impossible radius", "missing rows", "order", "flag", "radius", "rounding"]
+    count: int
+    rows: tuple[int, ...]
+    text: str
+
+
+class Explanation(_Row, frozen=True, kw_only=True):
+    """Settings that give the largest written radii: all of the ``radii`` distinct ones that could contradict them."""
+
+    sigma: float
+    alpha: float
+    n: int
+    radii: int
+
+
+class LogAudit(_Row, frozen=True, kw_only=True):
+    """What the rows of a log say about themselves.
+
+    ``limit`` is the largest radius that the stated settings allow, null where no sigma was stated. ``significant`` and
+    ``decimals`` are the most digits that a radius was written with. ``explanations`` are the settings, among usual
+    ones, that give the largest radii.
+    """
+
+    limit: float | None
+    significant: int
+    decimals: int
+    findings: tuple[LogFinding, ...]
+    explanations: tuple[Explanation, ...]
+
+
+class LogReport(_Row, frozen=True, kw_only=True, tag_field="kind", tag="log"):
+    """A certification log of the field, imported: its rows as written, and what an audit says about them."""
+
+    schema: str = SCHEMA
+    tool: Tool
+    file: LogFile
+    settings: LogSettings
+    statement: Statement
+    audit: LogAudit
+    summary: Summary
+    examples: tuple[LogExample, ...]
+    gates: tuple[GateRow, ...] = ()
+    digest: str = ""
+    execution: Execution
+
+
+Listing: TypeAlias = Report | LogReport
+"""Every report that lists certificates, example by example."""
+
+
+Document: TypeAlias = Report | ComparisonReport | LogReport
+"""All that can stand in a ``report.json``: certificates, the comparison of two reports of these, or an imported log."""
 
 
 def unsampled_of(report: Report) -> tuple[UnsampledExample, ...]:
@@ -804,7 +883,7 @@ def report_digest(report: Document) -> str:
     return hashlib.sha256(dump_json(plain).encode()).hexdigest()
 
 
-AnyReport = TypeVar("AnyReport", bound=LipschitzReport | SmoothingReport | ComparisonReport)
+AnyReport = TypeVar("AnyReport", bound=LipschitzReport | SmoothingReport | ComparisonReport | LogReport)
 
 
 def seal(report: AnyReport) -> AnyReport:
@@ -826,6 +905,8 @@ def report_from_json(data: bytes | str, *, name: str) -> Report:
     found = document_from_json(data, name=name)
     if isinstance(found, ComparisonReport):
         raise InputError(f"{name}: expected a report of certificates, got a comparison of two; name one of them")
+    if isinstance(found, LogReport):
+        raise InputError(f"{name}: expected a report of certificates, got an imported log, which proves none")
     return found
 
 
@@ -837,7 +918,7 @@ def document_from_json(data: bytes | str, *, name: str) -> Document:
     """
     plain = load_json(data, name=name)
     try:
-        report: Document = msgspec.convert(plain, LipschitzReport | SmoothingReport | ComparisonReport)
+        report: Document = msgspec.convert(plain, Document)
     except msgspec.ValidationError as error:
         raise InputError(f"{name}: expected a report of schema {SCHEMA!r}, got a mismatch: {error}") from error
     if report.schema != SCHEMA:

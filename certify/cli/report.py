@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -11,6 +12,7 @@ from certify.cli import options
 from certify.cli.output import Output, write_note, write_text
 from certify.cli.pages import show_page
 from certify.errors import InputError
+from certify.results import Document, LogReport
 
 EXIT_INCONSISTENT = 2
 Thumbnails: TypeAlias = Annotated[
@@ -21,23 +23,38 @@ Thumbnails: TypeAlias = Annotated[
         help="With --format html: show the images of these data, each found by the hash that the report holds for it.",
     ),
 ]
+Sigma: TypeAlias = Annotated[
+    float | None, typer.Option("--sigma", help="For an imported log: the noise its owner used; a log does not say.")
+]
+Alpha: TypeAlias = Annotated[
+    float | None, typer.Option("--alpha", help="For an imported log: its failure probability. [default: 0.001]")
+]
+Draws: TypeAlias = Annotated[
+    int | None, typer.Option("--n", help="For an imported log: its draws per example. [default: 100000]", min=1)
+]
 ReportArgument = Annotated[Path, typer.Argument(metavar="REPORT", help="A report.json.")]
 
 
 def report_command(
-    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports to show.")],
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports, or logs as .tsv.")],
     format: options.FormatOption = options.Format.terminal,  # noqa: A002 - the name of the flag
     color: options.ColorOption = options.Color.auto,
     thumbnails: Thumbnails = None,
+    sigma: Sigma = None,
+    alpha: Alpha = None,
+    n: Draws = None,
 ) -> int:
-    """Show reports in another format, with a warning where one is inconsistent; as HTML all of them on one page."""
-    from certify.report import read_document, verify_report
+    """Show reports in another format, with a warning where one is inconsistent; as HTML all of them on one page.
+
+    A tab-separated certification log (idx label predict radius correct time) is imported and audited.
+    """
+    from certify.report import verify_report
 
     paged = format is options.Format.html
     if thumbnails is not None and not paged:
         raise InputError(f"expected --format html with --thumbnails, got {format.value}; only a page shows images")
     out = Output(format, None, color)
-    found = [read_document(path) for path in reports]
+    found = read_reports(reports, sigma=sigma, alpha=alpha, n=n)
     findings = [verify_report(report) for report in found]
     for path, report, contradictions in zip(reports, found, findings, strict=True):
         if contradictions:
@@ -47,6 +64,28 @@ def report_command(
     if paged:
         write_text(show_page(reports, found, findings, thumbnails))
     return 0
+
+
+def read_reports(
+    paths: Sequence[Path], *, sigma: float | None, alpha: float | None, n: int | None
+) -> tuple[Document, ...]:
+    """Return the reports in files, logs imported; what was stated about logs is an error where there is none.
+
+    Raises:
+        InputError: If a file is neither, or what was stated is outside its range.
+    """
+    from certify.report import read_document, read_log
+    from certify.report.log_reading import is_log, log_settings
+
+    logs = [is_log(path) for path in paths]
+    stated = {"sigma": sigma, "alpha": alpha, "n": n}
+    given = {name: value for name, value in stated.items() if value is not None}
+    if given and not any(logs):
+        raise InputError(f"expected a log with --{next(iter(given))}, got reports, which hold their own settings")
+    settings = log_settings(sigma=sigma, alpha=alpha, n=n)
+    return tuple(
+        read_log(path, settings) if log else read_document(path) for path, log in zip(paths, logs, strict=True)
+    )
 
 
 def verify_command(report: ReportArgument, quiet: options.Quiet = False) -> int:
@@ -60,7 +99,9 @@ def verify_command(report: ReportArgument, quiet: options.Quiet = False) -> int:
     if findings:
         write_note(f"{report}: inconsistent in {len(findings)} places; do not trust it")
         return EXIT_INCONSISTENT
-    if not quiet:
+    if not quiet and isinstance(found, LogReport):
+        write_text(f"consistent: {len(found.examples)} rows and what follows from them; a log holds no votes to check")
+    elif not quiet:
         write_text(f"consistent: {len(found.examples)} examples, every number re-derived from the record")
     return 0
 

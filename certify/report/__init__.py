@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from certify.report.comparison import compare_reports
     from certify.report.findings import Finding
     from certify.report.formats import FORMATS, Renderer
+    from certify.report.log_reading import read_log
     from certify.report.neutralise import markup_text, strip_controls
     from certify.report.reading import read_document, read_report
     from certify.report.schema import report_schema, schema_text
@@ -26,6 +27,7 @@ HOMES = {
     "lipschitz_statement": "certify.report.statement",
     "markup_text": "certify.report.neutralise",
     "read_document": "certify.report.reading",
+    "read_log": "certify.report.log_reading",
     "read_report": "certify.report.reading",
     "report_schema": "certify.report.schema",
     "schema_text": "certify.report.schema",
@@ -45,6 +47,7 @@ __all__ = [
     "lipschitz_statement",
     "markup_text",
     "read_document",
+    "read_log",
     "read_report",
     "report_schema",
     "schema_text",

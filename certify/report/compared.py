@@ -11,7 +11,7 @@ from certify.report.curve_plot import draw_curves
 from certify.report.figures import lower_figure, radius_text
 from certify.report.outline import Block, Figure, Outline, Section, Table, Text, table_of
 from certify.report.wording import SHARE_DIGITS, describe_clean
-from certify.results import CertifiedAccuracy, Document, LipschitzReport, SmoothingReport
+from certify.results import CertifiedAccuracy, Document, Listing
 from certify.rounding import ceiling_text, floor_text
 
 SERIES, MOST_ROWS = 6, 16  # colours there are; rows that are shown at once
@@ -32,7 +32,7 @@ def compared_section(names: Sequence[str], reports: Sequence[Document], outlines
 
 def _curves(names: Sequence[str], reports: Sequence[Document]) -> Iterator[Curve]:
     for series, (name, report) in enumerate(zip(names, reports, strict=True)):
-        curve = curve_of(report, name, series) if isinstance(report, LipschitzReport | SmoothingReport) else None
+        curve = curve_of(report, name, series) if isinstance(report, Listing) else None
         if curve is not None:
             yield curve
 
@@ -47,7 +47,7 @@ def _overview(names: Sequence[str], reports: Sequence[Document], outlines: Seque
 
 
 def _figures(report: Document) -> tuple[str, str, str]:
-    if not isinstance(report, LipschitzReport | SmoothingReport) or report.summary is UNSET:
+    if not isinstance(report, Listing) or report.summary is UNSET:
         return ("", "", "")
     summary = report.summary
     mean = "" if summary.mean_radius is None else lower_figure(summary.mean_radius)

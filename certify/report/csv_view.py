@@ -23,6 +23,8 @@ from certify.results import (
     Document,
     LipschitzExample,
     LipschitzReport,
+    LogExample,
+    LogReport,
     PairedExample,
     SmoothingExample,
     SmoothingReport,
@@ -46,7 +48,12 @@ SIDES: Mapping[str, Callable[[float], str]] = MappingProxyType(
 
 
 ROWS: Mapping[type[Struct], type[Struct]] = MappingProxyType(
-    {LipschitzReport: LipschitzExample, SmoothingReport: SmoothingExample, ComparisonReport: PairedExample}
+    {
+        LipschitzReport: LipschitzExample,
+        SmoothingReport: SmoothingExample,
+        ComparisonReport: PairedExample,
+        LogReport: LogExample,
+    }
 )
 """What kind of rows a kind of report has."""
 

@@ -19,13 +19,23 @@ from typing import TypeAlias
 from msgspec import UNSET
 
 from certify.report.figures import radius_label
-from certify.results import CertifiedAccuracy, LipschitzExample, Report, SmoothingExample, SmoothingReport, Summary
+from certify.results import (
+    CertifiedAccuracy,
+    LipschitzExample,
+    LipschitzReport,
+    Listing,
+    LogExample,
+    LogReport,
+    SmoothingExample,
+    SmoothingReport,
+    Summary,
+)
 from certify.stats import population_limits
 
 UNLIMITED = 1e12  # an unlimited radius is recorded as the largest float; no axis reaches it
 MOST_STEPS, MOST_LIMITS = 400, 40
 
-Examples: TypeAlias = Sequence[LipschitzExample] | Sequence[SmoothingExample]
+Examples: TypeAlias = Sequence[LipschitzExample] | Sequence[SmoothingExample] | Sequence[LogExample]
 
 
 @dataclass(frozen=True)
@@ -57,21 +67,26 @@ class Curve:
         return [row.radius for row in self.limits]
 
 
-def curve_of(report: Report, name: str = "", series: int = 0) -> Curve | None:
+def curve_of(report: Listing, name: str = "", series: int = 0) -> Curve | None:
     """Return the curve of a report; none without data, or where a run stopped early and no share is known."""
     if report.summary is UNSET or report.summary.unsampled is not UNSET or not report.summary.examples:
         return None
-    chance, asked = isinstance(report, SmoothingReport), isinstance(report, SmoothingReport) and report.settings.at
-    norm, examples = report.examples[0].norm, report.examples
+    chance, asked = not isinstance(report, LipschitzReport), isinstance(report, SmoothingReport) and report.settings.at
+    norm, examples = norm_of(report), report.examples
     radii = certified_radii(examples)
     if asked:
         rows = report.summary.certified_accuracy
         return Curve(name, series, norm, chance, (), rows, rows[-1].upper)
-    alpha = report.settings.alpha if isinstance(report, SmoothingReport) else 0.0
+    alpha = 0.0 if isinstance(report, LipschitzReport) else report.settings.alpha
     steps = tuple((r, share_at(radii, r, len(examples))) for r in thin_out([0.0, *radii], MOST_STEPS))
     rows = _limits(radii, report.summary, alpha)
     _, beyond = population_limits(0, len(examples), confidence=rows[0].confidence, alpha=alpha)
     return Curve(name, series, norm, chance, steps, rows, beyond)
+
+
+def norm_of(report: Listing) -> str:
+    """Return the norm of the radii of a report that has examples; logs are in l2."""
+    return "l2" if isinstance(report, LogReport) else report.examples[0].norm
 
 
 def certified_radii(examples: Examples) -> list[float]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from certify.errors import InputError
-from certify.results import ComparisonReport, Document, report_to_json
+from certify.results import ComparisonReport, Document, LogReport, report_to_json
 
 
 class Renderer(Protocol):
@@ -23,7 +23,12 @@ class Renderer(Protocol):
         ...
 
 
-COMPARING = "terminal, json, csv, markdown, html"
+REFUSALS: Mapping[type, str] = MappingProxyType(
+    {
+        ComparisonReport: "expected a format that shows comparisons (terminal, json, csv, markdown, html), got another",
+        LogReport: "expected a format that shows imported logs (terminal, json, csv, tsv, markdown, html), got another",
+    }
+)
 
 
 def render_json(report: Document, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
@@ -31,18 +36,20 @@ def render_json(report: Document, *, width: int | None = None, color: bool = Fal
     return report_to_json(report)
 
 
-def _load_later(module: str, name: str, *, comparison: str = "") -> Renderer:
+def _load_later(plain: str, *, comparison: str = "", log: str = "") -> Renderer:
     """Return a renderer whose file is loaded when it is first used: no format pays for what another needs.
 
-    ``comparison`` is the file that renders comparisons; "" where the format has no place for one.
+    Each is ``module.function``: for certificates, for comparisons, for imported logs; "" where the format has no place
+    for one.
     """
+    homes = {ComparisonReport: comparison, LogReport: log}
 
     def render(report: Document, *, width: int | None = None, color: bool = False) -> str:
-        compared = isinstance(report, ComparisonReport)
-        if compared and not comparison:
-            raise InputError(f"expected a format that shows comparisons ({COMPARING}), got another")
-        file, function = (comparison, "render_comparison") if compared and comparison != module else (module, name)
-        renderer: Renderer = getattr(import_module(f"certify.report.{file}"), function)
+        home = homes.get(type(report), plain)
+        if not home:
+            raise InputError(REFUSALS[type(report)])
+        module, _, function = home.rpartition(".")
+        renderer: Renderer = getattr(import_module(f"certify.report.{module}"), function)
         return renderer(report, width=width, color=color)
 
     return render
@@ -50,13 +57,21 @@ def _load_later(module: str, name: str, *, comparison: str = "") -> Renderer:
 
 FORMATS: Mapping[str, Renderer] = MappingProxyType(
     {
-        "terminal": _load_later("terminal", "render_terminal", comparison="comparison_terminal"),
+        "terminal": _load_later(
+            "terminal.render_terminal",
+            comparison="comparison_terminal.render_comparison",
+            log="outline_text.render_terminal_outline",
+        ),
         "json": render_json,
-        "csv": _load_later("csv_view", "render_csv", comparison="csv_view"),
-        "tsv": _load_later("tsv", "render_tsv"),
-        "markdown": _load_later("markdown", "render_markdown", comparison="comparison_markdown"),
-        "html": _load_later("html_view", "render_html", comparison="html_view"),
-        "junit": _load_later("junit", "render_junit"),
-        "card": _load_later("card", "render_card"),
+        "csv": _load_later("csv_view.render_csv", comparison="csv_view.render_csv", log="csv_view.render_csv"),
+        "tsv": _load_later("tsv.render_tsv", log="tsv.render_tsv"),
+        "markdown": _load_later(
+            "markdown.render_markdown",
+            comparison="comparison_markdown.render_comparison",
+            log="outline_text.render_markdown_outline",
+        ),
+        "html": _load_later("html_view.render_html", comparison="html_view.render_html", log="html_view.render_html"),
+        "junit": _load_later("junit.render_junit"),
+        "card": _load_later("card.render_card"),
     }
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from certify.results import SCHEMA, ComparisonReport, LipschitzReport, SmoothingReport
+from certify.results import SCHEMA, Document
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -89,6 +89,16 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("Baseline", "model_sha256"): HASH,
     ("Baseline", "certified", "items"): NOT_NEGATIVE,
     ("ComparisonReport", "digest"): HASH,
+    ("LogReport", "digest"): HASH,
+    ("LogFile", "sha256"): HASH,
+    ("LogSettings", "alpha"): {"exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
+    ("LogSettings", "n"): {"minimum": 1},
+    ("LogExample", "index"): NOT_NEGATIVE,
+    ("LogExample", "label"): NOT_NEGATIVE,
+    ("LogExample", "radius"): NOT_NEGATIVE,
+    ("LogFinding", "count"): {"minimum": 1},
+    ("LogAudit", "significant"): NOT_NEGATIVE,
+    ("LogAudit", "decimals"): NOT_NEGATIVE,
     ("ComparedRun", "digest"): HASH,
     ("ComparisonSettings", "radius"): NOT_NEGATIVE,
     ("ComparisonSettings", "max_drop"): SHARE,
@@ -154,14 +164,14 @@ def report_schema() -> dict[str, Any]:
         >>> report_schema()["$defs"]["SmoothingReport"]["properties"]["schema"]
         {'const': 'certify/report/1'}
     """
-    schema = msgspec.json.schema(LipschitzReport | SmoothingReport | ComparisonReport)
+    schema = msgspec.json.schema(Document)
     definitions: dict[str, Any] = schema["$defs"]
     for name, definition in definitions.items():
         _require_all(name, definition)
         definition.update(CONDITIONS.get(name, {}))
     for (name, field, *rest), limits in RANGES.items():
         _at(definitions[name]["properties"][field], rest).update(limits)
-    for name in ("LipschitzReport", "SmoothingReport", "ComparisonReport"):
+    for name in ("LipschitzReport", "SmoothingReport", "ComparisonReport", "LogReport"):
         definitions[name]["properties"]["schema"] = {"const": SCHEMA}
     return {"$schema": DIALECT, "title": SCHEMA, **schema}
 

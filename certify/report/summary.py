@@ -20,6 +20,8 @@ from certify.results import (
     CertifiedCount,
     LipschitzExample,
     LipschitzSettings,
+    LogExample,
+    LogSettings,
     SmoothingExample,
     SmoothingSettings,
     Summary,
@@ -62,6 +64,11 @@ def summarise_smoothing(
     return _partial(found, examples, settings.at, unsampled) if unsampled else found
 
 
+def summarise_log(examples: Sequence[LogExample], settings: LogSettings) -> Summary:
+    """Return the summary of an imported log, as far as its radii and the alpha that its owner states are right."""
+    return _summarise(examples, RADII["l2"], alpha=settings.alpha)
+
+
 def _partial(sampled: Summary, examples: Sequence[SmoothingExample], radii: Sequence[float], unsampled: int) -> Summary:
     """Return the summary of a run that stopped early, from that of its sampled examples."""
     counts = [sum(certified_at(example, radius) for example in examples) for radius in radii]
@@ -81,7 +88,7 @@ def _partial(sampled: Summary, examples: Sequence[SmoothingExample], radii: Sequ
 
 
 def _summarise(
-    examples: Sequence[LipschitzExample] | Sequence[SmoothingExample],
+    examples: Sequence[LipschitzExample] | Sequence[SmoothingExample] | Sequence[LogExample],
     radii: Sequence[float],
     *,
     alpha: float,

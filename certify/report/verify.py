@@ -19,6 +19,7 @@ from certify.policy import evaluate_gates, parse_gates
 from certify.report import rederive_lipschitz, rederive_smoothing
 from certify.report.findings import Finding, compare, require
 from certify.report.rederive_comparison import check_comparison
+from certify.report.rederive_log import check_log
 from certify.report.statement import lipschitz_statement, smoothing_statement
 from certify.report.summary import summarise_lipschitz, summarise_smoothing
 from certify.results import (
@@ -28,6 +29,7 @@ from certify.results import (
     Document,
     GateRow,
     LipschitzExample,
+    LogReport,
     Report,
     SmoothingExample,
     SmoothingReport,
@@ -48,10 +50,12 @@ def verify_report(report: Document) -> tuple[Finding, ...]:
     Computed again are, for smoothing, the plan, the charge on alpha, the selected class, the draws, every radius and
     abstention from the integer counts; for Lipschitz reports every radius from its margin and constant, and the order
     of all bounds; for both the summary, the statement, the hash of the selection, the verdict of every gate, and the
-    digest. Of a comparison, all that follows from the answers of both reports.
+    digest. Of a comparison, all that follows from the answers of both reports; of an imported log, from its rows.
     """
     if isinstance(report, ComparisonReport):
         return tuple(_attempt("comparison", check_comparison, report))
+    if isinstance(report, LogReport):
+        return tuple(_attempt("log", check_log, report))
     checks: tuple[tuple[str, Callable[[Report], Iterator[Finding]]], ...] = (
         ("schema", _check_identity),
         ("examples", _check_rows),

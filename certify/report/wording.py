@@ -21,6 +21,10 @@ from certify.results import (
     LipschitzExample,
     LipschitzReport,
     LipschitzSettings,
+    Listing,
+    LogExample,
+    LogReport,
+    LogSettings,
     Report,
     SmoothingExample,
     SmoothingSettings,
@@ -121,7 +125,7 @@ def _smoothing(settings: SmoothingSettings) -> list[str]:
     procedure = f"sequential at {', '.join(map(radius_label, settings.at))}" if settings.at else settings.procedure
     return [
         f"sigma {settings.sigma:g}",
-        *([] if settings.task is UNSET else [f"top {settings.task.k}"]),
+        *([] if settings.top_k == 1 else [f"top {settings.top_k}"]),
         *_scales(settings),
         f"{settings.noise} noise",
         f"{procedure} n {'up to ' if planned or settings.at else ''}{settings.n:,}",
@@ -144,6 +148,17 @@ def _scales(settings: SmoothingSettings) -> list[str]:
     return [f"scales {lower_figure(found.smallest)} to {upper_figure(found.largest)}, {mean}"]
 
 
+def describe_claim(settings: LogSettings) -> str:
+    """Return what the owner of a log states about it.
+
+    Example:
+        >>> describe_claim(LogSettings())
+        'sigma unknown, alpha 0.001, n 100,000'
+    """
+    sigma = "unknown" if settings.sigma is None else f"{settings.sigma:g}"
+    return f"sigma {sigma}, alpha {settings.alpha!r}, n {settings.n:,}"
+
+
 def describe_failure(probability: float) -> str:
     """Return how often a certificate may be false."""
     return f"with probability at most {probability!r} per certificate" if probability else "never: deterministic"
@@ -162,9 +177,9 @@ def describe_falsifier(falsifier: Falsifier) -> str:
     return f"{falsifier.level}: {falsifier.tried}; {found}"
 
 
-def name_label(report: Report, label: int) -> str:
+def name_label(report: Listing, label: int) -> str:
     """Return the name of a class, or its number where the model names none."""
-    classes = report.model.classes
+    classes = () if isinstance(report, LogReport) else report.model.classes
     return classes[label] if 0 <= label < len(classes) else str(label)
 
 
@@ -205,7 +220,7 @@ def until_zero(rows: Iterable[CertifiedAccuracy]) -> Iterator[CertifiedAccuracy]
             return
 
 
-def count_abstentions(examples: Sequence[LipschitzExample | SmoothingExample]) -> list[tuple[str, int]]:
+def count_abstentions(examples: Sequence[LipschitzExample | SmoothingExample | LogExample]) -> list[tuple[str, int]]:
     """Return the reasons of the abstentions with their counts, most frequent first.
 
     Reasons that differ only after their first colon (the numbers of one example) are one.
@@ -213,7 +228,8 @@ def count_abstentions(examples: Sequence[LipschitzExample | SmoothingExample]) -
     groups: dict[str, list[str]] = {}
     for example in examples:
         if example.predicted is None:
-            reason = strip_controls(example.reason) if isinstance(example.reason, str) else "no reason given"
+            given = None if isinstance(example, LogExample) else example.reason
+            reason = strip_controls(given) if isinstance(given, str) else "no reason given"
             groups.setdefault(reason.partition(":")[0], []).append(reason)
     named = [(full[0] if len(set(full)) == 1 else short, len(full)) for short, full in groups.items()]
     return sorted(named, key=lambda pair: -pair[1])

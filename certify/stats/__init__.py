@@ -13,6 +13,7 @@ from certify.stats.geometry import GEOMETRIES, Geometry
 from certify.stats.holm import certified_by_holm
 from certify.stats.inclusion import converted_radius, inclusion_factor, needed_radius
 from certify.stats.lipschitz_radius import class_radius, difference_radius, smoothed_lipschitz_upper
+from certify.stats.ladder import largest_radius_upper, radius_ladder
 from certify.stats.order_statistics import quantile_ranks
 from certify.stats.plan import draw_grid, sample_plan
 from certify.stats.populations import (
@@ -64,6 +65,7 @@ __all__ = [
     "inclusion_factor",
     "is_certified_anytime",
     "is_not_inferior",
+    "largest_radius_upper",
     "list_requirement",
     "look_grid",
     "mean_shift_upper",
@@ -77,6 +79,7 @@ __all__ = [
     "quantile_ranks",
     "radius_bound",
     "radius_l2",
+    "radius_ladder",
     "sample_plan",
     "score_bounds",
     "score_candidates",

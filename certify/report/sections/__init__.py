@@ -8,11 +8,12 @@ from certify.report.outline import Outline
 from certify.report.sections.certificates import abstention_section, accuracy_section, class_section, radius_section
 from certify.report.sections.comparison import comparison_outline
 from certify.report.sections.examples import examples_section
+from certify.report.sections.log import log_outline
 from certify.report.sections.network import layers_section, network_section
 from certify.report.sections.record import record_section
 from certify.report.sections.verdicts import statement_section, verdict_section
 from certify.report.wording import describe_headline, describe_kind
-from certify.results import ComparisonReport, Document
+from certify.results import ComparisonReport, Document, LogReport
 
 PARTS = (
     verdict_section,
@@ -35,6 +36,8 @@ def outline_of(report: Document, *, pictures: Mapping[str, str] | None = None) -
     """
     if isinstance(report, ComparisonReport):
         return comparison_outline(report)
+    if isinstance(report, LogReport):
+        return log_outline(report)
     parts = [part(report) for part in PARTS]
     parts += [examples_section(report, pictures or {}), record_section(report)]
     shown = tuple(part for part in parts if part is not None and part.blocks)

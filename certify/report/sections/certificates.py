@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from certify.report.curve import UNLIMITED, Curve, certified_radii, curve_of, describe_curve
+from certify.report.curve import UNLIMITED, Curve, certified_radii, curve_of, describe_curve, norm_of
 from certify.report.curve_plot import draw_curves
 from certify.report.figures import radius_label, radius_text
 from certify.report.outline import Block, Figure, Section, Table, Text, table_of
@@ -22,7 +22,7 @@ from certify.report.wording import (
     name_label,
     until_zero,
 )
-from certify.results import CertifiedAccuracy, Report, SmoothingReport, Summary, certified_at, clean_correct
+from certify.results import CertifiedAccuracy, Listing, SmoothingReport, Summary, certified_at, clean_correct
 from certify.rounding import ceiling_text, floor_text
 
 MOST_BINS, MOST_CLASSES = 20, 30
@@ -31,7 +31,7 @@ ALL_VOTES = "all votes"
 CURVE_COLUMNS = ("#radius", "#examples", "#observed", "#lower", "#upper")
 
 
-def accuracy_section(report: Report) -> Section | None:
+def accuracy_section(report: Listing) -> Section | None:
     """Return certified accuracy against radius, or the counts of a run that stopped early."""
     if report.summary is UNSET:
         return None
@@ -77,11 +77,11 @@ def _curve_cells(row: CertifiedAccuracy, examples: int) -> tuple[str, ...]:
     )
 
 
-def radius_section(report: Report) -> Section | None:
+def radius_section(report: Listing) -> Section | None:
     """Return the histogram of certified radii and, for smoothing, of the votes they rest on."""
     asked = isinstance(report, SmoothingReport) and report.settings.at
     radii = [radius for radius in certified_radii(report.examples) if radius < UNLIMITED]
-    blocks: list[Block] = [] if asked or not radii else [_radius_figure(radii, report.examples[0].norm)]
+    blocks: list[Block] = [] if asked or not radii else [_radius_figure(radii, norm_of(report))]
     if isinstance(report, SmoothingReport) and report.examples:
         blocks.append(_vote_figure(report))
     return Section("radii", "How large the radii are", tuple(blocks)) if blocks else None
@@ -149,7 +149,7 @@ class ClassRow:
     at_radius: int
 
 
-def class_section(report: Report) -> Section | None:
+def class_section(report: Listing) -> Section | None:
     """Return clean against certified for each class; a run that stopped early knows no shares."""
     if report.summary is UNSET or report.summary.unsampled is not UNSET or not report.examples:
         return None
@@ -193,7 +193,7 @@ def _shares(row: ClassRow) -> tuple[str, ...]:
     return tuple(f"{count / row.examples:.{SHARE_DIGITS}f}" for count in (row.clean, row.certified, row.at_radius))
 
 
-def typical_radius(report: Report) -> float:
+def typical_radius(report: Listing) -> float:
     """Return the radius to show classes at: of the first gate that has one, else where about half are certified."""
     gated = [gate.radius for gate in report.gates if gate.radius is not UNSET and gate.radius > 0.0]
     if gated:
@@ -203,7 +203,7 @@ def typical_radius(report: Report) -> float:
     return 0.0 if nearest is None else nearest.radius
 
 
-def count_classes(report: Report, radius: float) -> list[ClassRow]:
+def count_classes(report: Listing, radius: float) -> list[ClassRow]:
     """Return one row for each class that has examples, in the order of the model's classes."""
     counts: dict[int, list[int]] = {}
     for example in report.examples:
@@ -214,7 +214,7 @@ def count_classes(report: Report, radius: float) -> list[ClassRow]:
     return [ClassRow(name_label(report, label), *counts[label]) for label in sorted(counts)]
 
 
-def abstention_section(report: Report) -> Section | None:
+def abstention_section(report: Listing) -> Section | None:
     """Return the abstentions by reason."""
     reasons = [(reason, f"{count:,}") for reason, count in count_abstentions(report.examples)]
     if not reasons:

@@ -37,10 +37,11 @@ def _tiles(report: Report) -> Iterator[Tile]:
         side = "upper, proved" if report.network.proved else "estimate, not proved"
         yield Tile(f"Lipschitz constant, {report.network.norm}", upper_figure(report.network.upper), side)
     if report.summary is not UNSET:
-        yield from _summary_tiles(report.summary)
+        yield from summary_tiles(report.summary)
 
 
-def _summary_tiles(summary: Summary) -> Iterator[Tile]:
+def summary_tiles(summary: Summary) -> Iterator[Tile]:
+    """Yield the figures of a summary; what a run that stopped early does not know is left out."""
     if summary.clean_accuracy is not None:
         yield Tile("clean accuracy", f"{summary.clean_accuracy:.{SHARE_DIGITS}f}", "observed")
     if row := _middle_row(summary):
