@@ -84,7 +84,7 @@ def check_norm(gate: Gate, norm: AnyNorm) -> None:
     Raises:
         InputError: If it asks for another norm.
     """
-    if gate.radius is not None and gate.norm != norm:
+    if gate.metric != "clean_accuracy" and gate.norm != norm:
         raise InputError(
             f"gate {gate.name!r}: expected certificates in {gate.norm}, got a report in {norm}; "
             f"set norm = {norm!r}, or run with the other norm"
@@ -102,23 +102,37 @@ def _check_chosen_scores(report: SmoothingReport, gate: Gate) -> None:
 
 
 def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
-    settings, tables = report.settings, report.tables
-    if tables.scores is not UNSET:
-        return  # the largest radius depends on the network's constant, and not on the draws alone
-    if settings.at:
+    settings = report.settings
+    if report.tables.scores is UNSET and settings.at:
         _check_asked(settings, gate)
         return
-    draws = settings.n if tables.plan is None else max(tables.plan)
-    alpha = charged_alpha(settings.alpha, tables.alpha_charged)
-    votes = (draws, *[0] * len(report.model.classes))  # the last: invalid outputs
-    law = GEOMETRIES[tables.noise_law]
-    bound = radius_bound(settings.bound, settings.top_k)
-    largest = bound(votes, 0, alpha, law.scale(settings.sigma), votes, law.radius, LUCKIEST)
-    if gate.radius is not None and not gate.radius <= largest:
+    largest = largest_radius(report)
+    if gate.radius is not None and largest is not None and not gate.radius <= largest:
+        draws = _most_draws(report)
         raise InputError(
             f"gate {gate.name!r}: expected a radius that {draws} draws can certify at sigma {settings.sigma!r}, at "
             f"most {floor_text(max(largest, 0.0), 5)}, got {gate.radius!r}; lower it, or run with a larger --n"
         )
+
+
+def largest_radius(report: SmoothingReport) -> float | None:
+    """Return the radius of an example all of whose votes agree: no radius that this run measures is larger.
+
+    None with soft scores: their largest radius depends on the network's constant, and not on the draws alone.
+    """
+    settings, tables = report.settings, report.tables
+    if tables.scores is not UNSET:
+        return None
+    alpha = charged_alpha(settings.alpha, tables.alpha_charged)
+    votes = (_most_draws(report), *[0] * len(report.model.classes))  # the last: invalid outputs
+    law = GEOMETRIES[tables.noise_law]
+    bound = radius_bound(settings.bound, settings.top_k)
+    return bound(votes, 0, alpha, law.scale(settings.sigma), votes, law.radius, LUCKIEST)
+
+
+def _most_draws(report: SmoothingReport) -> int:
+    plan = report.tables.plan
+    return report.settings.n if plan is None else max(plan)
 
 
 def _check_asked(settings: SmoothingSettings, gate: Gate) -> None:
