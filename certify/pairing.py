@@ -12,7 +12,6 @@ What is not certified is not proved fragile: nothing here compares true robust a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -27,6 +26,7 @@ from certify.results import (
     Report,
     SmoothingExample,
     SmoothingReport,
+    UnsampledExample,
     certified_at,
     unsampled_of,
 )
@@ -52,14 +52,22 @@ def kind_of(report: Report) -> Certificates:
     return "lipschitz" if isinstance(report, LipschitzReport) else "smoothing"
 
 
-def refuse_incomparable(old: Report, new: Report, radius: float) -> None:
+def refuse_incomparable(old: Report, new: Report, radius: float, *, partly: bool = False) -> None:
     """Return when two reports may be compared at a radius.
+
+    Args:
+        old: The report compared with.
+        new: The report compared.
+        radius: Where.
+        partly: Whether the new report may have examples without an answer.
 
     Raises:
         InputError: Naming the first thing in which they must not differ, what each has, and what to do.
     """
     for report, which in ((old, "old"), (new, "new")):
-        _refuse_without_answers(report, which, radius)
+        _refuse_unasked(report, which, radius)
+        if not (partly and which == "new"):
+            _refuse_without_answers(report, which, radius)
     for what, of in CONDITIONS:
         _refuse_other(what, of(old), of(new))
     settings = [_binding_settings(report) for report in (old, new)]
@@ -71,7 +79,7 @@ def refuse_incomparable(old: Report, new: Report, radius: float) -> None:
 
 CONDITIONS: tuple[tuple[str, Callable[[Report], object]], ...] = (
     ("kind of certificates", kind_of),
-    ("norm of the radii", lambda report: norm_of(report)),
+    ("norm of the radii", lambda report: report.settings.norm),
     ("shape of the input", lambda report: report.model.input.shape),
     ("range of the input", lambda report: report.model.input.range),
     ("space of the radii", lambda report: report.model.input.space),
@@ -79,13 +87,6 @@ CONDITIONS: tuple[tuple[str, Callable[[Report], object]], ...] = (
     ("noise law", lambda report: report.tables.noise_law if isinstance(report, SmoothingReport) else None),
 )
 """What must be equal besides the settings and the examples."""
-
-
-def norm_of(report: Report) -> Any:  # noqa: ANN401 - one of the norms of its examples
-    """Return the norm of a report's radii."""
-    if isinstance(report, LipschitzReport):
-        return report.settings.norm
-    return report.examples[0].norm if report.examples else "l2"
 
 
 def _binding_settings(report: Report) -> dict[str, object]:
@@ -102,6 +103,7 @@ def _asked_below(report: Report, radius: float) -> list[float] | None:
 
 
 def _refuse_without_answers(report: Report, which: str, radius: float) -> None:
+    """Refuse a report that says nothing about some of its examples, or has none."""
     if unsampled_of(report):
         total = len(report.examples) + len(unsampled_of(report))
         raise InputError(
@@ -110,6 +112,9 @@ def _refuse_without_answers(report: Report, which: str, radius: float) -> None:
         )
     if not report.examples:
         raise InputError(f"expected at least one example to compare, got none in the {which} report; give it data")
+
+
+def _refuse_unasked(report: Report, which: str, radius: float) -> None:
     at = report.settings.at if isinstance(report, SmoothingReport) else ()
     if at and radius not in at:
         asked = ", ".join(map(repr, at))
@@ -148,9 +153,9 @@ def _refuse_other_examples(old: Report, new: Report) -> None:
             )
 
 
-def _by_key(report: Report) -> dict[tuple[str, str], LipschitzExample | SmoothingExample]:
+def _by_key(report: Report) -> dict[tuple[str, str], LipschitzExample | SmoothingExample | UnsampledExample]:
     """Return the examples by what they are: id and hash of the stored values."""
-    return {(example.id, example.hash): example for example in report.examples}
+    return {(example.id, example.hash): example for example in (*report.examples, *unsampled_of(report))}
 
 
 def pair_examples(old: Report, new: Report, radius: float) -> tuple[PairedExample, ...]:
@@ -160,7 +165,7 @@ def pair_examples(old: Report, new: Report, radius: float) -> tuple[PairedExampl
         InputError: If `refuse_incomparable` refuses them.
     """
     refuse_incomparable(old, new, radius)
-    before = _by_key(old)
+    before = {(example.id, example.hash): example for example in old.examples}
     return tuple(_pair(before[example.id, example.hash], example, radius) for example in new.examples)
 
 
@@ -178,6 +183,18 @@ def _pair(
         new_radius=new.radius,
         change=CHANGES[certified_at(old, radius), certified_at(new, radius)],
     )
+
+
+def certified_before(old: Report, new: Report, radius: float) -> tuple[int, ...]:
+    """Return the indices of the examples of the new report, answered or not, that the old one certifies at a radius.
+
+    Raises:
+        InputError: If the two may not be compared.
+    """
+    refuse_incomparable(old, new, radius, partly=True)
+    before = {(example.id, example.hash) for example in old.examples if certified_at(example, radius)}
+    answered = (*new.examples, *unsampled_of(new))
+    return tuple(example.index for example in answered if (example.id, example.hash) in before)
 
 
 def change_at(pair: PairedExample, radius: float) -> Change:

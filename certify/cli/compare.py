@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from certify.cli import options
-from certify.cli.gate import read_verified
 from certify.cli.output import Output
+from certify.cli.reading import read_verified
 from certify.policy import gate_exit_code
 
 

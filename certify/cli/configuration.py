@@ -144,9 +144,14 @@ def _gates(path: Path, content: Mapping[str, Any]) -> tuple[Gate, ...]:
     if not isinstance(tables, Sequence) or not all(isinstance(table, dict) for table in tables):
         raise InputError(f"{path}: expected [[gate]] tables, got {tables!r:.100}")
     try:
-        return parse_gates(tables)
+        return tuple(_beside(gate, path) for gate in parse_gates(tables))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _beside(gate: Gate, path: Path) -> Gate:
+    """Return a gate whose baseline is found from where the command runs: its path is relative to the configuration."""
+    return gate if gate.baseline is None else msgspec.structs.replace(gate, baseline=str(path.parent / gate.baseline))
 
 
 def smoothing_settings(configuration: Configuration, flags: Mapping[str, Any]) -> SmoothingSettings:

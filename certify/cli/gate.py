@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from certify.cli import lipschitz, options, smooth
+from certify.cli.baselines import Baselines, asked_settings, read_baselines
 from certify.cli.chance import chance_level_note
 from certify.cli.configuration import (
     Configuration,
@@ -18,19 +20,20 @@ from certify.cli.configuration import (
     smoothing_settings,
 )
 from certify.cli.output import Output, write_text
+from certify.cli.reading import read_verified
 from certify.cli.remembered import question_name, recall, remember
 from certify.cli.sources import data_path, model_path, read_known_model
 from certify.errors import InputError
 from certify.policy import (
     Gate,
     answers_gate,
-    asked_radii,
     evaluate_gates,
     gate_exit_code,
     in_native_norm,
     least_examples,
     requirement,
 )
+from certify.policy.drops import PairedTally, question_of
 from certify.results import GateRow, LipschitzReport, Report, SmoothingReport, seal, unsampled_of
 from certify.rounding import ceiling_text, floor_text
 
@@ -73,6 +76,7 @@ def command(
             "expected one report to judge with --output, got several; leave --output out, or keep the gates of each"
             " kind in a configuration file of their own (--config)"
         )
+    baselines = read_baselines(configuration.gates)
     if reports:
         found = [read_verified(path) for path in reports]
     else:
@@ -85,10 +89,10 @@ def command(
                 places = smooth.Places(
                     configuration, device=device, batch=batch, workers=workers, store=store, falsify=falsify
                 )
-                report = _run(kind, configuration, places, out, no_progress, falsify)
+                report = _run(kind, configuration, places, out, no_progress, falsify, baselines)
                 memory.keep(report)
             found.append(report)
-    judged = judge(found, configuration.gates, default_kind(configuration))
+    judged = judge(found, configuration.gates, default_kind(configuration), baselines)
     for report in judged:
         out.show(report)
     code = gate_exit_code([row for report in judged for row in report.gates])
@@ -153,7 +157,9 @@ def needed_kinds(configuration: Configuration) -> list[str]:
     return sorted({gate_kind(gate, default_kind(configuration)) for gate in configuration.gates})
 
 
-def judge(reports: list[Report], gates: tuple[Gate, ...], default: str) -> list[Report]:
+def judge(
+    reports: list[Report], gates: tuple[Gate, ...], default: str, baselines: Baselines = MappingProxyType({})
+) -> list[Report]:
     """Return the reports with the verdicts of the gates that speak of them.
 
     A gate that names no kind speaks of the only report, or among several of the one of the ``default`` kind.
@@ -170,7 +176,7 @@ def judge(reports: list[Report], gates: tuple[Gate, ...], default: str) -> list[
                 f"gate {gate.name!r}: expected exactly one report of kind {kind or 'any'}, got {len(fitting)};"
                 " set its `kind`, and give one report of each kind"
             )
-        rows[fitting[0]] += evaluate_gates(reports[fitting[0]], (gate,))
+        rows[fitting[0]] += evaluate_gates(reports[fitting[0]], (gate,), baselines)
     return [_with_gates(report, tuple(rows[index])) for index, report in enumerate(reports)]
 
 
@@ -180,21 +186,6 @@ def _with_gates(report: Report, rows: tuple[GateRow, ...]) -> Report:
     return seal(msgspec.structs.replace(report, gates=rows, digest=""))
 
 
-def read_verified(path: Path) -> Report:
-    """Return the report in a file, after re-deriving every number in it.
-
-    Raises:
-        InputError: If the file is no report, or a number in it does not follow from its record.
-    """
-    from certify.report import read_report, verify_report
-
-    report = read_report(path)
-    findings = verify_report(report)
-    if findings:
-        raise InputError(f"{path}: inconsistent report, it cannot be judged: {findings[0]}")
-    return report
-
-
 def _run(
     kind: str,
     configuration: Configuration,
@@ -202,22 +193,31 @@ def _run(
     out: Output,
     no_progress: bool,
     falsify: str | None,
+    baselines: Baselines,
 ) -> LipschitzReport | SmoothingReport:
     path, data = model_path(None, configuration), data_path(None, configuration)
     if kind == "lipschitz":
         settings = lipschitz_settings(configuration, {})
         level = falsify_level(falsify, configuration.lipschitz)
         return lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level)
-    return _run_smoothing(read_known_model(path, configuration.arch), data, configuration, places, out, no_progress)
+    model = read_known_model(path, configuration.arch)
+    return _run_smoothing(model, data, configuration, places, out, no_progress, baselines)
 
 
 def _run_smoothing(
-    model: Model, data: Path, configuration: Configuration, places: smooth.Places, out: Output, no_progress: bool
+    model: Model,
+    data: Path,
+    configuration: Configuration,
+    places: smooth.Places,
+    out: Output,
+    no_progress: bool,
+    baselines: Baselines,
 ) -> SmoothingReport:
     """Return the report that the smoothing gates are judged by: a finished run, else the radii they ask for.
 
     A run of the configured settings that is complete in the store is re-used. Else the gates' radii are decided
-    sequentially, up to the example that settles the last verdict.
+    sequentially, up to the example that settles the last verdict. A gate with a baseline is answered as the baseline
+    was: where that measured its radii, so does this run.
     """
     from certify.runs import has_complete_run
 
@@ -226,14 +226,16 @@ def _run_smoothing(
     dataset = smooth.read_examples(model, data, None, settings)
     if settings.scores == "soft":
         return smooth.run(model, dataset, settings, places, out, no_progress, data=data)
-    if all(answers_gate(settings, gate) for gate in gates) and has_complete_run(
-        model, dataset, settings, store=places.store, device=places.device
+    asked = asked_settings(configuration, settings, gates, baselines)
+    if asked is None or (
+        all(answers_gate(settings, gate) for gate in gates)
+        and not any(gate.baseline for gate in gates)
+        and has_complete_run(model, dataset, settings, store=places.store, device=places.device)
     ):
-        out.detail("re-using the complete run in the store")
+        out.detail("measuring radii as the baseline did" if asked is None else "re-using the complete run in the store")
         return smooth.run(model, dataset, settings, places, out, no_progress, data=data)
-    asked = smoothing_settings(configuration, {"at": asked_radii(gates, settings)})
     _warn_out_of_reach(gates, len(dataset), settings.alpha, out)
-    return smooth.run(model, dataset, asked, places, out, no_progress, data=data, gates=gates)
+    return smooth.run(model, dataset, asked, places, out, no_progress, data=data, gates=gates, baselines=baselines)
 
 
 def _gates_of(configuration: Configuration, kind: str) -> list[Gate]:
@@ -243,10 +245,21 @@ def _gates_of(configuration: Configuration, kind: str) -> list[Gate]:
 
 def _warn_out_of_reach(gates: Sequence[Gate], n: int, alpha: float, out: Output) -> None:
     for gate in gates:
-        if n and requirement(gate, n, alpha).passes_from > n:
+        if n and gate.baseline:
+            _warn_of_small_drop(gate, n, out)
+        elif n and requirement(gate, n, alpha).passes_from > n:
             least = least_examples(gate, n, alpha)
             remedy = "no number of examples can" if least is None else f"at least {least} are needed"
             out.note(f"warning: gate {gate.name!r}: {n} examples cannot pass it, {remedy}")
+
+
+def _warn_of_small_drop(gate: Gate, n: int, out: Output) -> None:
+    from certify.stats import smallest_margin
+
+    least = smallest_margin(n, 1.0 - gate.confidence)
+    if gate.on == "lower" and not (gate.max_drop or 0.0) >= least:
+        shown = ceiling_text(least, 4)
+        out.note(f"warning: gate {gate.name!r}: {n} examples without any change show a drop of at most {shown}")
 
 
 def plan_text(configuration: Configuration) -> str:
@@ -278,13 +291,34 @@ def _examples_of(kind: str, model: Model, data: Path, configuration: Configurati
 
 def _asked(gate: Gate) -> str:
     where = "" if gate.radius is None else f" at {gate.norm} {gate.radius!r}"
+    if gate.baseline:
+        return (
+            f"certified accuracy{where} at most {gate.max_drop!r} below {gate.baseline}, confidence {gate.confidence!r}"
+        )
     claim = "plain share" if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
     return f"{gate.metric.replace('_', ' ')}{where} at least {gate.min!r}, {claim}"
+
+
+def _allowed(gate: Gate, n: int) -> Iterator[str]:
+    """Yield how many examples may be lost when none is won, and how many losses show too much."""
+    question = question_of(gate)
+    verdicts = [PairedTally(won=0, lost=lost, n=n).verdict(question) for lost in range(n + 1)]
+    passing, failing = verdicts.count("passed"), verdicts.count("failed")
+    yield (
+        f"  passes when at most {passing - 1} of {n} are lost and none won"
+        if passing
+        else f"  {n} examples cannot pass"
+    )
+    if failing:
+        yield f"  fails when {n + 1 - failing} or more are lost and none won"
 
 
 def _required(gate: Gate, n: int, alpha: float) -> Iterator[str]:
     if not n:
         yield "  no examples: undecided"
+        return
+    if gate.baseline:
+        yield from _allowed(gate, n)
         return
     rule = requirement(gate, n, alpha)
     passes, fails = rule.passes_from, rule.fails_to

@@ -53,7 +53,8 @@ def question_name(
         store: The folder of the run store.
     """
     try:
-        files = [_sha256(path) for path in (model, *_beside(model), *([] if arch is None else [Path(arch)]))]
+        beside = [Path(name) for name in (arch, *(gate.baseline for gate in gates)) if name is not None]
+        files = [_sha256(path) for path in (model, *_beside(model), *beside)]
         content = list(_content(data))
         runs = sorted(path.name for path in store.glob("*.sqlite"))
     except (InputError, OSError):

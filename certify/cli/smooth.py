@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from certify.cli import options
+from certify.cli.baselines import certified_before
 from certify.cli.chance import chance_level_note
 from certify.cli.configuration import Configuration, falsify_level, find_configuration, smoothing_settings
 from certify.cli.output import Output, write_text
@@ -18,7 +20,7 @@ from certify.cli.progress import consume_smoothing, meter
 from certify.cli.sources import data_path, is_named, model_path, read_known_model
 from certify.errors import InputError
 from certify.policy import Gate, Settlement
-from certify.results import SmoothingReport, SmoothingSettings
+from certify.results import Report, SmoothingReport, SmoothingSettings
 
 if TYPE_CHECKING:
     from certify.examples import Dataset
@@ -214,13 +216,13 @@ def run(
     data: Path,
     restart: bool = False,
     gates: Sequence[Gate] = (),
+    baselines: Mapping[str, Report] = MappingProxyType({}),
 ) -> SmoothingReport:
     """Return the report of one run, with progress on stderr; with gates it ends when their verdicts are settled."""
     from certify.cli.memory import keep_freed_memory
     from certify.runs import start_smoothing
 
     keep_freed_memory()
-    watched_by = Settlement(gates, n=len(dataset), alpha=settings.alpha) if gates else None
     with start_smoothing(
         model,
         dataset,
@@ -233,6 +235,8 @@ def run(
         data_path=str(data),
         falsify=places.falsify,
     ) as started:
+        before = certified_before(started, gates, baselines)
+        watched_by = Settlement(gates, n=len(dataset), alpha=settings.alpha, certified=before) if gates else None
         with meter(shown=not (out.quiet or no_progress)) as shown_by:
             examples = consume_smoothing(started.events(), len(dataset), shown_by, settings.at, watched_by)
         if warning := chance_level_note(examples, len(model.classes)):

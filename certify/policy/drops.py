@@ -12,12 +12,27 @@ with each one lost, so a verdict that stands for the worst and for the best of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from certify.results import Baseline, GateRow, Verdict
+from msgspec import structs
+
+from certify.errors import InputError
+from certify.pairing import certified_before
+from certify.policy.gates import Gate
+from certify.results import (
+    Baseline,
+    GateRow,
+    LipschitzExample,
+    Report,
+    SmoothingExample,
+    Verdict,
+    certified_at,
+    report_digest,
+    unsampled_of,
+)
 from certify.rounding import ceiling_text, floor_text
 from certify.stats import compare_paired, smallest_margin
 from certify.stats.comparison import PairedDifference, judge_drop
@@ -66,17 +81,130 @@ class PairedTally:
 
     def verdict(self, asked: DropQuestion) -> Verdict | None:
         """Return the verdict that the examples without an answer cannot change; None while they can."""
+        if not self.n:
+            return "undecided"
         worst, best = (_verdict(end(asked.confidence), asked) for end in (self.worst, self.best))
         return worst if worst == best else None
+
+
+@dataclass(frozen=True)
+class DropTally:
+    """What a gate with a baseline has seen: ``certified`` are the indices of the examples that the baseline certified.
+
+    Example:
+        >>> gate = Gate(name="g", metric="certified_accuracy", min=0.0, radius=0.1, baseline="main.json", max_drop=0.02)
+        >>> nothing = PairedTally(won=0, lost=0, n=1000, unsampled=1000, unsampled_old=900)
+        >>> DropTally(frozenset(range(900)), nothing).verdict(gate) is None
+        True
+    """
+
+    certified: frozenset[int]
+    found: PairedTally
+
+    def after(self, gate: Gate, example: LipschitzExample | SmoothingExample) -> DropTally:
+        """Return what is seen with one more example."""
+        before, now, found = example.index in self.certified, certified_at(example, gate.radius or 0.0), self.found
+        seen = PairedTally(
+            won=found.won + (now and not before),
+            lost=found.lost + (before and not now),
+            n=found.n,
+            unsampled=found.unsampled - 1,
+            unsampled_old=found.unsampled_old - before,
+        )
+        return replace(self, found=seen)
+
+    def verdict(self, gate: Gate) -> Verdict | None:
+        """Return the verdict that the examples without draws cannot change; None while they can."""
+        return self.found.verdict(question_of(gate))
+
+
+def drop_tally(
+    gate: Gate, examples: Sequence[LipschitzExample | SmoothingExample], n: int, certified: Collection[int]
+) -> DropTally:
+    """Return what a gate has seen in the first examples of ``n``."""
+    seen = DropTally(frozenset(certified), PairedTally(0, 0, n, unsampled=n, unsampled_old=len(certified)))
+    for example in examples:
+        seen = seen.after(gate, example)
+    return seen
+
+
+def question_of(gate: Gate) -> DropQuestion:
+    """Return what a gate with a baseline asks."""
+    return DropQuestion(
+        name=gate.name,
+        norm=gate.norm,
+        radius=gate.radius or 0.0,
+        max_drop=gate.max_drop or 0.0,
+        confidence=gate.confidence,
+        on=gate.on,
+    )
+
+
+def baseline_record(gate: Gate, report: Report, baselines: Mapping[str, Report | Baseline]) -> Baseline:
+    """Return the baseline of a gate on a report: which of its examples the earlier report certified.
+
+    Args:
+        gate: The gate, at a radius in the norm of the report.
+        report: The report that is judged.
+        baselines: Earlier reports, or their records, by the path that the gate names.
+
+    Raises:
+        InputError: If there is none under that path, or the two reports may not be compared.
+    """
+    found = baselines.get(gate.baseline or "")
+    if found is None:
+        raise InputError(
+            f"gate {gate.name!r}: expected the report of its baseline {gate.baseline!r}, got none; read it, pass it on"
+        )
+    if isinstance(found, Baseline):
+        return _checked(found, report)
+    try:
+        certified = certified_before(found, report, gate.radius or 0.0)
+    except InputError as error:
+        raise InputError(f"gate {gate.name!r}: baseline {gate.baseline!r}: {error}") from error
+    return Baseline(digest=report_digest(found), model_sha256=found.model.sha256, certified=certified)
+
+
+def _checked(record: Baseline, report: Report) -> Baseline:
+    """Return a record that speaks of the examples of a report alone."""
+    indices = [example.index for example in (*report.examples, *unsampled_of(report))]
+    if list(record.certified) != sorted(set(record.certified)) or not set(record.certified) <= set(indices):
+        raise InputError("expected the certified examples of a baseline among those of the report, each once, in order")
+    return record
+
+
+def judge_gate(gate: Gate, native: Gate, report: Report, baseline: Baseline) -> GateRow:
+    """Return the row of a gate with a baseline; ``native`` is the gate at a radius in the norm of the report."""
+    n = len(report.examples) + len(unsampled_of(report))
+    found = drop_tally(native, report.examples, n, baseline.certified).found
+    row = drop_row(question_of(gate), found, baseline)
+    return row if native is gate else _converted(row, gate, native)
+
+
+def _converted(row: GateRow, gate: Gate, native: Gate) -> GateRow:
+    reason = f"{row.reason}; converted from {native.norm} radius {native.radius!r}"
+    return structs.replace(row, norm=gate.norm, reason=reason)
 
 
 def drop_row(asked: DropQuestion, found: PairedTally, baseline: Baseline) -> GateRow:
     """Return the row of a gate on the drop below a baseline.
 
     Raises:
-        ValueError: If there is no example, or a number is out of its range.
+        ValueError: If a number is out of its range.
     """
+    if not found.n:
+        return _row(asked, baseline, "undecided", "no examples")
     worst, best, proved = found.worst(asked.confidence), found.best(asked.confidence), asked.on == "lower"
+    row = _row(asked, baseline, found.verdict(asked) or "undecided", drop_reason(asked, found))
+    return structs.replace(
+        row,
+        value=None if found.unsampled else worst.difference,
+        lower=worst.difference_lower if proved else None,
+        upper=best.difference_upper if proved else None,
+    )
+
+
+def _row(asked: DropQuestion, baseline: Baseline, verdict: Verdict, reason: str) -> GateRow:
     return GateRow(
         name=asked.name,
         metric="certified_accuracy",
@@ -85,11 +213,11 @@ def drop_row(asked: DropQuestion, found: PairedTally, baseline: Baseline) -> Gat
         claim="population",
         confidence=asked.confidence,
         on=asked.on,
-        value=None if found.unsampled else worst.difference,
-        lower=worst.difference_lower if proved else None,
-        upper=best.difference_upper if proved else None,
-        verdict=found.verdict(asked) or "undecided",
-        reason=drop_reason(asked, found),
+        value=None,
+        lower=None,
+        upper=None,
+        verdict=verdict,
+        reason=reason,
         baseline=baseline,
     )
 

@@ -11,7 +11,8 @@ import msgspec
 from certify.errors import InputError
 from certify.results import AnyNorm, refuse_other_words
 
-PLANNED_KEYS = frozenset({"baseline", "max_drop", "max"})
+PLANNED_KEYS = frozenset({"max"})
+MAX_DROP = 0.01  # below a baseline, where a gate names none
 PLANNED_METRICS = frozenset({"class_certified_accuracy", "lipschitz", "mean_radius"})
 
 
@@ -19,7 +20,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """One requirement on a report; the fields are the keys of a ``[[gate]]`` table.
 
     ``kind`` None takes the certificates of whichever report it is given. ``radius`` and ``norm`` belong to
-    ``certified_accuracy`` alone.
+    ``certified_accuracy`` alone. With a ``baseline``, the path of an earlier report, the share certified at ``radius``
+    may drop by at most ``max_drop`` below it, and ``min`` plays no part.
 
     Raises:
         ValueError: If a value is outside its range, or a radius is missing or does not apply.
@@ -34,6 +36,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     claim: Literal["population", "list"] = "population"
     confidence: float = 0.95
     on: Literal["lower", "estimate"] = "lower"
+    baseline: str | None = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min <= 1.0:
@@ -44,6 +48,21 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError("key 'radius': clean_accuracy has none; remove it, or ask for certified_accuracy")
         if self.metric == "certified_accuracy" and not (self.radius is not None and 0.0 <= self.radius < math.inf):
             raise ValueError(f"key 'radius': certified_accuracy needs a radius of at least 0, got {self.radius!r}")
+        self._check_drop()
+
+    def _check_drop(self) -> None:
+        if (self.baseline is None) != (self.max_drop is None):
+            raise ValueError("keys 'baseline' and 'max_drop': expected both or none, got one; name the earlier report")
+        if self.max_drop is None:
+            return
+        if not 0.0 <= self.max_drop <= 1.0:
+            raise ValueError(f"key 'max_drop': expected a share within 0..1, got {self.max_drop!r}; write 0.02 for 2 %")
+        if self.metric != "certified_accuracy":
+            raise ValueError(
+                f"key 'baseline': expected metric certified_accuracy, got {self.metric}; remove one of them"
+            )
+        if self.claim == "list" and self.on == "lower":
+            raise ValueError("key 'claim': a drop is shown for the population; for this list set on = \"estimate\"")
 
 
 def parse_gates(tables: Sequence[Mapping[str, Any]]) -> tuple[Gate, ...]:
@@ -77,6 +96,19 @@ def _parse_gate(table: Mapping[str, Any], number: int) -> Gate:
         )
     try:
         refuse_other_words(table, Gate)
-        return msgspec.convert(dict(table), Gate)
+        return msgspec.convert(_completed(table), Gate)
     except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{label}: {error}; the keys are {', '.join(Gate.__struct_fields__)}") from error
+
+
+def _completed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of a gate with what a baseline implies: the metric, the margin, and no threshold of its own.
+
+    Raises:
+        InputError: If it has both a baseline and a threshold.
+    """
+    if "baseline" not in table:
+        return dict(table)
+    if "min" in table:
+        raise InputError("key 'min': expected none beside a baseline, got one; write two gates")
+    return {"metric": "certified_accuracy", "max_drop": MAX_DROP, **table, "min": 0.0}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from msgspec import UNSET
 
+from certify.policy.drops import DropTally, drop_tally
 from certify.policy.gates import Gate
 from certify.policy.requirements import requirement
 from certify.results import LipschitzExample, SmoothingExample, Verdict, certified_at, clean_correct
@@ -75,8 +77,29 @@ class Settlement:
         (None,)
     """
 
-    def __init__(self, gates: Sequence[Gate], *, n: int, alpha: float) -> None:
-        self._seen = [(gate, tally(gate, (), n, alpha)) for gate in gates]
+    def __init__(
+        self,
+        gates: Sequence[Gate],
+        *,
+        n: int,
+        alpha: float,
+        certified: Mapping[str, Collection[int]] = MappingProxyType({}),
+    ) -> None:
+        """Begin with no example seen of ``n``.
+
+        Args:
+            gates: The gates, at radii in the norm of the run.
+            n: All examples.
+            alpha: The chance that one certificate is false.
+            certified: By name of a gate with a baseline, the indices of the examples that the baseline certified.
+        """
+        self._seen: list[tuple[Gate, Tally | DropTally]] = [
+            (
+                gate,
+                tally(gate, (), n, alpha) if gate.baseline is None else drop_tally(gate, (), n, certified[gate.name]),
+            )
+            for gate in gates
+        ]
 
     def add(self, example: LipschitzExample | SmoothingExample) -> None:
         """See the next example."""

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from msgspec import UNSET
 
+from certify.policy.drops import baseline_record, judge_gate
 from certify.policy.fits import check_fits, in_native_norm
 from certify.policy.gates import Gate
 from certify.policy.requirements import least_examples, requirement
 from certify.policy.tallies import Tally, tally
-from certify.results import GateRow, Report, SmoothingReport, Verdict, unsampled_of
+from certify.results import Baseline, GateRow, Report, SmoothingReport, Verdict, unsampled_of
 from certify.rounding import div_down
 from certify.stats import Requirement, false_certificates_quantile, population_limits
 
 
-def evaluate_gates(report: Report, gates: Iterable[Gate]) -> tuple[GateRow, ...]:
+def evaluate_gates(
+    report: Report, gates: Iterable[Gate], baselines: Mapping[str, Report | Baseline] = MappingProxyType({})
+) -> tuple[GateRow, ...]:
     """Return the verdict of each gate on a report, in their order.
+
+    Args:
+        report: The report that is judged.
+        gates: The gates.
+        baselines: The earlier reports that gates name as their ``baseline``, by that name.
 
     Raises:
         InputError: If a gate asks for another kind or norm than the report's, for a radius that the draws of the report
-            cannot reach, or the report has no data.
+            cannot reach, or the report has no data; or if its baseline is missing or may not be compared.
     """
-    return tuple(_evaluate(report, gate) for gate in gates)
+    return tuple(_evaluate(report, gate, baselines) for gate in gates)
 
 
 def gate_exit_code(rows: Iterable[GateRow]) -> int:
@@ -36,11 +45,13 @@ def gate_exit_code(rows: Iterable[GateRow]) -> int:
     return 1 if "failed" in verdicts else 4 if "undecided" in verdicts else 0
 
 
-def _evaluate(report: Report, gate: Gate) -> GateRow:
+def _evaluate(report: Report, gate: Gate, baselines: Mapping[str, Report | Baseline]) -> GateRow:
     native = gate
     if isinstance(report, SmoothingReport):
         native = in_native_norm(gate, report.settings, report.model.input.size)
     check_fits(report, native)
+    if gate.baseline is not None:
+        return judge_gate(gate, native, report, baseline_record(native, report, baselines))
     found = tally(native, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
     verdict, reason = _judge(gate, native, found)
     lower, upper = _limits(gate, found)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from certify._version import __version__
 from certify.errors import InputError
-from certify.pairing import change_at, count_pairs, indices_of, kind_of, norm_of, pair_examples
+from certify.pairing import change_at, count_pairs, indices_of, kind_of, pair_examples
 from certify.policy.drops import DropQuestion, PairedTally, drop_reason, drop_row
 from certify.report.statement import ARITHMETIC_WORDS, INTEGER_NOISE_LAWS
 from certify.report.summary import CONFIDENCE, RADII
@@ -83,7 +83,7 @@ def compare_reports(
     _refuse_senseless(max_drop, confidence, len(pairs))
     settings = ComparisonSettings(
         certificates=kind_of(new),
-        norm=norm_of(new),
+        norm=new.settings.norm,
         radius=asked,
         max_drop=MAX_DROP if max_drop is None else max_drop,
         confidence=confidence,

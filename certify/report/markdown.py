@@ -20,6 +20,7 @@ from certify.report.wording import (
     LIMITS_NOTE,
     SHARE_DIGITS,
     count_abstentions,
+    describe_asked,
     describe_clean,
     describe_counts,
     describe_failure,
@@ -98,19 +99,12 @@ def _gate_cells(gate: GateRow) -> tuple[str, ...]:
     return (
         f"{MARKS[gate.verdict]} {gate.verdict}",
         markdown_text(gate.name, NAME),
-        markdown_text(_asked(gate), NAME),
+        markdown_text(describe_asked(gate), NAME),
         "none" if gate.value is None else estimate_figure(gate.value),
         "none" if gate.lower is None else lower_figure(gate.lower),
         "none" if gate.upper is None else upper_figure(gate.upper),
         markdown_text(gate.reason, SENTENCE),
     )
-
-
-def _asked(gate: GateRow) -> str:
-    metric = gate.metric.replace("_", " ")
-    where = "" if gate.radius is UNSET else f" at radius {radius_label(gate.radius)}"
-    claim = "plain share" if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
-    return f"{metric}{where} at least {gate.threshold!r} ({claim})"
 
 
 def _statement(report: Report) -> Iterator[str]:

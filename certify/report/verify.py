@@ -175,15 +175,17 @@ def expected_summary(report: Report) -> Summary:
 
 def _check_gates(report: Report) -> Iterator[Finding]:
     gates = parse_gates([_gate_table(row, report) for row in report.gates])
-    yield from compare("gates", evaluate_gates(report, gates), report.gates)
+    records = {row.baseline.digest: row.baseline for row in report.gates if row.baseline is not UNSET}
+    yield from compare("gates", evaluate_gates(report, gates, records), report.gates)
 
 
 def _gate_table(row: GateRow, report: Report) -> dict[str, object]:
     """Return the configuration of the gate that a row answers; its kind and norm can only be those of the report."""
+    drop = {} if row.baseline is UNSET else {"baseline": row.baseline.digest, "max_drop": row.threshold}
     return {
+        **(drop or {"min": row.threshold}),
         "name": row.name,
         "metric": row.metric,
-        "min": row.threshold,
         "norm": report.settings.norm if row.norm is UNSET else row.norm,
         "radius": None if row.radius is UNSET else row.radius,
         "claim": row.claim,

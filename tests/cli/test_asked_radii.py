@@ -362,3 +362,57 @@ def test_the_plan_prints_the_tables_that_the_run_uses(project, capsys):
     assert f"sha256 {table.sha256}" not in out
     code, out, _ = run(capsys, "smooth", "data.npz", *flags, "--plan")
     assert f"sha256 {table.sha256}" in out
+
+
+DROP = """
+[[gate]]
+name = "no regression"
+baseline = "main.json"
+radius = 0.1
+max_drop = 0.4
+kind = "smoothing"
+"""
+
+
+def gate_against_baseline(capsys, *flags):
+    configure(0.3)
+    assert run(capsys, "smooth", *flags, "--n", "3000", "-q", "-o", "main.json")[0] == 0
+    configure(0.3, more="n = 3000")
+    Path("certify.toml").write_text(Path("certify.toml").read_text() + DROP)
+    code, _, err = run(capsys, "gate", "-v", "-o", "g.json")
+    return code, err, read_report("g.json")
+
+
+def test_a_gate_is_settled_below_its_baseline_and_remembers_which_baseline(project, capsys):
+    code, _, report = gate_against_baseline(capsys, "--at", "0.1")
+    assert (code, [row.verdict for row in report.gates]) == (0, ["passed", "passed"])
+    assert report.settings.at == (0.1,)
+    assert 0 < len(report.unsampled) < EXAMPLES
+    assert verify_report(report) == ()
+    assert "of them) 0 lost and 0 won" in report.gates[1].reason
+    assert "nothing has changed" in run(capsys, "gate", "-v")[2]
+    assert run(capsys, "smooth", "--at", "0.1", "--n", "3000", "--seed", "5", "-q", "-o", "main.json")[0] == 0
+    assert "nothing has changed" not in run(capsys, "gate", "-v")[2]
+
+
+def test_a_gate_measures_radii_where_its_baseline_did(project, capsys):
+    code, err, report = gate_against_baseline(capsys)
+    assert (code, report.settings.at, "measuring radii as the baseline did" in err) == (0, (), True)
+    assert (len(report.examples), verify_report(report)) == (EXAMPLES, ())
+    assert report.gates[1].value == 0.0
+
+
+def test_a_baseline_of_other_data_is_refused_before_anything_is_drawn(project, capsys, monkeypatch):
+    configure(0.3)
+    assert run(capsys, "smooth", "--at", "0.1", "--limit", "9", "-q", "-o", "main.json")[0] == 0
+    configure(0.3)
+    Path("certify.toml").write_text(Path("certify.toml").read_text() + DROP)
+
+    def never(*_):
+        raise AssertionError("a draw")
+
+    monkeypatch.setattr("certify.smoothing.sampler.Sampler.push", never)
+    code, _, err = run(capsys, "gate")
+    assert (code, "the same examples in both reports, got 51 that only the new one has" in err) == (2, True)
+    code, out, _ = run(capsys, "gate", "--plan")
+    assert (code, "passes when at most" in out) == (0, True)

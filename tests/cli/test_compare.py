@@ -86,3 +86,28 @@ def test_reports_of_different_kinds_are_refused_with_what_to_do(folder, capsys):
 def test_a_comparison_can_be_seen_in_the_formats_that_have_a_place_for_it(folder, capsys):
     code, _, err = run(capsys, "all.json", "most.json", "--format", "tsv")
     assert (code, "terminal, json, csv, markdown, html" in err) == (2, True)
+
+
+POLICY = """
+[[gate]]
+name = "no regression"
+baseline = "reports/main.json"
+radius = 0.3
+max_drop = {}
+"""
+
+
+@pytest.mark.parametrize("new, max_drop, code", [("all", 0.02, 0), ("half", 0.02, 1), ("fewer", 0.04, 4)])
+def test_a_gate_compares_with_its_baseline_beside_the_configuration(folder, capsys, monkeypatch, new, max_drop, code):
+    Path("reports").mkdir()
+    Path("all.json").rename("reports/main.json")
+    Path("reports/main.json").write_text(report_to_json(lipschitz_with(400)))
+    Path("all.json").write_text(report_to_json(lipschitz_with(400)))
+    Path("certify.toml").write_text(POLICY.format(max_drop))
+    Path("inside").mkdir()
+    monkeypatch.chdir("inside")
+    assert main(["gate", f"../{new}.json", "-o", "judged.json"]) == code
+    assert "won their certificate at l2 radius 0.3" in " ".join(capsys.readouterr().out.split())
+    assert verify_report(read_document("judged.json")) == ()
+    Path("../reports/main.json").unlink()
+    assert main(["gate", f"../{new}.json"]) == 2
