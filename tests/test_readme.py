@@ -73,6 +73,7 @@ def samples(tmp_path, monkeypatch) -> Path:
     save_file(module.state_dict(), "weights.safetensors")
     Path("mynet.py").write_text(NETWORK)
     Path("layers.toml").write_text(LAYERS)
+    Path("log.tsv").write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t0.378\t1\t15.4\n")
     return folder
 
 
