@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from certify.report import compare_reports as compare
     from certify.report import read_report
     from certify.report import verify_report as verify
-    from certify.results import ComparisonReport, LipschitzReport, LipschitzSettings, SmoothingReport, SmoothingSettings, TopK
+    from certify.results import (
+        ComparisonReport,
+        LipschitzReport,
+        LipschitzSettings,
+        Regression,
+        Segmentation,
+        SmoothingReport,
+        SmoothingSettings,
+        TopK,
+    )
     from certify.runs import lipschitz, smooth
 
 _HOMES = {
@@ -36,6 +45,8 @@ _HOMES = {
     "SmoothingReport": ("certify.results", "SmoothingReport"),
     "SmoothingSettings": ("certify.results", "SmoothingSettings"),
     "compare": ("certify.report", "compare_reports"),
+    "Regression": ("certify.results", "Regression"),
+    "Segmentation": ("certify.results", "Segmentation"),
     "TopK": ("certify.results", "TopK"),
     "gate": ("certify.policy", "evaluate_gates"),
     "lipschitz": ("certify.runs", "lipschitz"),
@@ -53,6 +64,8 @@ __all__ = [
     "LipschitzReport",
     "LipschitzSettings",
     "Model",
+    "Regression",
+    "Segmentation",
     "SmoothingReport",
     "SmoothingSettings",
     "TopK",

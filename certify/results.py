@@ -154,6 +154,19 @@ class TopK(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", ta
     k: int
 
 
+class Regression(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="regression"):
+    """The task: bound the ``quantile`` of every noisy output on the ball of ``radius`` around each input."""
+
+    radius: float
+    quantile: float = 0.5
+
+
+class Segmentation(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="segmentation"):
+    """The task: certify the class of each pixel where it is proved to have more than ``threshold`` of the votes."""
+
+    threshold: float = 0.75
+
+
 class Scales(_Row, frozen=True, kw_only=True):
     """A scale of the noise for every coordinate: the hash of the array, its extremes, and an estimate of its mean.
 
@@ -200,7 +213,7 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
     skip: int = 0
     seed: int = 0
     scales: Scales | UnsetType = UNSET
-    task: TopK | UnsetType = UNSET
+    task: TopK | Regression | Segmentation | UnsetType = UNSET
 
     scores: Literal["hard", "soft"] | UnsetType = UNSET
     score_map: Literal["softmax", "sparsemax"] | UnsetType = UNSET
@@ -356,6 +369,52 @@ class SmoothingExample(_Row, frozen=True, kw_only=True):
     uniform: float | UnsetType = UNSET
     reason: str | UnsetType = UNSET
     scores: ScoreSums | UnsetType = UNSET
+
+
+class OutputInterval(_Row, frozen=True, kw_only=True):
+    """One output of a regression: proved ends of its noisy quantile, null where no draw bounds them.
+
+    ``estimate`` is the quantile of the draws, ``invalid`` how many of them were not a number.
+    """
+
+    lower: float | None
+    upper: float | None
+    estimate: float | None
+    invalid: int
+
+
+class RegressionExample(_Row, frozen=True, kw_only=True, tag_field="kind", tag="regression"):
+    """One input of a regression: all its intervals hold together on the ball of ``radius``, with one alpha."""
+
+    index: int
+    id: str
+    hash: str
+    radius: float
+    outputs: tuple[OutputInterval, ...]
+    n0: int
+    n: int
+    seed: int
+    seconds: float
+
+
+class SegmentationExample(_Row, frozen=True, kw_only=True, tag_field="kind", tag="segmentation"):
+    """One input of a segmentation: all its certified pixels hold together on the ball of ``radius``, with one alpha.
+
+    ``selected`` is the class the pilot chose for each pixel (the number of classes: invalid), ``agreements`` the draws
+    that agree with it, ``predicted`` the class of a certified pixel, null on abstention.
+    """
+
+    index: int
+    id: str
+    hash: str
+    radius: float
+    selected: tuple[int, ...]
+    agreements: tuple[int, ...]
+    predicted: tuple[int | None, ...]
+    n0: int
+    n: int
+    seed: int
+    seconds: float
 
 
 class UnsampledExample(_Row, frozen=True, kw_only=True):
@@ -748,8 +807,39 @@ Listing: TypeAlias = Report | LogReport
 """Every report that lists certificates, example by example."""
 
 
-Document: TypeAlias = Report | ComparisonReport | LogReport
-"""All that can stand in a ``report.json``: certificates, the comparison of two reports of these, or an imported log."""
+class OutputsSummary(_Row, frozen=True, kw_only=True):
+    """How much is certified: ``certified`` of ``outputs`` in all examples (intervals with two ends, or pixels).
+
+    ``mean_width`` is the mean width of these intervals, rounded up; null for pixels, or where there are none.
+    """
+
+    examples: int
+    outputs: int
+    certified: int
+    mean_width: float | None
+
+
+class OutputsReport(_Row, frozen=True, kw_only=True, tag_field="kind", tag="outputs"):
+    """The report of a smoothed regression or segmentation; ``output_shape`` is that of one input's outputs."""
+
+    schema: str = SCHEMA
+    tool: Tool
+    model: ModelRecord
+    output_shape: tuple[int, ...]
+    data: DataRecord
+    settings: SmoothingSettings
+    statement: Statement
+    tables: Tables
+    examples: tuple[RegressionExample | SegmentationExample, ...]
+    summary: OutputsSummary
+    falsifier: Falsifier
+    digest: str = ""
+    execution: Execution
+
+
+Document: TypeAlias = Report | ComparisonReport | LogReport | OutputsReport
+"""All that can stand in a ``report.json``: certificates of classes or of outputs, the comparison of two reports, or an
+imported log."""
 
 
 def unsampled_of(report: Report) -> tuple[UnsampledExample, ...]:
@@ -883,7 +973,7 @@ def report_digest(report: Document) -> str:
     return hashlib.sha256(dump_json(plain).encode()).hexdigest()
 
 
-AnyReport = TypeVar("AnyReport", bound=LipschitzReport | SmoothingReport | ComparisonReport | LogReport)
+AnyReport = TypeVar("AnyReport", bound=LipschitzReport | SmoothingReport | ComparisonReport | LogReport | OutputsReport)
 
 
 def seal(report: AnyReport) -> AnyReport:
@@ -905,6 +995,8 @@ def report_from_json(data: bytes | str, *, name: str) -> Report:
     found = document_from_json(data, name=name)
     if isinstance(found, ComparisonReport):
         raise InputError(f"{name}: expected a report of certificates, got a comparison of two; name one of them")
+    if isinstance(found, OutputsReport):
+        raise InputError(f"{name}: expected certificates of classes, got a regression or segmentation")
     if isinstance(found, LogReport):
         raise InputError(f"{name}: expected a report of certificates, got an imported log, which proves none")
     return found

@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
 import msgspec
 import numpy as np
 import torch
 from msgspec import UNSET
 from numpy.typing import NDArray
+from torch import nn
 
 from certify._version import __version__
 from certify.bounds import (
@@ -40,6 +41,7 @@ from certify.examples import Dataset, Example
 from certify.falsifier import OFF, falsify_lipschitz, falsify_smoothing
 from certify.graph import fold_batch_norm
 from certify.loading import Model, WeightsOnly, check_dataset, load, read_data
+from certify.output_runs import smooth_outputs
 from certify.report import lipschitz_statement, smoothing_statement, summarise_lipschitz, summarise_smoothing
 from certify.results import (
     DataRecord,
@@ -52,6 +54,9 @@ from certify.results import (
     LipschitzSettings,
     ModelRecord,
     NetworkBound,
+    OutputsReport,
+    Regression,
+    Segmentation,
     SmoothingExample,
     SmoothingReport,
     SmoothingSettings,
@@ -574,9 +579,55 @@ def _without_draws(example: Example) -> UnsampledExample:
     return UnsampledExample(index=example.index, id=example.id, hash=example.hash, label=example.label)
 
 
+def _outputs_data(
+    model: Model | nn.Module | str | Path, data: Dataset | NDArray[Any] | str | Path, settings: SmoothingSettings
+) -> Dataset | NDArray[Any]:
+    """Return the inputs of a task of outputs; a path is read as the model's own data are."""
+    if not isinstance(data, str | Path):
+        return data
+    if isinstance(model, nn.Module):
+        raise InputError(f"expected an array of inputs or a data set beside a module in memory, got the path {data!s}")
+    known = model if isinstance(model, Model) else load(model)
+    return read_dataset(data, known, skip=settings.skip, limit=settings.limit)
+
+
+@overload
 def smooth(
     model: Model | str | Path,
     data: Dataset | str | Path,
+    settings: SmoothingSettings,
+    *,
+    store: str | Path = ...,
+    device: str = ...,
+    batch: int | Literal["auto"] = ...,
+    workers: int | None = ...,
+    restart: bool = ...,
+    falsify: FalsifyLevel = ...,
+    scales: object = ...,
+    task: TopK | None = None,
+) -> SmoothingReport: ...
+
+
+@overload
+def smooth(
+    model: Model | nn.Module | str | Path,
+    data: Dataset | NDArray[Any] | str | Path,
+    settings: SmoothingSettings,
+    *,
+    store: str | Path = ...,
+    device: str = ...,
+    batch: int | Literal["auto"] = ...,
+    workers: int | None = ...,
+    restart: bool = ...,
+    falsify: FalsifyLevel = ...,
+    scales: object = ...,
+    task: Regression | Segmentation,
+) -> OutputsReport: ...
+
+
+def smooth(
+    model: Model | nn.Module | str | Path,
+    data: Dataset | NDArray[Any] | str | Path,
     settings: SmoothingSettings,
     *,
     store: str | Path = STORE_FOLDER,
@@ -586,8 +637,8 @@ def smooth(
     restart: bool = False,
     falsify: FalsifyLevel = "quick",
     scales: object = None,
-    task: TopK | None = None,
-) -> SmoothingReport:
+    task: TopK | Regression | Segmentation | None = None,
+) -> SmoothingReport | OutputsReport:
     """Return the report of randomized smoothing: for each example a class and a radius that hold for the noisy vote.
 
     Except with probability ``alpha`` over its own draws, the smoothed classifier g(x) = argmax_k P(f(x + noise) = k)
@@ -597,8 +648,8 @@ def smooth(
     Source: Cohen, Rosenfeld and Kolter (2019), arXiv 1902.02918, Theorem 1 and Algorithm Certify.
 
     Args:
-        model: A model, or the path of its file.
-        data: Examples, or their path.
+        model: A model, or the path of its file; with a task of outputs also a module in memory.
+        data: Examples, or their path; with a task of outputs also an array of inputs.
         settings: sigma, alpha, draws and bound; see `certify.results.SmoothingSettings`.
         store: Folder of the run store: an interrupted run continues, a finished one is re-used.
         device: "auto", "cpu", "cuda" or "cuda:i".
@@ -610,13 +661,31 @@ def smooth(
         scales: An array d of the shape of one input, fixed before the data are seen: the noise has the standard
             deviation sigma d_i in coordinate i, and radii are in ||D^-1 v||_2; see `certify.smoothing.scales`.
         task: What is certified; None: the class of the vote. ``TopK(k)``: that the class the pilot names stays among
-            the k likeliest; ``correct`` still says whether it is the label.
+            the k likeliest; ``correct`` still says whether it is the label. ``Regression`` and ``Segmentation``: bounds
+            of noisy outputs, and pixels, of any network (`certify.output_runs`): their report has no labels and no
+            attacks, and every example gets exactly n draws.
 
     Raises:
         InputError: If a file or setting is not what it must be, or data and model do not fit.
         NoRuleError: If the network is no function of its input.
         InterruptedRun: After SIGINT or SIGTERM; what is done is kept.
     """
+    if isinstance(task, Regression | Segmentation):
+        chosen = choose_device(device)
+        return smooth_outputs(
+            load(model) if isinstance(model, str | Path) else model,
+            _outputs_data(model, data, settings),
+            settings,
+            task,
+            store=store,
+            device=chosen,
+            batch=batch,
+            workers=workers or choose_workers(chosen),
+            restart=restart,
+            scales=scales,
+        )
+    if isinstance(model, nn.Module) or isinstance(data, np.ndarray):
+        raise InputError("expected a loaded model and a data set or their paths; save a module with certify.save first")
     if task is not None:
         settings = msgspec.structs.replace(settings, task=task)
     loaded = model if isinstance(model, Model) else load(model)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from certify.errors import InputError
-from certify.results import ComparisonReport, Document, LogReport, report_to_json
+from certify.results import ComparisonReport, Document, LogReport, OutputsReport, report_to_json
 
 
 class Renderer(Protocol):
@@ -27,6 +27,7 @@ REFUSALS: Mapping[type, str] = MappingProxyType(
     {
         ComparisonReport: "expected a format that shows comparisons (terminal, json, csv, markdown, html), got another",
         LogReport: "expected a format that shows imported logs (terminal, json, csv, tsv, markdown, html), got another",
+        OutputsReport: "expected a format that shows regressions and segmentations (terminal, json), got another",
     }
 )
 
@@ -36,13 +37,13 @@ def render_json(report: Document, *, width: int | None = None, color: bool = Fal
     return report_to_json(report)
 
 
-def _load_later(plain: str, *, comparison: str = "", log: str = "") -> Renderer:
+def _load_later(plain: str, *, comparison: str = "", log: str = "", outputs: str = "") -> Renderer:
     """Return a renderer whose file is loaded when it is first used: no format pays for what another needs.
 
-    Each is ``module.function``: for certificates, for comparisons, for imported logs; "" where the format has no place
-    for one.
+    Each is ``module.function``: for certificates, for comparisons, for imported logs, for regressions and
+    segmentations; "" where the format has no place for one.
     """
-    homes = {ComparisonReport: comparison, LogReport: log}
+    homes = {ComparisonReport: comparison, LogReport: log, OutputsReport: outputs}
 
     def render(report: Document, *, width: int | None = None, color: bool = False) -> str:
         home = homes.get(type(report), plain)
@@ -61,6 +62,7 @@ FORMATS: Mapping[str, Renderer] = MappingProxyType(
             "terminal.render_terminal",
             comparison="comparison_terminal.render_comparison",
             log="outline_text.render_terminal_outline",
+            outputs="outputs_terminal.render_outputs",
         ),
         "json": render_json,
         "csv": _load_later("csv_view.render_csv", comparison="csv_view.render_csv", log="csv_view.render_csv"),

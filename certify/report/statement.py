@@ -95,17 +95,17 @@ def _lipschitz_text(
     who = f"{OBJECT_WORDS[settings.arithmetic]} with the weights of sha256 {model.sha256}"
     bounded = network.proved and (network.upper is not None or any(example.radius > 0.0 for example in examples))
     if not bounded:
-        return f"Nothing is certified: no bound is proved for {who}, {_space(model)}."
+        return f"Nothing is certified: no bound is proved for {who}, {describe_input_space(model)}."
     distance = NORM_WORDS[settings.norm]
     if network.upper is not None and not examples:
         bound = upper_figure(network.upper)
         return (
             f"The logits f of the real-arithmetic network with the weights of sha256 {model.sha256} change by at most "
-            f"{bound} times the change of the input, in {settings.norm}, {_space(model)}."
+            f"{bound} times the change of the input, in {settings.norm}, {describe_input_space(model)}."
         )
     return (
         f"For each example x with a positive radius, {who} gives the predicted class to every x' with "
-        f"{distance} < radius, {_space(model)}."
+        f"{distance} < radius, {describe_input_space(model)}."
     )
 
 
@@ -115,7 +115,7 @@ def smoothing_statement(*, settings: SmoothingSettings, model: ModelRecord, tabl
     return Statement(
         text=_smoothing_text(settings, model, tables, on_grid=on_grid),
         object="smoothed",
-        arithmetic=_smoothing_arithmetic(settings, on_grid=on_grid),
+        arithmetic=smoothing_arithmetic(settings, on_grid=on_grid),
         domain="grid" if on_grid else "real ball",
         failure_probability=settings.alpha,
         joint=joint_statement(examples, settings.alpha),
@@ -130,7 +130,7 @@ def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, tables: Tab
         f"For each example x with a positive radius, except with probability at most {settings.alpha!r} over its own "
         f"draws, the smoothed classifier ({noise}{_scores(tables)}) of the network with the weights "
         f"of sha256 {model.sha256} {_promise(settings)} every {points} with {NORM_WORDS[settings.norm]} < "
-        f"radius, {_scales(settings)}{_space(model)}. The network without noise is promised nothing."
+        f"radius, {scales_words(settings)}{describe_input_space(model)}. The network without noise is promised nothing."
         f"{_randomized(settings)}{_score_choice(tables)}"
     )
 
@@ -177,18 +177,20 @@ def _randomized(settings: SmoothingSettings) -> str:
 
 
 def _promise(settings: SmoothingSettings) -> str:
-    if settings.task is UNSET:
+    if settings.top_k == 1:
         return "gives the predicted class to"
-    return f"has the predicted class, the likeliest of the pilot, among its {settings.task.k} likeliest at"
+    return f"has the predicted class, the likeliest of the pilot, among its {settings.top_k} likeliest at"
 
 
-def _scales(settings: SmoothingSettings) -> str:
+def scales_words(settings: SmoothingSettings) -> str:
+    """Return which scales D stands for; nothing where the noise has none."""
     if settings.scales is UNSET:
         return ""
     return f"D the diagonal matrix of the scales of sha256 {settings.scales.sha256}, the same for every x, "
 
 
-def _smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:
+def smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:
+    """Return what a smoothed certificate covers of the program's arithmetic."""
     run = f"the network as run in {settings.dtype}"
     if on_grid:
         return f"{run}; inputs with integer noise are exact; the noise generator is assumed ideal"
@@ -219,7 +221,8 @@ def joint_statement(examples: int, alpha: float) -> str:
     )
 
 
-def _space(model: ModelRecord) -> str:
+def describe_input_space(model: ModelRecord) -> str:
+    """Return the space of the inputs, and the range of their values when it is declared."""
     bounds = model.input.range
     values = "" if bounds is None else f" with values in [{bounds[0]:g}, {bounds[1]:g}]"
     return f"in the space {model.input.space!r}{values}"

@@ -20,6 +20,7 @@ from certify.report import rederive_lipschitz, rederive_smoothing
 from certify.report.findings import Finding, compare, require
 from certify.report.rederive_comparison import check_comparison
 from certify.report.rederive_log import check_log
+from certify.report.rederive_outputs import check_outputs
 from certify.report.statement import lipschitz_statement, smoothing_statement
 from certify.report.summary import summarise_lipschitz, summarise_smoothing
 from certify.results import (
@@ -30,6 +31,7 @@ from certify.results import (
     GateRow,
     LipschitzExample,
     LogReport,
+    OutputsReport,
     Report,
     SmoothingExample,
     SmoothingReport,
@@ -56,6 +58,8 @@ def verify_report(report: Document) -> tuple[Finding, ...]:
         return tuple(_attempt("comparison", check_comparison, report))
     if isinstance(report, LogReport):
         return tuple(_attempt("log", check_log, report))
+    if isinstance(report, OutputsReport):
+        return tuple(_attempt("outputs", check_outputs, report))
     checks: tuple[tuple[str, Callable[[Report], Iterator[Finding]]], ...] = (
         ("schema", _check_identity),
         ("examples", _check_rows),

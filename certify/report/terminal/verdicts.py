@@ -6,14 +6,14 @@ from rich.table import Table
 from rich.text import Text
 
 from certify.report.neutralise import strip_controls
-from certify.results import Document, Report
+from certify.results import Document, OutputsReport, Report
 
 STYLES = {"passed": "bold green", "failed": "bold red", "undecided": "bold yellow"}
 
 
 def draw_gates(report: Document) -> Table | None:
     """Return for each gate its verdict and name, and the reason below."""
-    if not report.gates:
+    if isinstance(report, OutputsReport) or not report.gates:
         return None
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
