@@ -1,5 +1,8 @@
 """Every field of every example as comma-separated values (RFC 4180): one line per example under the header line.
 
+A Lipschitz report without data has its layers instead, then the network and what is only an estimate, in a column of
+its own.
+
 A radius and a lower bound are rounded down and an upper bound up, in the last of eighteen digits: no text lies on the
 wrong side of its number, and each reads back as the very float of the report. Vote counts are one cell each, a JSON
 list (last: invalid outputs): a column per class would depend on the model. What does not apply is empty.
@@ -8,7 +11,7 @@ list (last: invalid outputs): a column per class would depend on the model. What
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import StringIO
 from types import MappingProxyType
 from typing import Any
@@ -18,9 +21,11 @@ from msgspec import UNSET, Struct
 from certify.report.columns import name_columns, values_of
 from certify.report.figures import lower_digits, upper_digits
 from certify.report.neutralise import cell_text
+from certify.report.wording import FLOORS
 from certify.results import (
     ComparisonReport,
     Document,
+    LayerRow,
     LipschitzExample,
     LipschitzReport,
     LogExample,
@@ -31,6 +36,7 @@ from certify.results import (
     dump_json,
 )
 
+ESTIMATE = "estimate"  # the column of what is not proved
 SIDES: Mapping[str, Callable[[float], str]] = MappingProxyType(
     {
         "radius": lower_digits,
@@ -39,6 +45,10 @@ SIDES: Mapping[str, Callable[[float], str]] = MappingProxyType(
         "error_upper": upper_digits,
         "ball": lower_digits,
         "local_upper": upper_digits,
+        "upper": upper_digits,
+        "lower": lower_digits,
+        "share": repr,
+        "estimate": repr,
         "old_radius": lower_digits,
         "new_radius": lower_digits,
         "uniform": repr,
@@ -59,14 +69,33 @@ ROWS: Mapping[type[Struct], type[Struct]] = MappingProxyType(
 
 
 def render_csv(report: Document, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
-    """Return the examples as comma-separated values; a report without data has the header alone."""
+    """Return the examples as comma-separated values; a Lipschitz report without data has its bounds instead."""
+    if isinstance(report, LipschitzReport) and report.data is UNSET:
+        return _write((*name_columns(LayerRow), ESTIMATE), _bounds(report))
     columns = name_columns(ROWS[type(report)])
     values = values_of(columns)
+    return _write(columns, (values(example) for example in report.examples))
+
+
+def _bounds(report: LipschitzReport) -> Iterator[tuple[Any, ...]]:
+    """Yield the layers, the network as one more row, and below it the estimates of what is possible."""
+    network = report.network
+    yield from ((*values_of(name_columns(LayerRow))(layer), UNSET) for layer in report.layers)
+    method = network.reason if isinstance(network.reason, str) else network.method
+    yield ("", "network", (), network.upper, network.lower, method, UNSET, UNSET)
+    for field, floor in FLOORS.items():
+        if (value := getattr(network, field)) is not UNSET:
+            yield ("", field, (), None, None, floor.meaning, UNSET, value)
+    if network.limited_by is not UNSET:
+        yield ("", "limited_by", (), None, None, network.limited_by, UNSET, UNSET)
+
+
+def _write(columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     stream = StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(columns)
-    for example in report.examples:
-        writer.writerow(map(_cell, columns, values(example)))
+    for row in rows:
+        writer.writerow(map(_cell, columns, row))
     return stream.getvalue()
 
 

@@ -13,14 +13,24 @@ from certify.report.columns import name_columns
 from certify.report.csv_view import SIDES
 from certify.results import LipschitzExample, LipschitzReport, PairedExample, SmoothingExample, dump_json
 from tests.report.hostile_reports import HOSTILE_REPORTS
-from tests.report.sample_reports import SAMPLES, lipschitz_example, lipschitz_mixed, lipschitz_report
+from tests.report.sample_reports import (
+    SAMPLES,
+    lipschitz_example,
+    lipschitz_mixed,
+    lipschitz_report,
+    network_alone,
+    unbounded_network,
+)
 
-every_sample = pytest.mark.parametrize("build", SAMPLES.values(), ids=SAMPLES)
+WITHOUT_DATA = ("network alone", "unbounded network")
+WITH_EXAMPLES = {name: build for name, build in SAMPLES.items() if name not in WITHOUT_DATA}
+every_sample = pytest.mark.parametrize("build", WITH_EXAMPLES.values(), ids=WITH_EXAMPLES)
 AWKWARD = (0.3, 0.1, 1 / 3, 0.24999999999999997, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 1e7, 0.0)
 LOWER, UPPER = (
     ("radius", "margin_lower", "ball", "old_radius", "new_radius"),
     ("gain_upper", "error_upper", "local_upper"),
 )
+OF_LAYERS = {"upper", "lower", "share", "estimate"}
 
 
 def read(report):
@@ -92,7 +102,7 @@ def test_every_number_has_a_side():
     kinds = (LipschitzExample, SmoothingExample, PairedExample)
     hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
     numbers = {name for name, hint in hints.items() if hint is float or float in get_args(hint)}
-    assert numbers == set(SIDES) == {*LOWER, *UPPER, "uniform", "seconds"}
+    assert numbers == set(SIDES) - OF_LAYERS == {*LOWER, *UPPER, "uniform", "seconds"}
 
 
 @every_sample
@@ -109,8 +119,30 @@ def test_lines_end_and_cells_are_quoted_as_rfc_4180_asks(build):
 def test_a_hostile_name_stays_in_its_cell(build):
     report = build()
     rows = list(csv.reader(StringIO(FORMATS["csv"](report), newline=""), strict=True))
-    assert len(rows) == 1 + len(report.examples)
+    without_data = report.data is UNSET
+    assert len(rows) == 1 + (len(report.layers) + 3 if without_data else len(report.examples))
     assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def test_without_data_the_bounds_stand_in_the_examples_place():
+    report = network_alone()
+    layers = (replace(report.layers[0], share=0.75), *report.layers[1:])
+    report = replace(report, layers=layers, network=replace(report.network, limited_by="=slopes"))
+    *rows, network, data, slopes, limit = read(report)
+    assert [row["name"] for row in rows] == [layer.name for layer in layers]
+    assert [row["share"] for row in rows] == ["0.75", "", ""]
+    for row, bound in [*zip(rows, layers, strict=True), (network, report.network)]:
+        assert bound.lower is None or Decimal(row["lower"]) <= Decimal(bound.lower)
+        assert Decimal(row["upper"]) >= Decimal(bound.upper)
+    assert [row["kind"] for row in (network, data, slopes)] == ["network", "data_floor", "slope_floor"]
+    assert [(row["upper"], row["lower"]) for row in (data, slopes)] == [("", "")] * 2
+    assert [float(row["estimate"]) for row in (data, slopes)] == [0.8, 0.75]
+    assert limit["method"] == "'=slopes"
+
+
+def test_a_network_without_a_bound_says_why_in_its_row():
+    network = next(row for row in read(unbounded_network()) if row["kind"] == "network")
+    assert (network["upper"], network["method"]) == ("", "no rule for softmax attention")
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "\x1b=1", '="a,b"'])
