@@ -76,3 +76,53 @@ def test_radii_reach_the_figures_and_no_attack(name, effort, count, mean, shares
     assert certified.mean() >= mean
     reached = tuple(float((certified >= radius).mean()) for radius in (0.1, 0.25, 0.5))
     assert all(have >= need for have, need in zip(reached, shares, strict=True))
+
+
+def lowest_margins(chain: Chain, x: torch.Tensor, y: int, ball: float) -> torch.Tensor:
+    """Return inputs of the ball that lower the lead of class y over each other one, from the centre and from afar.
+
+    Rivals, starts and steps are those of projected gradient descent on every single margin, ``[rivals * starts, n]``.
+    """
+    others = [j for j in range(chain.outputs) if j != y]
+    random = torch.randn(3, x.numel(), generator=torch.Generator().manual_seed(y), dtype=torch.float64)
+    starts = torch.cat([torch.zeros(1, x.numel(), dtype=torch.float64), ball * random / random.norm(dim=1)[:, None]])
+    moved, rival = starts.repeat(len(others), 1), torch.tensor(others).repeat_interleave(len(starts))
+    for step in range(20):
+        moved.requires_grad_(True)
+        z = chain.run((x.flatten() + moved).reshape(-1, *x.shape))
+        (gradient,) = torch.autograd.grad((z[:, y] - z.gather(1, rival[:, None])[:, 0]).sum(), moved)
+        moved = moved.detach() - ball * (1 - step / 20) * gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        moved = moved * (ball / moved.norm(dim=1, keepdim=True)).clamp(max=1.0)
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("lirpa_mnist_fc_3layer", 2),
+        *(
+            pytest.param(name, 5, marks=pytest.mark.slow)
+            for name in (
+                "abc_mnist_conv_small_nat",
+                "kw_mnist_linf01",
+                "mmr_univ_mnist",
+                "kw_cifar_small_l2_36_stage0",
+                "sdp_cifar_cnn_a_mix",
+            )
+        ),
+    ],
+)
+def test_attacks_on_every_margin_stay_above_its_certificate(name, count):
+    """margin_j >= v_j - s_j ||d||, for every class and not only where the class changes."""
+    chain, x, _, _ = load(name)
+    y = chain.run(x[:count]).argmax(1)
+    found = LocalNetwork(chain).certify(x[:count], y, rounded_input=True)
+    for n in range(count):
+        ball = min(one.ball for one in found[n])
+        assert 0.0 < ball < 100.0
+        moved = lowest_margins(chain, x[n], int(y[n]), ball * (1 - 1e-9))
+        z, away = chain.run((x[n].flatten() + moved).reshape(-1, *x[n].shape)), moved.norm(dim=1)
+        others = [j for j in range(chain.outputs) if j != int(y[n])]
+        for j, one in zip(others, found[n], strict=True):
+            lead = z[:, y[n]] - z[:, j]
+            assert bool((lead >= one.v - one.s * away - 1e-9).all())
