@@ -7,6 +7,7 @@ report needs none of it):
 - `lipschitz`: proved Lipschitz bounds and deterministic certified radii.
 - `smooth`: randomized-smoothing certificates.
 - `gate`, `verify`, `read_report`: judge a report, and derive it again from its record.
+- `recertify`: radii from the counts of a report at a smaller alpha, or all at once.
 - `compare`: two reports on the same examples, paired: what was lost and won.
 - `norms`: proved brackets of the norm of one linear map, `certify.norms.enclose(weight)`.
 """
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from certify.policy import Gate
     from certify.policy import evaluate_gates as gate
     from certify.report import compare_reports as compare
-    from certify.report import read_report
+    from certify.report import read_report, recertify
     from certify.report import verify_report as verify
     from certify.results import (
         ComparisonReport,
@@ -53,6 +54,7 @@ _HOMES = {
     "load": ("certify.loading", "load"),
     "norms": ("certify.norms", None),
     "read_report": ("certify.report", "read_report"),
+    "recertify": ("certify.report", "recertify"),
     "save": ("certify.loading", "save"),
     "smooth": ("certify.runs", "smooth"),
     "verify": ("certify.report", "verify_report"),
@@ -76,6 +78,7 @@ __all__ = [
     "load",
     "norms",
     "read_report",
+    "recertify",
     "save",
     "smooth",
     "verify",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from certify.report.log_reading import read_log
     from certify.report.neutralise import markup_text, strip_controls
     from certify.report.reading import read_document, read_report
+    from certify.report.recertified import recertify
     from certify.report.schema import report_schema, schema_text
     from certify.report.statement import lipschitz_statement, smoothing_statement
     from certify.report.summary import summarise_lipschitz, summarise_smoothing
@@ -29,6 +30,7 @@ HOMES = {
     "read_document": "certify.report.reading",
     "read_log": "certify.report.log_reading",
     "read_report": "certify.report.reading",
+    "recertify": "certify.report.recertified",
     "report_schema": "certify.report.schema",
     "schema_text": "certify.report.schema",
     "smoothing_statement": "certify.report.statement",
@@ -49,6 +51,7 @@ __all__ = [
     "read_document",
     "read_log",
     "read_report",
+    "recertify",
     "report_schema",
     "schema_text",
     "smoothing_statement",
