@@ -153,6 +153,6 @@ def _statement(report: SmoothingReport, each: float, together: float | None, bou
     all_at_once = "" if together is None else f"; all hold together, except with probability at most {together!r}"
     return (
         f"Radii from the counts of the report of digest {report.digest or 'none'}, by {how}: each false with "
-        f"probability at most {each!r}{all_at_once}. Valid when alpha and bounds were stated before the counts were seen; chosen "
-        f"later, a smaller alpha holds at {report.settings.alpha!r}."
+        f"probability at most {each!r}{all_at_once}. Valid when alpha and bounds were stated before the counts were "
+        f"seen; chosen later, a smaller alpha holds at {report.settings.alpha!r}."
     )
