@@ -17,14 +17,24 @@ from certify.results import Norm, Unbounded
 
 
 class Draft:
-    """The steps of a plan so far, from the value ``start`` on; ``held`` says how every value behind it is held."""
+    """The steps of a plan so far, from the value ``start`` on; ``held`` says how every value behind it is held.
+
+    With ``images`` false no value stands on a torus.
+    """
 
     def __init__(
-        self, facts: Facts, value: str, norm: Norm, gains: Mapping[str, float | Unbounded], start: str
+        self,
+        facts: Facts,
+        value: str,
+        norm: Norm,
+        gains: Mapping[str, float | Unbounded],
+        start: str,
+        *,
+        images: bool = True,
     ) -> None:
         self.facts, self.value, self.norm, self.gains, self.start = facts, value, norm, gains, start
         self.needed = ancestors(facts, value, start)
-        self.grids = Grids(facts, self.needed)
+        self.grids = Grids(facts, self.needed, images=images)
         self._readers: dict[str, list[str]] = {name: [] for name in self.needed}
         for operation in facts.graph:
             for name in set(self.varying(operation)) & self.needed if operation.name in self.needed else ():

@@ -97,11 +97,12 @@ class Grids:
     Args:
         facts: The network.
         names: The values that matter.
+        images: Whether there are images; else every value is plain rows, one for each of its entries.
     """
 
-    def __init__(self, facts: Facts, names: frozenset[str]) -> None:
+    def __init__(self, facts: Facts, names: frozenset[str], *, images: bool = True) -> None:
         self._facts = facts
-        self.dims = image_dims(facts)
+        self.dims = image_dims(facts) if images else dict.fromkeys((op.name for op in facts.graph), 0)
         self._places: dict[str, Place] = {}
         self._joined: dict[str, Place] = {}  # a family that became part of another: the place of its own torus there
         self._wanted: list[tuple[Place, tuple[int, ...]]] = []

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certify.bounds.covariance.effort import FEWEST, WORK, work
 from certify.bounds.covariance.memory import register_rows
-from certify.bounds.covariance.optimise import optimise, polish
+from certify.bounds.covariance.objectives import Objective
+from certify.bounds.covariance.optimise import optimise, polish, settle
 from certify.bounds.covariance.plan import compile_plan
+from certify.bounds.covariance.positions import MOST_POSITIONS, per_position
 from certify.bounds.covariance.proof import Proved, prove
-from certify.bounds.covariance.steps import Plan
+from certify.bounds.covariance.steps import Multipliers, Plan, Start
 from certify.bounds.facts import Facts
+from certify.bounds.slopes import ACTIVATIONS
 from certify.results import Effort, Norm, Unbounded
 
 MOST_POLISHED = 20  # classes whose pairs are searched one by one
@@ -62,7 +66,8 @@ def covariance_bound(
     plan = compile_plan(facts, value, norm, gains_l2)
     if isinstance(plan, Unbounded):
         return plan
-    found = _search(plan, effort, pairs=pairs)
+    dense = _plain_rows(facts, value, norm, gains_l2, plan) if effort == "max" else None
+    found = _search(plan, dense, effort, pairs=pairs)
     if not found:
         return Unbounded("no multipliers of its covariances could be proved feasible")
     uppers = [proved.upper() if norm == "l2" else float(proved.row_uppers().max()) for proved in found]
@@ -71,16 +76,44 @@ def covariance_bound(
     return CovarianceBound(min(uppers), least, found[0].growth, plan.fallbacks)
 
 
-def _search(plan: Plan, effort: Effort, *, pairs: bool) -> list[Proved]:
-    """Return what is proved with multipliers for the norm, for all pairs, and at most effort for every single pair."""
+def _plain_rows(
+    facts: Facts, value: str, norm: Norm, gains_l2: Mapping[str, float | Unbounded], plan: Plan
+) -> Plan | None:
+    """Return the plan with multipliers for every position, where that is another one and not too large."""
+    widths = [math.prod(facts.shapes[operation.name]) for operation in facts.graph if operation.kind in ACTIVATIONS]
+    if not any(step.sides for step in plan.steps) or max(widths, default=0) > MOST_POSITIONS:
+        return None
+    dense = compile_plan(facts, value, norm, gains_l2, images=False)
+    affordable = not isinstance(dense, Unbounded) and work(dense) * FEWEST["max"] <= WORK["max"]
+    return dense if affordable and isinstance(dense, Plan) and isinstance(dense.steps[0], Start) else None
+
+
+def _search(plan: Plan, dense: Plan | None, effort: Effort, *, pairs: bool) -> list[Proved]:
+    """Return what is proved with multipliers for the norm, for all pairs, and at most effort for every single pair.
+
+    With a plan of plain rows those for the norm and for all pairs are searched once more there, for every position.
+    """
     try:
-        candidates = [optimise(plan, effort, "norm")]
+        candidates = [(plan, optimise(plan, effort, "norm", settled=False))]
     except ValueError:  # no closed form is feasible: the plan holds numbers beyond the range of float64
         return []
     classes = register_rows(plan)[-1]
     if pairs and classes > 1:
-        candidates.append(optimise(plan, effort, "pairs", warm=candidates[0]))
-        if effort == "max" and classes <= MOST_POLISHED:
-            candidates.extend(polish(plan, candidates[-1], itertools.combinations(range(classes), 2)).values())
-    found = [prove(plan, multipliers, with_growth=not place) for place, multipliers in enumerate(candidates)]
+        candidates.append((plan, optimise(plan, effort, "pairs", warm=candidates[0][1], settled=False)))
+    if dense is not None:
+        objectives: tuple[Objective, ...] = ("norm", "pairs")
+        for objective, (_, shared) in zip(objectives, tuple(candidates), strict=False):
+            copied = per_position(plan, shared, dense)
+            if copied is not None:
+                candidates.append((dense, optimise(dense, effort, objective, warm=copied, settled=False)))
+    if pairs and effort == "max" and 1 < classes <= MOST_POLISHED:
+        polished = polish(plan, candidates[1][1], itertools.combinations(range(classes), 2))
+        candidates.extend((plan, multipliers) for multipliers in polished.values())
+    found = [_proved(*candidate, with_growth=not place) for place, candidate in enumerate(candidates)]
     return [proved for proved in found if proved is not None and math.isfinite(proved.upper())]
+
+
+def _proved(plan: Plan, multipliers: Multipliers, *, with_growth: bool) -> Proved | None:
+    """Return what is proved with multipliers, which may have been found in single precision."""
+    found = prove(plan, multipliers, with_growth=with_growth)
+    return prove(plan, settle(plan, multipliers), with_growth=with_growth) if found is None else found

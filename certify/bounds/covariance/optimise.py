@@ -69,7 +69,12 @@ class _Best:
 
 
 def optimise(
-    plan: Plan, effort: Effort = "default", objective: Objective = "norm", *, warm: Multipliers | None = None
+    plan: Plan,
+    effort: Effort = "default",
+    objective: Objective = "norm",
+    *,
+    warm: Multipliers | None = None,
+    settled: bool = True,
 ) -> Multipliers:
     """Return the best feasible multipliers found.
 
@@ -78,13 +83,15 @@ def optimise(
         effort: "fast": the best closed form and a few steps from there; "default"; "max": longer.
         objective: What to minimise: "norm", "pairs" (all class pairs at once), one pair (i, j), or one row i.
         warm: Feasible multipliers to start from instead of closed forms, as those of another objective.
+        settled: Whether those of a large plan, found in single precision, are made feasible in double (`settle`).
 
     Raises:
         ValueError: If no closed form is feasible in floating point: the plan holds numbers that are not finite.
     """
     if work(plan) <= LARGE:
         return _searched(plan, effort, objective, warm, large=False)
-    return _in_double(plan, _searched(plan, effort, objective, warm, large=True))
+    found = _searched(plan, effort, objective, warm, large=True)
+    return settle(plan, found) if settled else found
 
 
 def _searched(
@@ -148,7 +155,7 @@ def polish(plan: Plan, multipliers: Multipliers, objectives: Iterable[Objective]
         objectives: As a rule all pairs (i, j).
     """
     trial, found = Trial(plan), {}
-    multipliers = _in_double(plan, multipliers)
+    multipliers = settle(plan, multipliers)
     for objective in objectives:
         goal = Goal(objective, plan, trial.weights_of(plan.steps[-1].sides))
         best = _Best(math.inf, multipliers)
@@ -209,8 +216,8 @@ def _search(trial: Trial, goal: Goal, best: _Best, stages: Iterable[_Stage], ori
         guesses = 0
 
 
-def _in_double(plan: Plan, given: Multipliers) -> Multipliers:
-    """Return the multipliers in double precision, enlarged where they are not feasible in it."""
+def settle(plan: Plan, given: Multipliers) -> Multipliers:
+    """Return multipliers in double precision, enlarged where they are not feasible in it: one more pass."""
     trial = Trial(plan)
     made = trial.run(lambda position, _: trial.cast(given[position]), repairs=REPAIRS, lean=True)
     return made.multipliers if made.feasible else start(trial, "product").multipliers

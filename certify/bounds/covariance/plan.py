@@ -49,6 +49,7 @@ def compile_plan(
     gains: Mapping[str, float | Unbounded],
     *,
     most_bytes: float | None = None,
+    images: bool = True,
 ) -> Plan | Unbounded:
     """Return the plan of a value of a network: steps whose last register bounds how far the value can move.
 
@@ -60,6 +61,8 @@ def compile_plan(
         most_bytes: How much memory a search and a proof may need at once, by estimates made before any is taken: from
             shapes, and from the plan. Where they would need more, the plan starts as early behind the input as
             possible. None: `MOST_BYTES`, or most of what is free where that is less.
+        images: Whether images may stand on a torus, where one multiplier serves all pixels of a channel. Without, every
+            entry of every value has a row, and a multiplier, of its own.
 
     Returns:
         The plan, or `Unbounded` when the value has no gain either, or the plan would be too large in any case.
@@ -84,7 +87,7 @@ def compile_plan(
         return Plan((Bounded(None, (), math.prod(facts.shapes[value]), 0.0),), norm)
     most_bytes = min(MOST_BYTES, free_bytes()) if most_bytes is None else most_bytes
     for start in bottlenecks(facts, value):
-        draft = Draft(facts.into("l2"), value, norm, gains, start)
+        draft = Draft(facts.into("l2"), value, norm, gains, start, images=images)
         plan = _written(draft) if expected_bytes(draft) <= most_bytes else None
         if isinstance(plan, Unbounded):
             return plan
