@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ from certify.norms.embedding import Embedding, embed
 from certify.norms.geometry import Convolution
 from certify.norms.products import candidate, vector_lower
 from certify.norms.scaling import UNDERFLOW
-from certify.norms.symbol import Peak
+from certify.norms.symbol import Peak, unravel
 from certify.norms.torus import WARM_STEPS, Bound, least_torus, name_of, plane_wave
 from certify.norms.vectors import largest_eigenvalues, norm_upper, start_vector
 from certify.rounding import U64, add_up, div_up, down, gamma_up, mul_down, mul_up, sqrt_up
@@ -80,6 +81,18 @@ class Modes:
     columns: Tensor
     error: float
     level: float
+
+
+class ShiftTerms(NamedTuple):
+    """What the diagonal of K must give way, so that its factorisation is a proof: one term per source of error."""
+
+    gram: float
+    symbol: float
+    lift: float
+    factorisation: float
+    underflow: float
+    subtraction: float
+    left_over: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +180,7 @@ def find_modes(torus: Embedding, found: tuple[Tensor, Tensor, Tensor], level: fl
 
     Frequencies that are each other's negatives make one wave; where the wave is its own conjugate, u is made real.
     """
-    conjugate = _conjugates(torus)
+    conjugate = torus.grid.negatives
     chosen: dict[tuple[int, bool], tuple[float, Tensor]] = {}
     for number, (place, value, vector) in enumerate(zip(*found, strict=True)):
         pair = int(place), int(conjugate[place])
@@ -195,30 +208,10 @@ def find_modes(torus: Embedding, found: tuple[Tensor, Tensor, Tensor], level: fl
     return Modes(torch.tensor(at), torch.stack(lifts)[:, :, None], columns, error, level)
 
 
-def _conjugates(torus: Embedding) -> Tensor:
-    """Return for each kept frequency the number of its negative where that is kept as well, else its own."""
-    grid = torus.grid
-    places = torch.arange(grid.size)
-    index = places
-    parts = []
-    for count in reversed(grid.counts):
-        parts.append(index % count)
-        index = index // count
-    negative = torch.zeros_like(places)
-    for f, side, count in zip(reversed(parts), grid.sides, grid.counts, strict=True):
-        negative = negative * count + (-f - int(grid.halved)) % side % count
-    return torch.where(torus.weights == 1.0, negative, places)
-
-
 def _columns(torus: Embedding, place: int, u: Tensor, alone: bool) -> list[Tensor]:
     """Return the real columns ``[n, *sides]`` of one wave and its conjugate: u e^(-i w.j), at the transform's scale."""
     wave = u
-    index = place
-    indices = []
-    for count in reversed(torus.grid.counts):
-        indices.append(index % count)
-        index //= count
-    for rows, f in zip(torus.waves, reversed(indices), strict=True):
+    for rows, f in zip(torus.waves, unravel(torch.tensor(place), torus.grid.counts), strict=True):
         wave = wave[..., None] * rows[f].conj()
     root = 1.0 if alone else math.sqrt(2.0)
     return [wave.real] if alone else [root * wave.real, root * wave.imag]
@@ -280,46 +273,65 @@ def prove_forms(
 def solve_all(torus: Embedding, modes: Modes, H: Grams, s0: float, S: Tensor) -> tuple[Tensor, float, float] | None:
     """Return the sum of T^* T over the whole grid, its error, that of the solutions; None if K is not proved positive.
 
-    The shift is that of `certify.norms.cholesky.shift_terms`, for the stored H - U U^*, plus the errors of the symbol
-    and of U U^*, plus what is left over. The matrices of H are overwritten.
+    The matrices of H are overwritten.
     """
     matrices = H.matrices
     n = matrices.shape[-1]
     for place, lift in zip(modes.places.tolist(), modes.lifts, strict=True):  # a place may have two
         matrices[place] -= lift @ lift.mH
-    lifted = mul_up(gamma_up(8), norm_upper(modes.lifts), norm_upper(modes.lifts))
     s2 = mul_down(s0, s0)
-    gamma = gamma_up(4 * (n + 6))
-    diagonals = matrices.diagonal(dim1=1, dim2=2).real
-    trace = add_up(mul_up(float(n), s2), mul_up(1.0 + 1e-9, -min(0.0, float(diagonals.sum(1).min()))))
-    rounding = mul_up(2.0, div_up(gamma, down(1.0 - gamma)), trace)
-    underflow = mul_up(4.0 * n, add_up(2.0 * n, trace), UNDERFLOW)
-    subtraction = mul_up(4.0 * U64, add_up(s2, float(diagonals.abs().max()), norm_upper(matrices[modes.places])))
-    stored = mul_up(torus.symbol.error, add_up(mul_up(2.0, torus.norm), torus.symbol.error))
-    shift = add_up(H.error, stored, lifted, rounding, underflow, subtraction, mul_up(LEFT_OVER, mul_up(s0, s0)))
+    shift = add_up(*shift_terms(torus, modes, H, s0))
     if not shift < s2:
         return None
     total, L_most, T_squares = torch.zeros(S.shape[2], S.shape[2], dtype=torch.float64), 0.0, 0.0
     few = max(1, CACHED_NUMBERS // n**2)
     for first in range(0, len(matrices), few):
-        block = -matrices[first : first + few]
-        diagonal = (s2 + block.diagonal(dim1=1, dim2=2).real) - shift
-        block.diagonal(dim1=1, dim2=2).copy_(diagonal)
-        L, info = torch.linalg.cholesky_ex(block)
-        proved = bool((info == 0).all()) and bool((diagonal > 0.0).all())
-        if not (proved and bool(torch.isfinite(L.diagonal(dim1=1, dim2=2).real).all())):
+        part = slice(first, first + few)
+        L = _factor(matrices[part], s2, shift)
+        if L is None:
             return None
-        T = torch.linalg.solve_triangular(L, S[first : first + few], upper=False)
-        weighted = T * torus.weights[first : first + few].sqrt()[:, None, None]
+        weighted = torch.linalg.solve_triangular(L, S[part], upper=False) * torus.weights[part].sqrt()[:, None, None]
         real = torch.view_as_real(weighted).permute(0, 1, 3, 2).reshape(-1, S.shape[2])
         total += real.mT @ real
         L_most = max(L_most, norm_upper(L))
         T_squares = add_up(T_squares, mul_up(norm_upper(weighted), norm_upper(weighted)))
     if not T_squares < math.inf:
         return None
-    size = sqrt_up(T_squares)
-    E = mul_up(1.1, gamma_up(4 * (n + 3)), L_most, size)
+    E = mul_up(1.1, gamma_up(4 * (n + 3)), L_most, sqrt_up(T_squares))
     return total, mul_up(gamma_up(2 * n * len(matrices) + len(matrices) + 8), T_squares), E
+
+
+def shift_terms(torus: Embedding, modes: Modes, H: Grams, s0: float) -> ShiftTerms:
+    """Return the terms of the shift that make a successful factorisation a proof of K - c_1 I >= L L^*.
+
+    The matrices of H are the stored H - U U^*. As in `certify.norms.cholesky.shift_terms`, but with the errors of the
+    symbol and of U U^*: a product of two numbers, and one subtraction per entry.
+    """
+    n, s2 = H.matrices.shape[-1], mul_down(s0, s0)
+    diagonals = H.matrices.diagonal(dim1=1, dim2=2).real
+    trace = add_up(mul_up(float(n), s2), mul_up(1.0 + 1e-9, -min(0.0, float(diagonals.sum(1).min()))))
+    gamma = gamma_up(4 * (n + 6))
+    return ShiftTerms(
+        gram=H.error,
+        symbol=mul_up(torus.symbol.error, add_up(mul_up(2.0, torus.norm), torus.symbol.error)),
+        lift=mul_up(gamma_up(8), norm_upper(modes.lifts), norm_upper(modes.lifts)),
+        factorisation=mul_up(2.0, div_up(gamma, down(1.0 - gamma)), trace),
+        underflow=mul_up(4.0 * n, add_up(2.0 * n, trace), UNDERFLOW),
+        subtraction=mul_up(
+            4.0 * U64, add_up(s2, float(diagonals.abs().max()), norm_upper(H.matrices[modes.places]))
+        ),
+        left_over=mul_up(LEFT_OVER, mul_up(s0, s0)),
+    )
+
+
+def _factor(H: Tensor, s2: float, shift: float) -> Tensor | None:
+    """Return the factors of s2 I - H less the shift, or None where one is not proved to be positive definite."""
+    block = -H
+    diagonal = (s2 + block.diagonal(dim1=1, dim2=2).real) - shift
+    block.diagonal(dim1=1, dim2=2).copy_(diagonal)
+    L, info = torch.linalg.cholesky_ex(block)
+    proved = bool((info == 0).all()) and bool((diagonal > 0.0).all())
+    return L if proved and bool(torch.isfinite(L.diagonal(dim1=1, dim2=2).real).all()) else None
 
 
 def least_proved(forms: Forms) -> float:

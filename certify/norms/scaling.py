@@ -59,10 +59,9 @@ def scale(tensor: Tensor) -> Scaled:
         ([0.1875, -0.75], 4)
     """
     exact = exact_float64(tensor)
-    largest = float(exact.abs().max()) if exact.numel() else 0.0
-    exponent = math.frexp(largest)[1]
+    exponent = math.frexp(max(map(abs, _extremes(exact))))[1]
     half = -exponent // 2  # in two steps: 2.0**1074 is not a float
-    return Scaled(exact * 2.0**half * 2.0 ** (-exponent - half), exponent)
+    return Scaled((exact * 2.0**half).mul_(2.0 ** (-exponent - half)), exponent)
 
 
 def exact_float64(tensor: Tensor) -> Tensor:
@@ -77,9 +76,15 @@ def exact_float64(tensor: Tensor) -> Tensor:
     if not float(torch.tensor(sys.float_info.min, dtype=torch.float64) / 4.0) > 0.0:
         raise InputError("expected gradual underflow, got flush-to-zero; call torch.set_flush_denormal(False)")
     exact = tensor.detach().to(device="cpu", dtype=torch.float64)
-    if not bool(torch.isfinite(exact).all()):
+    if not all(map(math.isfinite, _extremes(exact))):
         raise ValueError("expected finite numbers, got NaN or infinity")
     return exact
+
+
+def _extremes(values: Tensor) -> tuple[float, float]:
+    """Return the least and the largest entry, both NaN where one is: one pass, no copy."""
+    low, high = torch.aminmax(values) if values.numel() else (0.0, 0.0)
+    return float(low), float(high)
 
 
 def unscale_up(value: float, exponent: int) -> float:
