@@ -103,11 +103,13 @@ def example_of(run, settings, rng, index):
     selection = tuple(map(int, rng.multinomial(settings.n0, law)))
     draws = run.draws_after(selection)
     estimation = tuple(map(int, rng.multinomial(draws, law)))
-    certificate = run.certify(selection, estimation)
+    name, content = f"row {index}", sha256(str(index))
+    uniform = run.uniform_of(name, content)
+    certificate = run.certify(selection, estimation, uniform=uniform)
     return SmoothingExample(
         index=index,
-        id=f"row {index}",
-        hash=sha256(str(index)),
+        id=name,
+        hash=content,
         label=0,
         predicted=certificate.predicted,
         correct=certificate.predicted == 0,
@@ -116,5 +118,6 @@ def example_of(run, settings, rng, index):
         counts=Counts(selection=selection, estimation=estimation, n0=settings.n0, n=draws, seed=settings.seed),
         procedure=settings.procedure,
         seconds=0.0,
+        uniform=UNSET if uniform is None else uniform,
         reason=certificate.reason or UNSET,
     )

@@ -60,7 +60,7 @@ def test_an_invalid_winner_of_the_pilot_abstains(bound):
 
 @pytest.mark.parametrize("radius", [math.nan, math.inf, -math.inf, 0.0, -1.0])
 def test_a_bound_that_is_not_positive_and_finite_never_certifies(monkeypatch, radius):
-    monkeypatch.setattr("certify.smoothing.procedure.BOUNDS", {"broken": lambda *_: radius})
+    monkeypatch.setattr("certify.smoothing.procedure.radius_bound", lambda *_: lambda *_: radius)
     assert certify([9, 0, 0, 0], [1000, 0, 0, 0], "broken").predicted is None
 
 

@@ -115,7 +115,7 @@ def test_a_run_says_what_it_certifies_and_verifies(model, tmp_path):
     for other in (replace(two.settings, task=TopK(3)), one.settings):
         wrong = {finding.where for finding in verify_report(seal(replace(two, settings=other)))}
         assert any(where.endswith(".radius") for where in wrong)
-        assert "statement" in wrong
+        assert any(where.startswith("statement") for where in wrong)
 
 
 def test_a_gate_beyond_the_single_class_is_in_reach(model, tmp_path):
