@@ -6,7 +6,7 @@ from certify.bounds.floor import data_floor, jacobian_floor
 from certify.bounds.limits import limit_sentence
 from certify.bounds.logits import LogitFacts, logit_facts
 from certify.bounds.slope_climb import slope_floor
-from certify.bounds.treatable import unbounded_operations
+from certify.bounds.treatable import unbounded_near_examples, unbounded_operations
 from certify.bounds.weights import weight_rows
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "limit_sentence",
     "logit_facts",
     "slope_floor",
+    "unbounded_near_examples",
     "unbounded_operations",
     "weight_rows",
 ]

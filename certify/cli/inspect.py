@@ -42,7 +42,7 @@ def inspect_command(
 
 
 def _show_model(console: Console, model: Model) -> None:
-    from certify.bounds import unbounded_operations
+    from certify.bounds import unbounded_near_examples, unbounded_operations
     from certify.report import markup_text
 
     limits = (
@@ -60,6 +60,10 @@ def _show_model(console: Console, model: Model) -> None:
         reasons = unbounded_operations(model.graph, norm)
         answer = "can treat it" if not reasons else f"no global bound: {reasons[0]}"
         console.print(f"lipschitz {norm:<7} {markup_text(answer)}", soft_wrap=True)
+        if reasons:
+            near = unbounded_near_examples(model.graph)
+            answer = f"no bound either: {near[0]}" if near else "certificates on small balls are tried, given data"
+            console.print(f"{'':>17} around examples: {markup_text(answer)}", soft_wrap=True)
 
 
 def _operations_table(model: Model) -> object:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from certify.bounds import analyse, certify_example, unbounded_operations
+from certify.bounds import analyse, certify_example, unbounded_near_examples, unbounded_operations
 from certify.bounds.floor import jacobian, jacobian_norm
 from certify.errors import InputError
 from certify.examples import Example
@@ -33,6 +33,7 @@ def test_a_batch_norm_near_a_division_by_zero_is_typed(variance: float, eps: flo
     graph = b.graph()
     for norm in NORMS:
         assert "batch norm divides" in unbounded_operations(graph, norm)[0]
+        assert "batch norm divides" in unbounded_near_examples(graph)[0]
         assert analyse(graph, LipschitzSettings(norm=norm)).network.upper is None
 
 

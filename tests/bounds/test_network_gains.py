@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from certify.bounds import unbounded_operations
+from certify.bounds import unbounded_near_examples, unbounded_operations
+from certify.bounds.ball import ball_gains
+from certify.bounds.errors import Pass, measured_errors
 from certify.bounds.facts import collect_facts
 from certify.bounds.floor import jacobian, jacobian_norm
 from certify.bounds.gains import combine_rules, gain_uppers
 from certify.bounds.roundings import ROUNDINGS
 from certify.bounds.rules import RULES
 from certify.bounds.walk import ask, walk
-from certify.graph import KINDS, Graph, Operation, run
+from certify.graph import KINDS, Graph, Operation, run, run_all
 from certify.results import Norm, Unbounded
 from tests.bounds.small_networks import BOUNDED, UNBOUNDED, Build, batch_norm_tokens, one
 
@@ -113,6 +115,17 @@ def test_the_quick_list_of_unbounded_operations_agrees_with_the_walk(norm: Norm)
         assert bool(reasons) == isinstance(found, Unbounded)
         if isinstance(found, Unbounded):
             assert reasons[0] == f"{found.reason} (at {found.module})"
+
+
+@pytest.mark.parametrize("name", sorted(UNBOUNDED))
+def test_the_quick_list_near_examples_agrees_with_the_walk_on_a_ball(name: str) -> None:
+    graph = UNBOUNDED[name](0)
+    facts = collect_facts(graph).into("l2")
+    rules = combine_rules(facts)
+    x = torch.rand(1, *graph.input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    at = Pass(facts, rules, run_all(facts.graph, x))
+    gains = ball_gains(at, measured_errors(at, rounded_input=False), 1e-6, gain_uppers(facts, rules))
+    assert bool(unbounded_near_examples(graph)) == isinstance(gains[graph.output], Unbounded)
 
 
 def test_every_kind_of_the_vocabulary_has_a_rule_and_a_case() -> None:
