@@ -14,6 +14,7 @@ import torch
 from certify.errors import InputError, InterruptedRun
 from certify.results import SmoothingExample, SmoothingSettings
 from certify.smoothing import open_store, run_smoothing, smoothing_events, store_path
+from tests.smoothing.kills import FORKS, kill_until_done
 from tests.smoothing.toy_runs import (
     CLASSES,
     SETTINGS,
@@ -27,7 +28,6 @@ from tests.smoothing.toy_runs import (
 )
 
 DATA = dataset(5)
-FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 class Killed(BaseException):
@@ -161,58 +161,13 @@ def test_the_second_signal_ends_at_once(tmp_path, truth):
     assert run(tmp_path, DATA) == truth
 
 
-def slow_run(folder, workers):
-    """In a child: the run, slowed down so that kills fall everywhere; every block is committed at once."""
-
-    def slow(x):
-        time.sleep(0.002)
-        return predict(x)
-
-    def action():
-        import certify.smoothing.store as module
-
-        module.COMMIT_SECONDS = -1.0
-        try:
-            run(folder, DATA, classify=slow, batch=64, workers=workers)
-        except InterruptedRun:
-            return 130
-        except InputError:
-            return 2
-        return 0
-
-    return action
-
-
-def kill_until_done(folder, number, workers, chance, cut=False):
-    """Start and kill until a start comes to its end; return how many were killed.
-
-    With ``cut`` the log is also cut at a random length. When the kill fell into a checkpoint, its pages are then in
-    neither file: no store can survive the loss of synced data, and this one must be refused, and restarted.
-    """
-    kills = 0
-    while True:
-        child = fork(slow_run(folder, workers))
-        time.sleep(chance.uniform(0.0, 0.2 + 0.02 * kills))  # a loaded machine gets its time in the end
-        os.kill(child, number)
-        code = exit_code(child)
-        assert code in (0, 130, -number) or (code == 2 and cut)
-        if code == 0:
-            return kills
-        if code == 2:
-            open_store(folder, header(DATA), restart=True).close()
-        kills += 1
-        log = store_path(folder, header(DATA)).with_name(store_path(folder, header(DATA)).name + "-wal")
-        if cut and log.exists():
-            os.truncate(log, chance.randrange(log.stat().st_size + 1))
-
-
 @FORKS
 @pytest.mark.parametrize(
     "number, workers, cut",
     [(signal.SIGKILL, 1, True), (signal.SIGKILL, 2, False), (signal.SIGTERM, 1, False), (signal.SIGINT, 2, False)],
 )
 def test_killed_at_random_moments(tmp_path, truth, number, workers, cut):
-    kill_until_done(tmp_path, number, workers, random.Random(workers), cut)
+    kill_until_done(tmp_path, DATA, SETTINGS, number, workers, random.Random(workers), cut=cut)
     assert run(tmp_path, DATA, batch=64) == truth
 
 
@@ -222,7 +177,7 @@ def test_killed_at_random_moments(tmp_path, truth, number, workers, cut):
 def test_killed_hundreds_of_times(tmp_path, truth, seed):
     chance = random.Random(seed)
     number = chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-    kill_until_done(tmp_path, number, chance.choice([1, 2]), chance, cut=seed % 2 == 0)
+    kill_until_done(tmp_path, DATA, SETTINGS, number, chance.choice([1, 2]), chance, cut=seed % 2 == 0)
     assert run(tmp_path, DATA, batch=64) == truth
 
 

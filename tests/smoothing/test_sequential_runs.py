@@ -6,6 +6,8 @@ the tables read at every look.
 
 import itertools
 import math
+import random
+import signal
 
 import pytest
 
@@ -14,6 +16,7 @@ from certify.results import SmoothingExample, SmoothingSettings
 from certify.smoothing import open_store, plan_procedure, smoothing_events
 from certify.smoothing.laws import make_law
 from certify.stats import charged_alpha, noise_charge, sequential_test
+from tests.smoothing.kills import FORKS, kill_until_done
 from tests.smoothing.toy_runs import CLASSES, SHAPE, counts_by_hand, dataset, header, predict, run, without_seconds
 
 SETTINGS = SmoothingSettings(sigma=0.25, at=(0.05, 0.15), n=1000, n0=100)  # the last look, 1000, ends inside a block
@@ -160,3 +163,17 @@ def test_asked_radii_are_sorted_and_asked_once():
     settings = SmoothingSettings(sigma=0.25, at=(0.5, 0.25, 0.5))
     assert settings.at == (0.25, 0.5)
     assert (settings.n, SmoothingSettings(sigma=0.25).n) == (100_000, 10_000)
+
+
+@FORKS
+@pytest.mark.slow
+def test_killed_hundreds_of_times(tmp_path, truth):
+    """At least 200 kills by three signals, with one worker and two, the log cut in every second run."""
+    chance, kills, runs = random.Random(0), 0, 0
+    while kills < 200:
+        folder, runs = tmp_path / str(runs), runs + 1
+        folder.mkdir()
+        number = chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        kills += kill_until_done(folder, DATA, SETTINGS, number, 1 + runs % 2, chance, cut=runs % 2 == 0)
+        assert run(folder, DATA, SETTINGS) == truth
+    assert runs > 10
