@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from certify.errors import InputError, SoundnessError
-from certify.results import SmoothingSettings
+from certify.results import Regression, Scales, Segmentation, SmoothingSettings, TopK
 from certify.smoothing import RunHeader, earlier_seeds, open_store, store_path
 from certify.smoothing.blocks import BlockRow
 from certify.smoothing.opening import SIDE_FILES
@@ -113,12 +113,15 @@ def test_every_setting_is_another_file(tmp_path):
 CHANGES = [
     {"sigma": 0.5}, {"float_noise": True}, {"n": 5}, {"n0": 5}, {"alpha": 0.01}, {"procedure": "fixed"}, {"price": 0.5},
     {"bound": "clopper-pearson"}, {"dtype": "float64"}, {"limit": 5}, {"skip": 5}, {"seed": 5}, {"at": (0.1,)},
+    {"noise": "uniform"}, {"task": TopK(2)}, {"task": TopK(3)}, {"task": Regression(0.1)}, {"task": Segmentation()},
+    {"scales": Scales(sha256="0", smallest=1.0, largest=1.0, geometric_mean=1.0)},
+    {"scores": "soft"}, {"score_map": "softmax"}, {"temperature": 2.0},
 ]  # fmt: skip
 
 
 def test_no_setting_is_missing_above():
     changed = {name for change in CHANGES for name in change}
-    assert changed == set(SmoothingSettings.__struct_fields__) - {"noise"}  # of which there is one
+    assert changed == set(SmoothingSettings.__struct_fields__)
 
 
 def test_a_store_of_another_run_is_refused_with_the_fields_that_differ(tmp_path):
