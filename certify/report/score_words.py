@@ -23,7 +23,7 @@ def describe_scores(report: SmoothingReport) -> Iterator[tuple[str, str]]:
     what = "votes" if used is None else f"{used.map} of {used.temperature:g} times the logits"
     yield "scores", f"{what}{chosen}"
     yield "logits", _proved(table)
-    methods = Counter(each.scores.method for each in report.examples if each.scores is not UNSET)
+    methods = Counter(each.scores.method for each in report.examples if each.radius > 0.0 and each.scores is not UNSET)
     if methods:
         yield "radii", ", ".join(f"{count} by {method}" for method, count in methods.most_common())
 

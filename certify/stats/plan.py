@@ -71,13 +71,13 @@ def sample_plan(n0: int, cap: int, price: float, alpha: float) -> tuple[int, ...
     price = check_within(price, "price", 0.0, 1.0, "give radius in units of sigma per draw")
     alpha = check_alpha(alpha)
     grid = draw_grid(cap)
-    likely = _likely_probabilities(n0)
+    likely = likely_probabilities(n0)
     values = np.stack([_mean_ratio(likely, size, alpha) - price * size for size in grid], axis=1)
     best = np.where(values.max(axis=1) > 0.0, values.argmax(axis=1), 0)
     return tuple(grid[i] for i in best)
 
 
-def _likely_probabilities(n0: int) -> NDArray[np.float64]:
+def likely_probabilities(n0: int) -> NDArray[np.float64]:
     """Return the mid-quantiles of Beta(k + 1/2, n0 - k + 1/2), as ``[n0 + 1, QUANTILES]``."""
     k = np.arange(n0 + 1)[:, None]
     middles = (np.arange(QUANTILES) + 0.5) / QUANTILES

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from certify.stats.arguments import check_alpha, check_integer
 from certify.stats.empirical_bernstein import UNITS
 from certify.stats.lipschitz_radius import LARGEST, smoothed_lipschitz_upper
-from certify.stats.plan import draw_grid
+from certify.stats.plan import draw_grid, likely_probabilities
 from certify.stats.radius import split_alpha
 from certify.stats.score_radius import MAPS, Slopes, check_temperature
 
@@ -122,7 +122,10 @@ def plan_scores(
 
 
 def votes_worth(votes: Sequence[int], n0: int, *, sizes: Sequence[int], price: float, alpha: float) -> float:
-    """Return the worth of plain votes on one pilot, by the two intervals of `certify.stats.radius`.
+    """Return the worth of plain votes on one pilot: the mean two-interval radius over the likely vote shares.
+
+    As in the plan of votes, these are mid-quantiles of the share given the pilot: a single one would promise too little
+    where all votes agree, since the radius rises without bound there.
 
     Args:
         votes: Votes of the pilot per class.
@@ -138,13 +141,15 @@ def votes_worth(votes: Sequence[int], n0: int, *, sizes: Sequence[int], price: f
     """
     n0 = check_integer(n0, "n0", 1, 10**9)
     alpha_a, alpha_b = split_alpha(check_alpha(alpha))
-    means = (np.array(votes, dtype=float) + 0.5) / (n0 + 1)
-    first, second = _first_two(means)
+    first, second = _first_two(np.array(votes, dtype=float))
+    likely = likely_probabilities(n0)[votes[first]][:, None]
     draws = np.array(sizes, dtype=float)
-    here, there = np.clip(np.rint(means[first] * draws), 1, draws), np.rint(means[second] * draws)
+    here = np.clip(np.rint(likely * draws), 1, draws)
+    there = np.minimum(np.rint((votes[second] + 0.5) / (n0 + 1) * draws), draws - here)
     failure = scipy.special.betainccinv(draws - here + 1, here, alpha_a)
     rival = np.minimum(scipy.special.betainccinv(there + 1, np.maximum(draws - there, 1), alpha_b), failure)
-    return _best(sizes, _radius(failure, rival, 1.0, None) - price * draws)[1]
+    radii = np.maximum(_radius(failure, rival, 1.0, None), 0.0).mean(axis=0)
+    return _best(sizes, radii - price * draws)[1]
 
 
 def _first_two(means: NDArray[np.float64]) -> tuple[int, int]:
