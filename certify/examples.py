@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from certify.results import dump_json
+from certify.errors import InputError
+from certify.results import Part, dump_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +50,15 @@ class Example:
 class Dataset:
     """The selected examples, in their fixed order, with the sha256 of ids, labels and hashes.
 
-    ``total`` counts the examples of the source before ``skip`` and ``limit`` were applied.
+    ``total`` counts the examples of the source before ``skip`` and ``limit`` were applied. ``part`` says that these are
+    one part of the selection only.
     """
 
     examples: tuple[Example, ...]
     total: int
     selection: str
     sha256: str = field(default="", compare=False)
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         if not self.sha256:
@@ -72,6 +75,25 @@ class Dataset:
     def eight_bit(self) -> bool:
         """Whether every example holds 8-bit pixels."""
         return all(example.eight_bit for example in self.examples)
+
+
+def take_part(dataset: Dataset, number: int, parts: int) -> Dataset:
+    """Return part ``number`` of ``parts`` of a selection: every ``parts``-th example, from the ``number``-th on.
+
+    Parts interleave, so that each is like the whole where the selection is sorted by class.
+
+    Raises:
+        InputError: If there is no such part, or it would be empty.
+
+    Example:
+        >>> rows = tuple(Example(k, str(k), 0, np.zeros(1)) for k in range(5))
+        >>> [example.index for example in take_part(Dataset(rows, 5, "all 5"), 2, 3)]
+        [1, 4]
+    """
+    if not 1 <= number <= parts <= len(dataset):
+        raise InputError(f"expected part i/N with 1 <= i <= N <= {len(dataset)} examples, got {number}/{parts}")
+    part = Part(number=number, parts=parts, of=len(dataset))
+    return Dataset(dataset.examples[number - 1 :: parts], dataset.total, dataset.selection, part=part)
 
 
 def hash_array(array: NDArray[np.generic]) -> str:

@@ -123,12 +123,21 @@ class ModelRecord(_Row, frozen=True, kw_only=True):
     parameters: int
 
 
+class Part(_Row, frozen=True, kw_only=True):
+    """Part ``number`` of ``parts`` of a run over ``of`` examples: every ``parts``-th, from the ``number``-th on."""
+
+    number: int
+    parts: int
+    of: int
+
+
 class DataRecord(_Row, frozen=True, kw_only=True):
-    """Which examples the report speaks of."""
+    """Which examples the report speaks of; with ``part``, ``sha256`` and ``count`` are of that part of them."""
 
     sha256: str
     count: int
     selection: str
+    part: Part | UnsetType = UNSET
 
 
 class LipschitzSettings(_Row, frozen=True, kw_only=True):

@@ -127,7 +127,8 @@ def read_dataset(
 
 
 def _data_record(data: Dataset) -> DataRecord:
-    return DataRecord(sha256=data.sha256, count=len(data), selection=data.selection)
+    part = UNSET if data.part is None else data.part
+    return DataRecord(sha256=data.sha256, count=len(data), selection=data.selection, part=part)
 
 
 def _tool(device: str, dtype: str) -> Tool:

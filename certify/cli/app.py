@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 
 from certify._version import __version__
-from certify.cli import compare, gate, inspect, lipschitz, report, smooth
+from certify.cli import compare, gate, inspect, lipschitz, merge, report, smooth
 from certify.cli.output import write_note, write_text
 from certify.errors import BrokenCertificate, CertifyError
 from certify.files import write_file_atomically
@@ -65,6 +65,7 @@ app.command("smooth")(smooth.command)
 app.command("gate")(gate.command)
 app.command("compare")(compare.command)
 app.command("report")(report.report_command)
+app.command("merge")(merge.command)
 app.command("verify")(report.verify_command)
 app.command("schema")(report.schema_command)
 

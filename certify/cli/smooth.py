@@ -9,11 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from msgspec import UNSET
 
 from certify.cli import options
 from certify.cli.baselines import certified_before
 from certify.cli.chance import chance_level_note
 from certify.cli.configuration import Configuration, falsify_level, find_configuration, smoothing_settings
+from certify.cli.merge import parse_shard
 from certify.cli.output import Output, write_text
 from certify.cli.plan import AskedRadii, plan_text, questions_of_run
 from certify.cli.progress import consume_smoothing, meter
@@ -88,6 +90,10 @@ def command(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print the sample plan or the sequential tables, and run nothing.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="i/N", help="Part i of N of the examples; `certify merge` joins the reports."),
+    ] = None,
     falsify: options.Falsify = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier run has left.")] = False,
     arch: options.Arch = None,
@@ -140,9 +146,20 @@ def command(
     path, examples = model_path(model, configuration), data_path(data, configuration)
     places = Places(configuration, device=device, batch=batch, workers=workers, store=store, falsify=falsify)
     found = read_known_model(path, arch or configuration.arch)
-    dataset = read_examples(found, examples, label, settings)
+    dataset = _part(read_examples(found, examples, label, settings), shard, settings)
     out.show(run(found, dataset, settings, places, out, no_progress, data=examples, restart=restart))
     return 0
+
+
+def _part(dataset: Dataset, shard: str | None, settings: SmoothingSettings) -> Dataset:
+    """Return the part of the examples that was asked for; soft scores choose their map on all pilots of a run."""
+    if shard is None:
+        return dataset
+    from certify.examples import take_part
+
+    if settings.scores is not UNSET:
+        raise InputError("expected --shard without --scores soft, whose map is chosen on the pilots of all examples")
+    return take_part(dataset, *parse_shard(shard))
 
 
 def _asked_radii(

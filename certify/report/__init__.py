@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from certify.report.findings import Finding
     from certify.report.formats import FORMATS, Renderer
     from certify.report.log_reading import read_log
+    from certify.report.merging import merge_reports
     from certify.report.neutralise import markup_text, strip_controls
     from certify.report.reading import read_document, read_report
     from certify.report.recertified import recertify
@@ -27,6 +28,7 @@ HOMES = {
     "compare_reports": "certify.report.comparison",
     "lipschitz_statement": "certify.report.statement",
     "markup_text": "certify.report.neutralise",
+    "merge_reports": "certify.report.merging",
     "read_document": "certify.report.reading",
     "read_log": "certify.report.log_reading",
     "read_report": "certify.report.reading",
@@ -48,6 +50,7 @@ __all__ = [
     "compare_reports",
     "lipschitz_statement",
     "markup_text",
+    "merge_reports",
     "read_document",
     "read_log",
     "read_report",

@@ -23,6 +23,7 @@ from certify.report.wording import (
     describe_asked,
     describe_clean,
     describe_counts,
+    describe_data,
     describe_failure,
     describe_falsifier,
     describe_kind,
@@ -257,7 +258,7 @@ def _record(report: Report) -> Iterator[str]:
     ]
     if report.data is not UNSET:
         data = report.data
-        facts.insert(1, ("data", f"sha256 {data.sha256}, {data.count:,} examples: {data.selection}"))
+        facts.insert(1, ("data", f"sha256 {data.sha256}, {describe_data(data)}"))
     if seeds:
         facts.append(("warning", f"earlier seeds {', '.join(map(str, seeds))}: choosing among runs voids alpha"))
     yield "### Record"

@@ -27,6 +27,7 @@ from certify.results import (
     SCHEMA,
     AnyReport,
     ComparisonReport,
+    DataRecord,
     Document,
     GateRow,
     LipschitzExample,
@@ -138,6 +139,18 @@ def _check_data(report: Report) -> Iterator[Finding]:
     yield from compare("data.count", len(rows), report.data.count)
     yield from compare("data.sha256", hashlib.sha256(dump_json(rows).encode()).hexdigest(), report.data.sha256)
     yield from require(len({row[0] for row in rows}) == len(rows), "examples", "ids that differ", "equal ids")
+    yield from _check_part(report, report.data)
+
+
+def _check_part(report: Report, data: DataRecord) -> Iterator[Finding]:
+    """A part holds every N-th position of the selection, from its own number on, up to the last."""
+    if data.part is UNSET:
+        return
+    number, parts, of = data.part.number, data.part.parts, data.part.of
+    expected = list(range(number - 1, of, parts)) if parts >= 1 else []
+    found = [example.index - report.settings.skip for example in _all_examples(report)]
+    holds = 1 <= number <= parts <= of and found == expected
+    yield from require(holds, "data.part", f"every {parts}th example from the {number}th on", found[:5])
 
 
 def _check_certificates(report: Report) -> Iterator[Finding]:

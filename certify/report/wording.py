@@ -15,6 +15,7 @@ from certify.report.figures import estimate_figure, lower_figure, radius_label, 
 from certify.report.neutralise import strip_controls
 from certify.results import (
     CertifiedAccuracy,
+    DataRecord,
     Falsifier,
     GateRow,
     InputSpace,
@@ -109,6 +110,18 @@ def describe_space(space: InputSpace) -> str:
     shape = "x".join(map(str, space.shape)) or "shape unknown"
     bounds = "range unchecked" if space.range is None else f"in [{space.range[0]:g}, {space.range[1]:g}]"
     return f"{shape}, {space.space}, {bounds}"
+
+
+def describe_data(data: DataRecord) -> str:
+    """Return which examples a report speaks of, and of which part of them.
+
+    Example:
+        >>> from certify.results import Part
+        >>> describe_data(DataRecord(sha256="ab", count=3, selection="all 9", part=Part(number=1, parts=3, of=9)))
+        '3 examples: part 1 of 3 of all 9'
+    """
+    part = "" if data.part is UNSET else f"part {data.part.number} of {data.part.parts} of "
+    return f"{data.count:,} examples: {part}{data.selection}"
 
 
 def describe_settings(settings: LipschitzSettings | SmoothingSettings) -> str:

@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from certify.report.outline import Facts, Section, Text
 from certify.report.score_words import describe_scores
-from certify.report.wording import describe_falsifier, describe_settings, describe_space
+from certify.report.wording import describe_data, describe_falsifier, describe_settings, describe_space
 from certify.results import Report, SmoothingReport
 
 CHECK = (
@@ -22,7 +22,7 @@ def record_section(report: Report) -> Section:
     facts = [("model", f"sha256 {model.sha256}, {model.source}, {model.parameters:,} parameters")]
     facts.append(("input", f"{describe_space(model.input)}; {len(model.classes):,} classes"))
     if report.data is not UNSET:
-        facts.append(("data", f"sha256 {report.data.sha256}, {report.data.count:,} examples: {report.data.selection}"))
+        facts.append(("data", f"sha256 {report.data.sha256}, {describe_data(report.data)}"))
     facts.append(("settings", describe_settings(report.settings)))
     if isinstance(report, SmoothingReport):
         facts.append(("noise", f"{report.tables.noise_law}: {report.tables.noise}"))

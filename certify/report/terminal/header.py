@@ -9,7 +9,7 @@ from rich.text import Text
 
 from certify.report.conversions import describe_conversions
 from certify.report.neutralise import strip_controls
-from certify.report.wording import describe_failure, describe_kind, describe_settings, describe_space
+from certify.report.wording import describe_data, describe_failure, describe_kind, describe_settings, describe_space
 from certify.results import Report
 
 HASH_DIGITS = 16
@@ -44,7 +44,7 @@ def draw_data(report: Report) -> Table | None:
     if report.data is UNSET:
         return None
     data = report.data
-    return label_rows([("data", f"sha256 {data.sha256[:HASH_DIGITS]}  {data.count:,} examples: {data.selection}")])
+    return label_rows([("data", f"sha256 {data.sha256[:HASH_DIGITS]}  {describe_data(data)}")])
 
 
 def draw_settings(report: Report) -> Table:

@@ -1,0 +1,51 @@
+"""`certify smooth --shard i/N` and `certify merge` through `main`: the same votes as the whole run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from certify.cli.app import main
+
+SAMPLES = Path(__file__).parents[2] / "sample_models"
+RUN = ["--model", str(SAMPLES / "mlp.safetensors"), str(SAMPLES / "data"), "--sigma", "0.25", "--limit", "7"]
+RUN += ["--n", "200", "--n0", "16", "--falsify", "off", "-q"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_shards_merge_to_the_whole_run(folder, capsys):
+    for number in (1, 2, 3):
+        assert main(["smooth", *RUN, "--shard", f"{number}/3", "-o", f"part{number}.json"]) == 0
+    assert main(["smooth", *RUN, "-o", "whole.json"]) == 0
+    assert main(["merge", "part3.json", "part1.json", "part2.json", "-o", "merged.json", "-q"]) == 0
+    merged, whole = (json.loads(Path(name).read_text()) for name in ("merged.json", "whole.json"))
+    assert merged["digest"] == whole["digest"]
+    assert main(["verify", "merged.json"]) == 0
+    capsys.readouterr()
+    assert main(["merge", "part1.json", "part2.json"]) == 2
+    assert "none numbered 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1/8", "1", "a/b", "1/2/3", "-1/2"])
+def test_what_is_no_shard_is_refused(folder, capsys, shard):
+    assert main(["smooth", *RUN, f"--shard={shard}"]) == 2
+    assert "i/N" in capsys.readouterr().err
+
+
+def test_soft_scores_are_chosen_on_a_whole_run(folder, capsys):
+    assert main(["smooth", *RUN, "--shard", "1/2", "--scores", "soft"]) == 2
+    assert "without --scores soft" in capsys.readouterr().err
+
+
+def test_an_edited_part_is_refused(folder, capsys):
+    assert main(["smooth", *RUN, "--shard", "1/1", "-o", "part.json"]) == 0
+    plain = json.loads(Path("part.json").read_text())
+    plain["examples"][0]["radius"] = 9.0
+    Path("part.json").write_text(json.dumps(plain, indent=1))
+    assert main(["merge", "part.json"]) == 2
+    assert "inconsistent" in capsys.readouterr().err
