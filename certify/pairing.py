@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+from msgspec import UNSET
 
 from certify.errors import InputError
 from certify.results import (
@@ -66,6 +67,7 @@ def refuse_incomparable(old: Report, new: Report, radius: float, *, partly: bool
     """
     for report, which in ((old, "old"), (new, "new")):
         _refuse_unasked(report, which, radius)
+        _refuse_chosen_scores(report, which)
         if not (partly and which == "new"):
             _refuse_without_answers(report, which, radius)
     for what, of in CONDITIONS:
@@ -121,6 +123,16 @@ def _refuse_unasked(report: Report, which: str, radius: float) -> None:
         raise InputError(
             f"expected a radius that both reports decide, got {radius!r}, and the {which} one was asked at {asked}; "
             f"name one of these, or run with --at {radius!r} as well"
+        )
+
+
+def _refuse_chosen_scores(report: Report, which: str) -> None:
+    """Refuse a network whose scores were chosen on the very examples that the comparison speaks from."""
+    table = report.tables.scores if isinstance(report, SmoothingReport) else UNSET
+    if table is not UNSET and len(table.candidates) > 1:
+        raise InputError(
+            "expected scores that were fixed before these examples were seen, got a choice among "
+            f"{len(table.candidates)} in the {which} report; run both with one --score-map and --temperature"
         )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from certify.errors import InputError
 from certify.examples import Dataset, Example
 from certify.loading import load, save
+from certify.pairing import refuse_incomparable
 from certify.policy import Gate, evaluate_gates
 from certify.report import verify_report
 from certify.results import SmoothingSettings, seal
@@ -317,6 +318,13 @@ def test_a_claim_about_the_population_needs_a_map_fixed_before(tmp_path):
     fixed = run(tmp_path, msgspec.structs.replace(SOFT, score_map="softmax", temperature=8.0))
     assert evaluate_gates(fixed, (gate,))[0].verdict in ("passed", "undecided", "failed")
     assert evaluate_gates(run(tmp_path), (msgspec.structs.replace(gate, claim="list"),))
+
+
+def test_reports_are_compared_only_with_a_map_fixed_before(tmp_path):
+    chosen, fixed = run(tmp_path), msgspec.structs.replace(SOFT, score_map="softmax", temperature=8.0)
+    with pytest.raises(InputError, match="one --score-map and --temperature"):
+        refuse_incomparable(chosen, chosen, 0.1)
+    refuse_incomparable(run(tmp_path, fixed), run(tmp_path, fixed), 0.1)
 
 
 REPORTS = {}
