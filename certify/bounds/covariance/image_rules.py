@@ -43,11 +43,13 @@ Rule = Callable[[Draft, Operation, Sequence[View]], View | None]
 def image_view(draft: Draft, operation: Operation, views: Sequence[View]) -> View | None:
     """Return an operation's output as a view of the register of its inputs, or None when there is no rule."""
     dims = len(views[0].strides)
-    if draft.grids.sides(operation.name, dims) is None:
+    sides = draft.grids.sides(operation.name, dims)
+    if sides is None:
         return None
     reading = reading_of(draft.facts, operation, dims)
     if reading is not None:
-        return _read(draft, reading, views[0])
+        fills = sides == draft.facts.shapes[operation.name][-dims:]
+        return _read(draft, reading, views[0], fills) if reading.suits(draft.pixels(views[0])) else None
     rule = RULES.get(operation.kind)
     if rule is None or not keeps_sizes(draft.facts, operation, dims):
         return None
@@ -58,13 +60,16 @@ def _changed(view: View, rows: Map, clean: bool) -> View:
     return View(view.register, rows, view.strides, clean)
 
 
-def _read(draft: Draft, reading: Reading, view: View) -> View:
-    """Return a value read through a kernel: its symbol times the map, on coarser pixels."""
+def _read(draft: Draft, reading: Reading, view: View, fills: bool) -> View:
+    """Return a value read through a kernel: its symbol times the map, on coarser pixels.
+
+    ``fills``: the value has all pixels of its torus, so that nothing lies outside.
+    """
     strides = tuple(a * b for a, b in zip(view.strides, reading.strides, strict=True))
     found = (
         _shifted(draft, reading, view) if reading.kernel is None else _filtered(draft, reading, view, reading.kernel)
     )
-    return View(view.register, found, strides, view.clean and reading.only_moves)
+    return View(view.register, found, strides, fills or (view.clean and reading.only_moves))
 
 
 def _filtered(draft: Draft, reading: Reading, view: View, kernel: Tensor) -> Map:

@@ -156,7 +156,9 @@ def _single_pixel(draft: Draft, operation: Operation, view: View) -> Flat | None
     """A convolution with one output pixel: its kernel, put where it reads."""
     dims = len(view.strides)
     reading = reading_of(draft.facts, operation, dims)
-    if reading is None or reading.kernel is None or math.prod(draft.facts.shapes[operation.name][-dims:]) != 1:
+    if reading is None or reading.kernel is None or any(axis.wraps for axis in reading.axes):
+        return None
+    if math.prod(draft.facts.shapes[operation.name][-dims:]) != 1:
         return None
     placed = reading.kernel
     margins: list[int] = []

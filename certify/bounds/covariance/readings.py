@@ -12,8 +12,9 @@ at x <= last < N; both are zeros.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -35,6 +36,7 @@ class Axis:
     before: int
     size: int
     outputs: int
+    wraps: bool = False
 
     @property
     def last(self) -> int:
@@ -44,18 +46,18 @@ class Axis:
     @property
     def leaves(self) -> bool:
         """Whether a position outside the image is read."""
-        return self.before > 0 or self.last >= self.size
+        return not self.wraps and (self.before > 0 or self.last >= self.size)
 
     @property
     def need(self) -> int:
-        """The least side of a torus on which the reads are those of the image."""
-        return self.size + max(self.before, self.last - self.size + 1, 0)
+        """The least side of a torus on which the reads are those of the image; for reads that wrap, the only one."""
+        return self.size if self.wraps else self.size + max(self.before, self.last - self.size + 1, 0)
 
     @property
     def only_moves(self) -> bool:
         """Whether zeros outside the image stay zeros outside the output: one tap, and no pixel is cropped."""
         furthest = (self.size - 1 + self.before) // self.stride
-        return self.taps == 1 and self.before >= 0 and furthest < self.outputs
+        return not self.wraps and self.taps == 1 and self.before >= 0 and furthest < self.outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,10 @@ class Reading:
         """Whether anything outside the image is read."""
         return any(axis.leaves for axis in self.axes)
 
+    def suits(self, sides: Sequence[int]) -> bool:
+        """Whether the reads are those of the image on a torus of these sides, which are no less than needed."""
+        return all(not axis.wraps or axis.size == side for axis, side in zip(self.axes, sides, strict=True))
+
     @property
     def only_moves(self) -> bool:
         """Whether zeros outside the image stay zeros outside the output."""
@@ -96,7 +102,7 @@ def reading_of(facts: Facts, operation: Operation, dims: int) -> Reading | None:
         >>> pool = Operation(name="y", kind="adaptive_avg_pool", inputs=("x",), attributes={"output": [2]})
         >>> facts = collect_facts(Graph((Operation(name="x", kind="input"), pool), "y", (1, 6), {}))
         >>> reading_of(facts, pool, 1).axes
-        (Axis(taps=3, stride=3, dilation=1, before=0, size=6, outputs=2),)
+        (Axis(taps=3, stride=3, dilation=1, before=0, size=6, outputs=2, wraps=False),)
     """
     rule = READINGS.get(operation.kind)
     shape = facts.shape(operation)
@@ -119,8 +125,7 @@ def _axes(facts: Facts, operation: Operation, windows: Mapping[str, tuple[int, .
 
 def _conv(facts: Facts, operation: Operation, dims: int) -> Reading | None:
     pads = operation.pairs("padding")
-    padded = any(size != 0 for pair in pads for size in pair)
-    if len(pads) != dims or (padded and operation.text("padding_mode") != "zeros"):
+    if len(pads) != dims:
         return None
     kernel = facts.graph.required_weight(operation, "weight")
     windows = {
@@ -129,7 +134,19 @@ def _conv(facts: Facts, operation: Operation, dims: int) -> Reading | None:
         "dilation": operation.integers("dilation"),
         "before": tuple(before for before, _ in pads),
     }
-    return Reading(_axes(facts, operation, windows), kernel, operation.integer("groups"))
+    padded = any(size != 0 for pair in pads for size in pair)
+    axes = _padded(_axes(facts, operation, windows), pads, operation.text("padding_mode") if padded else "zeros")
+    return None if axes is None else Reading(axes, kernel, operation.integer("groups"))
+
+
+def _padded(axes: tuple[Axis, ...], pads: Sequence[tuple[int, int]], mode: str) -> tuple[Axis, ...] | None:
+    """Return the axes with what is read beyond the image; None where that is neither zero nor the other side of it."""
+    if mode == "zeros":
+        return axes
+    found = tuple(dataclasses.replace(axis, wraps=any(pair)) for axis, pair in zip(axes, pads, strict=True))
+    wraps = [axis for axis in found if axis.wraps]
+    whole = all(axis.size % axis.stride == 0 and axis.outputs * axis.stride <= axis.size for axis in wraps)
+    return found if mode == "circular" and whole else None
 
 
 def _average(facts: Facts, operation: Operation, windows: Mapping[str, tuple[int, ...]], divisor: int) -> Reading:
