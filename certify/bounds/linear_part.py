@@ -1,9 +1,9 @@
 r"""A network with every activation replaced by a multiplication: the linear maps J(T) that slope methods bound.
 
 Two runs of a network differ by dv = T du at an activation, with T diagonal and its entries in the slope range
-(`slopes`), by a selection of entries at a maximum, and linearly elsewhere, biases cancelling. With every T and every
-selection *chosen*, the output difference is J(T) times the input difference. What bounds the Lipschitz constant from
-slope ranges alone bounds ||J(T)|| for all choices at once.
+(`slopes`), by a selection of entries at a maximum or a sort (`selections`), and linearly elsewhere, biases cancelling.
+With every T and every selection *chosen*, the output difference is J(T) times the input difference. What bounds the
+Lipschitz constant from slope ranges alone bounds ||J(T)|| for all choices at once.
 
 Linear are the kinds that become so once additive constants are dropped (`SAME_MAP`, `BIASED`, `BY_ONE_SIDE`, `LINEAR`).
 A kind that is neither there, nor an activation, nor a selection has no linear part here.
@@ -18,10 +18,10 @@ from typing import TypeAlias
 
 import msgspec
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from certify.bounds.constants import independent_values
+from certify.bounds.selections import SELECTIONS, best_positions, select
 from certify.bounds.slopes import ACTIVATIONS, slope_range
 from certify.bounds.walk import no_bound
 from certify.graph import Graph, Operation, value_shapes
@@ -37,8 +37,6 @@ SAME_MAP = frozenset(
 )
 BIASED = frozenset({"linear", "conv", "conv_transpose"})
 BY_ONE_SIDE = frozenset({"mul", "div", "matmul"})
-SELECTING = frozenset({"max_pool"})
-POOLS = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 
 
 def _without_bias(operation: Operation) -> Operation:
@@ -72,7 +70,7 @@ class LinearPart:
 
     graph: Graph
     ends: Mapping[str, Ends]
-    pools: tuple[str, ...]
+    selections: tuple[str, ...]
     independent: frozenset[str]
 
     def values(self, v: Tensor, choices: Choices) -> dict[str, Tensor]:
@@ -80,7 +78,7 @@ class LinearPart:
 
         Args:
             v: Input differences ``[B, *input_shape]``.
-            choices: Per activation T ``[B, *shape]``; per max-pool the selected positions ``[B, C, *windows]``.
+            choices: Per activation T ``[B, *shape]``; per selection the positions in the example ``[B, *outputs]``.
         """
         values = {self.graph.input: v}
         for operation in self.graph.operations[1:]:
@@ -93,8 +91,8 @@ class LinearPart:
             return run_operation(self.graph, operation, inputs, batch)
         if operation.name in self.ends:
             return inputs[0] * choices[operation.name]
-        if operation.kind in SELECTING:
-            return _select(inputs[0], choices[operation.name], len(operation.integers("kernel")))
+        if operation.kind in SELECTIONS:
+            return select(inputs[0], choices[operation.name])
         if operation.kind in LINEAR:
             return LINEAR[operation.kind](self.graph, operation, inputs[0])
         if operation.kind in SAME_MAP:
@@ -106,17 +104,8 @@ class LinearPart:
         return torch.zeros_like(torch.as_tensor(value)) if name in self.independent else value
 
     def best_selection(self, name: str, inputs: Tensor, outward: Tensor) -> Tensor:
-        """Return the positions of a max-pool that maximise the sum of ``outward`` times the selected inputs."""
-        operation = self.graph.by_name[name]
-        kernel = operation.integers("kernel")
-        details = (kernel, operation.integers("stride"), operation.integers("padding"), operation.integers("dilation"))
-        pool = POOLS[len(kernel) - 1]
-        found = [pool(s * inputs, *details, operation.flag("ceil_mode"), return_indices=True)[1] for s in (1.0, -1.0)]
-        return torch.where(outward >= 0.0, found[0], found[1])
-
-
-def _select(x: Tensor, positions: Tensor, spatial: int) -> Tensor:
-    return x.flatten(-spatial).gather(-1, positions.flatten(-spatial)).reshape(positions.shape)
+        """Return the positions of a selection that maximise the sum of ``outward`` times the selected inputs."""
+        return best_positions(self.graph.by_name[name], inputs, outward)
 
 
 def linear_part(graph: Graph) -> LinearPart | Unbounded:
@@ -144,15 +133,15 @@ def linear_part(graph: Graph) -> LinearPart | Unbounded:
             ends[operation.name] = found
         elif not _is_linear(operation, independent):
             return no_bound(operation, f"{operation.kind} is no product of slopes")
-    pools = tuple(op.name for op in exact if op.kind in SELECTING and op.name not in independent)
-    return LinearPart(exact, ends, pools, independent)
+    selections = tuple(op.name for op in exact if op.kind in SELECTIONS and op.name not in independent)
+    return LinearPart(exact, ends, selections, independent)
 
 
 def _is_linear(operation: Operation, independent: frozenset[str]) -> bool:
     if operation.kind in BY_ONE_SIDE:
         varying = [name not in independent for name in operation.inputs]
         return sum(varying) == 1 and (operation.kind != "div" or varying[0])
-    return operation.kind in SAME_MAP | BIASED | SELECTING or operation.kind in LINEAR
+    return operation.kind in SAME_MAP | BIASED or operation.kind in SELECTIONS or operation.kind in LINEAR
 
 
 def _ends(graph: Graph, operation: Operation, shape: tuple[int, ...]) -> Ends | Unbounded:

@@ -58,10 +58,10 @@ class _Climb:
         output = values[self.part.graph.output].flatten(1)
         one_row = torch.zeros_like(output).scatter_(1, self.rows, 1.0)
         u = output_dual(output.detach(), "l2") if self.norm == "l2" else one_row
-        wanted = [v, *slopes.values(), *(values[name] for name in self.part.pools)]
+        wanted = [v, *slopes.values(), *(values[name] for name in self.part.selections)]
         found = torch.autograd.grad((u * output).sum(), wanted, allow_unused=True, materialize_grads=True)
-        coefficients = dict(zip((*slopes, *self.part.pools), found[1:], strict=True))
-        inputs = {name: values[self.part.graph.by_name[name].inputs[0]].detach() for name in self.part.pools}
+        coefficients = dict(zip((*slopes, *self.part.selections), found[1:], strict=True))
+        inputs = {name: values[self.part.graph.by_name[name].inputs[0]].detach() for name in self.part.selections}
         return _Pass(found[0], coefficients, inputs)
 
     def turn(self, found: _Pass) -> None:
@@ -71,7 +71,7 @@ class _Climb:
     def improve(self, name: str, found: _Pass) -> None:
         """Set every entry of one operation to the end that its coefficient asks for."""
         coefficient = found.coefficients[name]
-        if name in self.part.pools:
+        if name in self.part.selections:
             self.choices[name] = self.part.best_selection(name, found.inputs[name], coefficient)
             return
         low, high = self.part.ends[name]
@@ -116,7 +116,7 @@ def _start(part: LinearPart, norm: Norm, seed: int, restarts: int) -> _Climb:
     classes = math.prod(shapes[part.graph.output])
     v = unit_directions(torch.empty(restarts, *part.graph.input_shape, dtype=torch.float64), seed)
     choices = {name: _random_ends(*ends, restarts, generator) for name, ends in part.ends.items()}
-    for name in part.pools:
+    for name in part.selections:
         shape = (restarts, *shapes[part.graph.by_name[name].inputs[0]][1:])
         anything = torch.randn(shape, generator=generator, dtype=torch.float64)
         choices[name] = part.best_selection(name, anything, torch.ones(()))
