@@ -151,7 +151,8 @@ def _sequential_words(
     parts = [f"{event.decided}/{total} decided", f"{event.draws_done:,} draws", *_running(found, at)]
     verdicts = () if gates is None else gates.verdicts
     if verdicts:
-        parts.append("gates " + ", ".join(verdict or "open" for verdict in verdicts))
+        sooner = " (which can end it sooner)" if None in verdicts else ""
+        parts.append(f"gates {', '.join(verdict or 'open' for verdict in verdicts)}{sooner}")
     return ", ".join(parts)
 
 
