@@ -554,16 +554,17 @@ class GateRow(_Row, frozen=True, kw_only=True):
     What was asked is complete (threshold, radius, claim, confidence, and whether the proved lower limit or the plain
     estimate is compared), so that the verdict can be re-derived from the report alone. ``norm`` is there when it was
     asked in another norm than the certificates', whose radii are then converted. With a ``baseline`` the
-    threshold is the largest drop of the share that is allowed, and value, lower and upper are of its change.
+    threshold is the largest drop of the share that is allowed, and value, lower and upper are of its change. A proved
+    bound of the network has neither claim nor confidence; its threshold is the largest constant allowed.
     """
 
     name: str
     metric: str
     threshold: float
     radius: float | UnsetType = UNSET
-    claim: Literal["population", "list"]
-    confidence: float
-    on: Literal["lower", "estimate"]
+    claim: Literal["population", "list"] | UnsetType = UNSET
+    confidence: float | UnsetType = UNSET
+    on: Literal["lower", "estimate"] | UnsetType = UNSET
     value: float | None
     lower: float | None
     upper: float | None

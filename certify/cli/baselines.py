@@ -31,7 +31,9 @@ def read_baselines(gates: Iterable[Gate]) -> dict[str, Report]:
 def asked_settings(
     configuration: Configuration, settings: SmoothingSettings, gates: Sequence[Gate], baselines: Baselines
 ) -> SmoothingSettings | None:
-    """Return the settings of the run that decides the radii of gates; None where a baseline measured its radii.
+    """Return the settings of the run that decides the radii of gates; None where radii must be measured.
+
+    A gate on the mean radius needs measured radii, and so does one whose baseline measured them.
 
     An answer is compared with one to the same questions: what a baseline was asked for, the run is asked for too.
     """
@@ -40,7 +42,7 @@ def asked_settings(
         for gate in gates
         if gate.baseline and isinstance(report := baselines[gate.baseline], SmoothingReport)
     ]
-    if () in earlier:
+    if () in earlier or any(gate.metric == "mean_radius" for gate in gates):
         return None
     radii = {*asked_radii(gates, settings), *(radius for at in earlier for radius in at)}
     return smoothing_settings(configuration, {"at": tuple(sorted(radii))})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from certify.cli import lipschitz, options, smooth
+from certify.cli.annotations import announce
 from certify.cli.baselines import Baselines, asked_settings, read_baselines
 from certify.cli.chance import chance_level_note
 from certify.cli.configuration import (
@@ -19,6 +20,7 @@ from certify.cli.configuration import (
     lipschitz_settings,
     smoothing_settings,
 )
+from certify.cli.gate_plan import plan_text
 from certify.cli.output import Output, write_text
 from certify.cli.reading import read_verified
 from certify.cli.remembered import question_name, recall, remember
@@ -33,12 +35,13 @@ from certify.policy import (
     least_examples,
     requirement,
 )
-from certify.policy.drops import PairedTally, question_of
 from certify.results import GateRow, LipschitzReport, Report, SmoothingReport, seal, unsampled_of
-from certify.rounding import ceiling_text, floor_text
+from certify.rounding import ceiling_text
 
 if TYPE_CHECKING:
     from certify.loading import Model
+
+COUNTED = frozenset({"certified_accuracy", "clean_accuracy"})  # one count of all examples decides these
 
 
 def command(
@@ -68,7 +71,9 @@ def command(
         where = configuration.path or "certify.toml (none found)"
         raise InputError(f"{where}: expected at least one [[gate]], got none")
     if plan:
-        write_text(plan_text(configuration))
+        write_text(
+            plan_text(configuration, {kind: _gates_of(configuration, kind) for kind in needed_kinds(configuration)})
+        )
         return 0
     out = Output(format, output, color, quiet, verbose)
     if output is not None and len(reports or needed_kinds(configuration)) > 1:
@@ -95,6 +100,7 @@ def command(
     judged = judge(found, configuration.gates, default_kind(configuration), baselines)
     for report in judged:
         out.show(report)
+    announce(judged, out, exit_zero=exit_zero)
     code = gate_exit_code([row for report in judged for row in report.gates])
     return 0 if exit_zero else code
 
@@ -144,7 +150,7 @@ def kind_of(report: Report) -> str:
 
 def gate_kind(gate: Gate, default: str) -> str:
     """Return the kind of certificates a gate speaks of."""
-    return gate.kind or default
+    return gate.certificates or default
 
 
 def default_kind(configuration: Configuration) -> str:
@@ -169,7 +175,7 @@ def judge(
     """
     rows: dict[int, list[GateRow]] = {index: [] for index in range(len(reports))}
     for gate in gates:
-        kind = gate.kind if len(reports) == 1 else gate_kind(gate, default)
+        kind = gate.certificates if len(reports) == 1 else gate_kind(gate, default)
         fitting = [i for i, report in enumerate(reports) if kind in (None, kind_of(report))]
         if len(fitting) != 1:
             raise InputError(
@@ -195,13 +201,15 @@ def _run(
     falsify: str | None,
     baselines: Baselines,
 ) -> LipschitzReport | SmoothingReport:
-    path, data = model_path(None, configuration), data_path(None, configuration)
+    path = model_path(None, configuration)
     if kind == "lipschitz":
         settings = lipschitz_settings(configuration, {})
         level = falsify_level(falsify, configuration.lipschitz)
+        of_examples = any(gate.metric != "lipschitz" for gate in _gates_of(configuration, kind))
+        data = data_path(None, configuration) if of_examples else None
         return lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level)
     model = read_known_model(path, configuration.arch)
-    return _run_smoothing(model, data, configuration, places, out, no_progress, baselines)
+    return _run_smoothing(model, data_path(None, configuration), configuration, places, out, no_progress, baselines)
 
 
 def _run_smoothing(
@@ -217,7 +225,7 @@ def _run_smoothing(
 
     A run of the configured settings that is complete in the store is re-used. Else the gates' radii are decided
     sequentially, up to the example that settles the last verdict. A gate with a baseline is answered as the baseline
-    was: where that measured its radii, so does this run.
+    was: where that measured its radii, so does this run. A mean radius needs measured radii too.
     """
     from certify.runs import has_complete_run
 
@@ -232,7 +240,9 @@ def _run_smoothing(
         and not any(gate.baseline for gate in gates)
         and has_complete_run(model, dataset, settings, store=places.store, device=places.device)
     ):
-        out.detail("measuring radii as the baseline did" if asked is None else "re-using the complete run in the store")
+        out.detail(
+            "measuring radii, as a gate needs them" if asked is None else "re-using the complete run in the store"
+        )
         return smooth.run(model, dataset, settings, places, out, no_progress, data=data)
     _warn_out_of_reach(gates, len(dataset), settings.alpha, out)
     return smooth.run(model, dataset, asked, places, out, no_progress, data=data, gates=gates, baselines=baselines)
@@ -247,7 +257,7 @@ def _warn_out_of_reach(gates: Sequence[Gate], n: int, alpha: float, out: Output)
     for gate in gates:
         if n and gate.baseline:
             _warn_of_small_drop(gate, n, out)
-        elif n and requirement(gate, n, alpha).passes_from > n:
+        elif n and gate.metric in COUNTED and requirement(gate, n, alpha).passes_from > n:
             least = least_examples(gate, n, alpha)
             remedy = "no number of examples can" if least is None else f"at least {least} are needed"
             out.note(f"warning: gate {gate.name!r}: {n} examples cannot pass it, {remedy}")
@@ -260,75 +270,3 @@ def _warn_of_small_drop(gate: Gate, n: int, out: Output) -> None:
     if gate.on == "lower" and not (gate.max_drop or 0.0) >= least:
         shown = ceiling_text(least, 4)
         out.note(f"warning: gate {gate.name!r}: {n} examples without any change show a drop of at most {shown}")
-
-
-def plan_text(configuration: Configuration) -> str:
-    """Return what must be observed for each gate to pass at the number of examples in the data.
-
-    Raises:
-        InputError: If model or data cannot be read, or a setting is out of range.
-    """
-    path, data = model_path(None, configuration), data_path(None, configuration)
-    model = read_known_model(path, configuration.arch)
-    lines: list[str] = []
-    for kind in needed_kinds(configuration):
-        n, alpha = _examples_of(kind, model, data, configuration)
-        for gate in _gates_of(configuration, kind):
-            lines += [f"{gate.name} ({kind}, {_asked(gate)})", *_required(gate, n, alpha)]
-    return "\n".join(lines)
-
-
-def _examples_of(kind: str, model: Model, data: Path, configuration: Configuration) -> tuple[int, float]:
-    """Return the number of examples that a kind is run on, and the chance that one of its certificates is false."""
-    from certify.runs import read_dataset
-
-    if kind == "lipschitz":
-        rows = lipschitz_settings(configuration, {})
-        return len(read_dataset(data, model, skip=rows.skip, limit=rows.limit)), 0.0
-    settings = smoothing_settings(configuration, {})
-    return len(smooth.read_examples(model, data, None, settings)), settings.alpha
-
-
-def _asked(gate: Gate) -> str:
-    where = "" if gate.radius is None else f" at {gate.norm} {gate.radius!r}"
-    if gate.baseline:
-        return (
-            f"certified accuracy{where} at most {gate.max_drop!r} below {gate.baseline}, confidence {gate.confidence!r}"
-        )
-    claim = "plain share" if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
-    return f"{gate.metric.replace('_', ' ')}{where} at least {gate.min!r}, {claim}"
-
-
-def _allowed(gate: Gate, n: int) -> Iterator[str]:
-    """Yield how many examples may be lost when none is won, and how many losses show too much."""
-    question = question_of(gate)
-    verdicts = [PairedTally(won=0, lost=lost, n=n).verdict(question) for lost in range(n + 1)]
-    passing, failing = verdicts.count("passed"), verdicts.count("failed")
-    yield (
-        f"  passes when at most {passing - 1} of {n} are lost and none won"
-        if passing
-        else f"  {n} examples cannot pass"
-    )
-    if failing:
-        yield f"  fails when {n + 1 - failing} or more are lost and none won"
-
-
-def _required(gate: Gate, n: int, alpha: float) -> Iterator[str]:
-    if not n:
-        yield "  no examples: undecided"
-        return
-    if gate.baseline:
-        yield from _allowed(gate, n)
-        return
-    rule = requirement(gate, n, alpha)
-    passes, fails = rule.passes_from, rule.fails_to
-    if passes <= n:
-        yield f"  passes from {passes} of {n} examples ({ceiling_text(passes / n, 4)})"
-    else:
-        least = least_examples(gate, n, alpha)
-        remedy = "no number of examples can" if least is None else f"at least {least} are needed"
-        yield f"  cannot pass with {n} examples, {remedy}"
-    if fails >= 0:
-        yield f"  fails up to {fails} of {n} ({floor_text(fails / n, 4)})"
-    if passes - fails > 1:
-        yield "  undecided between the two"

@@ -19,17 +19,21 @@ SMALLEST = 0.001  # times sigma: the asked radius that stands for any positive o
 def asked_radii(gates: Iterable[Gate], settings: SmoothingSettings) -> tuple[float, ...]:
     """Return the radii that a sequential run must decide for gates of kind smoothing; `SMALLEST` sigma for any radius.
 
+    A gate on the mean radius has none: it needs measured radii.
+
     Example:
         >>> gate = Gate(name="clean", metric="clean_accuracy", min=0.9)
         >>> asked_radii([gate], SmoothingSettings(sigma=0.25))
         (0.00025,)
     """
     smallest = SMALLEST * settings.sigma
-    return tuple(sorted({gate.radius or smallest for gate in gates}))
+    return tuple(sorted({gate.radius or smallest for gate in gates if gate.metric != "mean_radius"}))
 
 
 def answers_gate(settings: SmoothingSettings, gate: Gate) -> bool:
     """Return whether a run with these settings decides what a gate asks: any radius, or the asked ones alone."""
+    if gate.metric == "mean_radius":
+        return not settings.at
     smallest = SMALLEST * settings.sigma
     return not settings.at or (gate.radius in settings.at if gate.radius else settings.at[0] <= smallest)
 
@@ -138,6 +142,11 @@ def _most_draws(report: SmoothingReport) -> int:
 def _check_asked(settings: SmoothingSettings, gate: Gate) -> None:
     if answers_gate(settings, gate):
         return
+    if gate.metric == "mean_radius":
+        raise InputError(
+            f"gate {gate.name!r}: expected measured radii for a mean, got a run that decided asked ones; "
+            "run without --at"
+        )
     radius = gate.radius or SMALLEST * settings.sigma
     raise InputError(
         f"gate {gate.name!r}: expected a report that decides radius {radius!r}, got one that was asked only at "

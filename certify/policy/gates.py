@@ -11,25 +11,29 @@ import msgspec
 from certify.errors import InputError
 from certify.results import AnyNorm, refuse_other_words
 
-PLANNED_KEYS = frozenset({"max"})
 MAX_DROP = 0.01  # below a baseline, where a gate names none
-PLANNED_METRICS = frozenset({"class_certified_accuracy", "lipschitz", "mean_radius"})
+UNASKED = -1.0  # stands for no threshold from below
+AT_A_RADIUS = frozenset({"certified_accuracy", "class_certified_accuracy"})
+SHARES = AT_A_RADIUS | {"clean_accuracy"}
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One requirement on a report; the fields are the keys of a ``[[gate]]`` table.
 
-    ``kind`` None takes the certificates of whichever report it is given. ``radius`` and ``norm`` belong to
-    ``certified_accuracy`` alone. With a ``baseline``, the path of an earlier report, the share certified at ``radius``
-    may drop by at most ``max_drop`` below it, and ``min`` plays no part.
+    ``metric`` is ``certified_accuracy`` at a ``radius``, the same in every class (``class_certified_accuracy``),
+    ``clean_accuracy``, or ``mean_radius``, each at least ``min``; or ``lipschitz``, the proved constant of the network,
+    at most ``max``, which has neither claim nor confidence. ``kind`` None takes the certificates of whichever report it
+    is given. With a ``baseline``, the path of an earlier report, the share certified at ``radius`` may drop by at most
+    ``max_drop`` below it, and ``min`` plays no part.
 
     Raises:
-        ValueError: If a value is outside its range, or a radius is missing or does not apply.
+        ValueError: If a value is outside its range, is missing, or does not apply.
     """
 
     name: str
-    metric: Literal["certified_accuracy", "clean_accuracy"]
-    min: float
+    metric: Literal["certified_accuracy", "clean_accuracy", "class_certified_accuracy", "mean_radius", "lipschitz"]
+    min: float = UNASKED
+    max: float | None = None
     kind: Literal["lipschitz", "smoothing"] | None = None
     norm: AnyNorm = "l2"
     radius: float | None = None
@@ -40,15 +44,42 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.min <= 1.0:
-            raise ValueError(f"key 'min': expected a share within 0..1, got {self.min!r}; write 0.6 for 60 %")
         if not 0.5 < self.confidence < 1.0:
             raise ValueError(f"key 'confidence': expected a number above 1/2 and below 1, got {self.confidence!r}")
-        if self.metric == "clean_accuracy" and self.radius is not None:
-            raise ValueError("key 'radius': clean_accuracy has none; remove it, or ask for certified_accuracy")
-        if self.metric == "certified_accuracy" and not (self.radius is not None and 0.0 <= self.radius < math.inf):
-            raise ValueError(f"key 'radius': certified_accuracy needs a radius of at least 0, got {self.radius!r}")
+        if self.metric not in AT_A_RADIUS and self.radius is not None:
+            raise ValueError(f"key 'radius': {self.metric} has none; remove it, or ask for certified_accuracy")
+        if self.metric in AT_A_RADIUS and not (self.radius is not None and 0.0 <= self.radius < math.inf):
+            raise ValueError(f"key 'radius': {self.metric} needs a radius of at least 0, got {self.radius!r}")
+        if self.metric == "lipschitz":
+            self._check_network()
+        else:
+            self._check_least()
         self._check_drop()
+
+    @property
+    def certificates(self) -> Literal["lipschitz", "smoothing"] | None:
+        """The kind of report that can answer; None for any."""
+        return "lipschitz" if self.metric == "lipschitz" else self.kind
+
+    def _check_least(self) -> None:
+        if self.max is not None:
+            raise ValueError(f"key 'max': {self.metric} has none, it belongs to lipschitz; set min")
+        if self.min == UNASKED:
+            raise ValueError("missing required field `min`")
+        if self.metric in SHARES and not 0.0 <= self.min <= 1.0:
+            raise ValueError(f"key 'min': expected a share within 0..1, got {self.min!r}; write 0.6 for 60 %")
+        if not 0.0 <= self.min < math.inf:
+            raise ValueError(f"key 'min': expected a radius of at least 0, got {self.min!r}")
+
+    def _check_network(self) -> None:
+        if self.max is None or not 0.0 <= self.max < math.inf:
+            raise ValueError(f"key 'max': lipschitz needs a number of at least 0, got {self.max!r}")
+        if self.min != UNASKED:
+            raise ValueError("key 'min': lipschitz has none; set max")
+        if (self.claim, self.confidence, self.on) != ("population", 0.95, "lower"):
+            raise ValueError("keys 'claim', 'confidence', 'on': a proved bound of the network has none; remove them")
+        if self.kind == "smoothing":
+            raise ValueError("key 'kind': expected lipschitz, got smoothing; remove it")
 
     def _check_drop(self) -> None:
         if (self.baseline is None) != (self.max_drop is None):
@@ -69,7 +100,7 @@ def parse_gates(tables: Sequence[Mapping[str, Any]]) -> tuple[Gate, ...]:
     """Return the gates of the ``[[gate]]`` tables of a configuration.
 
     Raises:
-        InputError: If a key is unknown, missing, not of its type or range, not supported, or a name occurs twice.
+        InputError: If a key is unknown, missing, not of its type or range, or a name occurs twice.
 
     Example:
         >>> parse_gates([{"name": "clean", "metric": "clean_accuracy", "min": 0.9}])[0].claim
@@ -85,15 +116,6 @@ def parse_gates(tables: Sequence[Mapping[str, Any]]) -> tuple[Gate, ...]:
 
 def _parse_gate(table: Mapping[str, Any], number: int) -> Gate:
     label = f"gate {table.get('name', number)!r}"
-    planned = sorted(PLANNED_KEYS.intersection(table))
-    if planned:
-        raise InputError(f"{label}: key {planned[0]!r} is not supported by this version; remove it, or update certify")
-    metric = table.get("metric")
-    if isinstance(metric, str) and metric in PLANNED_METRICS:
-        raise InputError(
-            f"{label}: metric {metric!r} is not supported by this version; "
-            "expected certified_accuracy or clean_accuracy"
-        )
     try:
         refuse_other_words(table, Gate)
         return msgspec.convert(_completed(table), Gate)

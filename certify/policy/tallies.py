@@ -68,6 +68,25 @@ def tally(gate: Gate, examples: Sequence[LipschitzExample | SmoothingExample], n
     )
 
 
+@dataclass(frozen=True)
+class WholeRun:
+    """What a gate has seen that waits for the last example: no early verdict on every class, or on a mean."""
+
+    def after(self, gate: Gate, example: LipschitzExample | SmoothingExample) -> WholeRun:  # noqa: ARG002 - as a tally
+        """Return what is seen with one more example."""
+        return self
+
+    def verdict(self, gate: Gate) -> Verdict | None:  # noqa: ARG002 - as a tally
+        """Return None: a later example can change it."""
+        return None
+
+
+def _nothing_seen(gate: Gate, n: int, alpha: float, certified: Collection[int]) -> Tally | DropTally | WholeRun:
+    if gate.baseline is not None:
+        return drop_tally(gate, (), n, certified)
+    return tally(gate, (), n, alpha) if gate.metric in ("certified_accuracy", "clean_accuracy") else WholeRun()
+
+
 class Settlement:
     """Watches the examples of a run, one by one in their order, until no later one can change a verdict.
 
@@ -93,10 +112,10 @@ class Settlement:
             alpha: The chance that one certificate is false.
             certified: By name of a gate with a baseline, the indices of the examples that the baseline certified.
         """
-        self._seen: list[tuple[Gate, Tally | DropTally]] = [
+        self._seen: list[tuple[Gate, Tally | DropTally | WholeRun]] = [
             (
                 gate,
-                tally(gate, (), n, alpha) if gate.baseline is None else drop_tally(gate, (), n, certified[gate.name]),
+                _nothing_seen(gate, n, alpha, certified.get(gate.name, ())),
             )
             for gate in gates
         ]

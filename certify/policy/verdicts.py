@@ -7,9 +7,12 @@ from types import MappingProxyType
 
 from msgspec import UNSET
 
+from certify.policy.classes import judge_classes
 from certify.policy.drops import baseline_record, judge_gate
 from certify.policy.fits import check_fits, in_native_norm
 from certify.policy.gates import Gate
+from certify.policy.means import judge_mean_radius
+from certify.policy.networks import judge_network
 from certify.policy.requirements import least_examples, requirement
 from certify.policy.tallies import Tally, tally
 from certify.results import Baseline, GateRow, Report, SmoothingReport, Verdict, unsampled_of
@@ -46,12 +49,18 @@ def gate_exit_code(rows: Iterable[GateRow]) -> int:
 
 
 def _evaluate(report: Report, gate: Gate, baselines: Mapping[str, Report | Baseline]) -> GateRow:
+    if gate.metric == "lipschitz":
+        return judge_network(report, gate)
     native = gate
     if isinstance(report, SmoothingReport):
         native = in_native_norm(gate, report.settings, report.model.input.size)
     check_fits(report, native)
     if gate.baseline is not None:
         return judge_gate(gate, native, report, baseline_record(native, report, baselines))
+    if gate.metric == "mean_radius":
+        return judge_mean_radius(report, gate)
+    if gate.metric == "class_certified_accuracy":
+        return judge_classes(report, gate, native)
     found = tally(native, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
     verdict, reason = _judge(gate, native, found)
     lower, upper = _limits(gate, found)

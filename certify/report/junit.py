@@ -77,7 +77,8 @@ def _facts(gate: GateRow) -> Iterator[tuple[str, str]]:
     if gate.radius is not UNSET:
         yield "radius", radius_label(gate.radius)
     yield "threshold", repr(gate.threshold)
-    yield "claim", f"{gate.claim}, on {gate.on}, confidence {gate.confidence!r}"
+    if gate.claim is not UNSET:
+        yield "claim", f"{gate.claim}, on {gate.on}, confidence {gate.confidence!r}"
     numbers: tuple[tuple[str, float | None, Callable[[float], str]], ...] = (
         ("value", gate.value, estimate_figure),
         ("lower", gate.lower, lower_figure),

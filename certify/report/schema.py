@@ -84,7 +84,7 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("CertifiedAccuracy", "lower"): SHARE,
     ("CertifiedAccuracy", "upper"): SHARE,
     ("CertifiedAccuracy", "confidence"): {"exclusiveMinimum": 0.5, "exclusiveMaximum": 1},
-    ("GateRow", "threshold"): SHARE,
+    ("GateRow", "threshold"): NOT_NEGATIVE,
     ("GateRow", "radius"): NOT_NEGATIVE,
     ("GateRow", "confidence"): {"exclusiveMinimum": 0.5, "exclusiveMaximum": 1},
     ("Falsifier", "found"): NOT_NEGATIVE,
@@ -141,7 +141,7 @@ OPTIONAL: Mapping[str, frozenset[str]] = {
     "LayerRow": frozenset({"share"}),
     "LipschitzExample": frozenset({"ball", "local_upper", "reason"}),
     "SmoothingExample": frozenset({"scores", "stopped", "decisions", "uniform", "reason"}),
-    "GateRow": frozenset({"radius", "norm", "baseline"}),
+    "GateRow": frozenset({"radius", "claim", "confidence", "on", "norm", "baseline"}),
     "ComparedRun": frozenset({"lipschitz", "smoothing", "noise_law"}),
 }
 """The fields that are absent where they do not apply; every other field is always there."""

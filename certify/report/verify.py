@@ -199,15 +199,13 @@ def _check_gates(report: Report) -> Iterator[Finding]:
 def _gate_table(row: GateRow, report: Report) -> dict[str, object]:
     """Return the configuration of the gate that a row answers; its kind and norm can only be those of the report."""
     drop = {} if row.baseline is UNSET else {"baseline": row.baseline.digest, "max_drop": row.threshold}
+    asked = {"radius": row.radius, "claim": row.claim, "confidence": row.confidence, "on": row.on}
     return {
-        **(drop or {"min": row.threshold}),
+        **(drop or {"max" if row.metric == "lipschitz" else "min": row.threshold}),
         "name": row.name,
         "metric": row.metric,
         "norm": report.settings.norm if row.norm is UNSET else row.norm,
-        "radius": None if row.radius is UNSET else row.radius,
-        "claim": row.claim,
-        "confidence": row.confidence,
-        "on": row.on,
+        **{key: value for key, value in asked.items() if value is not UNSET},
     }
 
 

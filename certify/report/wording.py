@@ -85,7 +85,11 @@ def describe_asked(gate: GateRow) -> str:
     metric = gate.metric.replace("_", " ")
     norm = "" if gate.norm is UNSET else f"{gate.norm} "
     where = "" if gate.radius is UNSET else f" at {norm}radius {radius_label(gate.radius)}"
-    claim = "plain share" if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
+    if gate.metric == "lipschitz":
+        return f"Lipschitz constant of the network at most {gate.threshold!r} (proved)"
+    metric = metric.replace("class certified accuracy", "certified accuracy of every class")
+    plain = "plain mean" if gate.metric == "mean_radius" else "plain share"
+    claim = plain if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
     least = "at least" if gate.baseline is UNSET else "below the baseline's by at most"
     return f"{metric}{where} {least} {gate.threshold!r} ({claim})"
 

@@ -1,0 +1,156 @@
+r"""Gates on every class: in each, the share certified at the radius is at least ``min``.
+
+The examples of one class are counted as `certify.policy.tallies` counts a list: independent draws from that class, with
+its own n. Let K be the number of classes, delta = 1 - confidence.
+
+- **Passed** when every class passes at the confidence itself. If some class c is below ``min``, the gate passes only if
+  the test of that very c errs, which has probability at most delta: no level is shared out (the intersection-union
+  test; Berger, Technometrics 24(4), 1982).
+- **Failed** when some class fails at delta / K. If every class reaches ``min``, one of K tests must err for that, which
+  has probability at most K delta / K (Bonferroni).
+- **Undecided** otherwise; so is a class without examples.
+
+The limits follow: with c the worst class, min over classes of the lower limits is at most that of c, a lower limit of
+its share at the confidence; and the least of K upper limits at delta / K holds for the share of its own class, which is
+no smaller than that of c. A ``list`` claim and ``on = "estimate"`` count each class by the same rule as a whole list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from msgspec import UNSET, structs
+
+from certify.policy.gates import Gate
+from certify.policy.requirements import requirement
+from certify.policy.tallies import Tally, tally
+from certify.results import GateRow, Report, SmoothingReport, Verdict, unsampled_of
+from certify.rounding import div_down, div_up
+from certify.stats import Requirement, false_certificates_quantile, population_limits
+
+
+@dataclass(frozen=True)
+class ClassTally:
+    """What a gate has seen of one class, and the gate that its failure is held to."""
+
+    name: str
+    seen: Tally
+    gate: Gate
+    stricter: Gate
+
+    @property
+    def rule(self) -> Requirement:
+        """The counts from which this class passes at the confidence, and up to which it fails for all classes."""
+        passing = requirement(self.gate, self.seen.n, self.seen.alpha)
+        failing = requirement(self.stricter, self.seen.n, self.seen.alpha)
+        three_way = self.gate.on == "lower" and self.gate.claim == "population"
+        return Requirement(passing.passes_from, failing.fails_to if three_way else passing.fails_to)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on this class alone; undecided without examples."""
+        if not self.seen.n:
+            return "undecided"
+        lingering = self.seen.undecided if self.gate.claim == "list" and self.gate.on == "lower" else 0
+        return self.rule.verdict(self.seen.count, self.seen.unsampled + lingering)
+
+    @property
+    def share(self) -> float | None:
+        """The observed share, rounded to nearest; None without examples, or while some have no draws."""
+        return self.seen.count / self.seen.n if self.seen.n and not self.seen.unsampled else None
+
+    def limits(self) -> tuple[float, float | None]:
+        """Return the lower limit at the confidence, and the upper limit at its share of the level."""
+        found = self.seen
+        if not found.n:
+            return 0.0, 1.0
+        if self.gate.claim == "list":
+            false_ones = false_certificates_quantile(found.n, found.alpha, 1.0 - self.gate.confidence)
+            return div_down(float(max(found.count - false_ones, 0)), float(found.n)), None
+        lower, _ = population_limits(found.count, found.n, confidence=self.gate.confidence, alpha=found.alpha)
+        most = found.count + found.unsampled
+        return lower, population_limits(most, found.n, confidence=self.stricter.confidence, alpha=found.alpha)[1]
+
+
+def judge_classes(report: Report, gate: Gate, native: Gate) -> GateRow:
+    """Return the verdict on the share of every class certified at a radius.
+
+    Args:
+        report: The report, which fits the gate.
+        gate: The gate as it is asked.
+        native: The gate at the radius in the norm of the certificates.
+    """
+    classes = list(class_tallies(report, gate, native))
+    lower, upper = _limits(gate, classes)
+    shares = [one.share for one in classes]
+    known = [share for share in shares if share is not None]
+    return GateRow(
+        name=gate.name,
+        metric=gate.metric,
+        threshold=gate.min,
+        radius=UNSET if gate.radius is None else gate.radius,
+        norm=UNSET if native is gate else gate.norm,
+        claim=gate.claim,
+        confidence=gate.confidence,
+        on=gate.on,
+        value=min(known) if classes and len(known) == len(shares) else None,
+        lower=lower,
+        upper=upper,
+        verdict=_verdict(classes),
+        reason=_reason(gate, classes),
+    )
+
+
+def class_tallies(report: Report, gate: Gate, native: Gate) -> Iterator[ClassTally]:
+    """Yield what is seen of each class, in the order of the model's classes."""
+    unsampled = [example.label for example in unsampled_of(report)]
+    alpha = report.settings.alpha if isinstance(report, SmoothingReport) else 0.0
+    names = report.model.classes
+    stricter = structs.replace(gate, confidence=_shared_out(gate.confidence, max(len(names), 1)))
+    for label, name in enumerate(names):
+        own = [example for example in report.examples if example.label == label]
+        n = len(own) + unsampled.count(label)
+        yield ClassTally(name, tally(native, own, n, alpha), gate, stricter)
+
+
+def _shared_out(confidence: float, classes: int) -> float:
+    """Return a confidence of at least 1 - (1 - confidence) / classes, below 1."""
+    return (
+        min(1.0 - div_down(1.0 - confidence, float(classes)) + 2.0**-53, 1.0 - 2.0**-53) if classes > 1 else confidence
+    )
+
+
+def _limits(gate: Gate, classes: Sequence[ClassTally]) -> tuple[float | None, float | None]:
+    if gate.on == "estimate" or not any(one.seen.n for one in classes):
+        return None, None
+    found = [one.limits() for one in classes]
+    uppers = [upper for _, upper in found if upper is not None]
+    return min(lower for lower, _ in found), min(uppers, default=None)
+
+
+def _verdict(classes: Sequence[ClassTally]) -> Verdict:
+    verdicts = {one.verdict for one in classes}
+    if "failed" in verdicts:
+        return "failed"
+    return "passed" if verdicts == {"passed"} else "undecided"
+
+
+def _reason(gate: Gate, classes: Sequence[ClassTally]) -> str:
+    """Return how many classes pass, and what was counted in the one that is furthest from it."""
+    if not any(one.seen.n for one in classes):
+        return "no examples"
+    passing = sum(one.verdict == "passed" for one in classes)
+    worst = min(classes, key=_rank)
+    seen = worst.seen
+    counted = f"class {worst.name!r}: {seen.count} of {seen.n} examples certified correct at {gate.norm} radius"
+    need = (
+        f"{worst.rule.passes_from} needed to show {gate.min!r}" if seen.n else "a class without examples shows nothing"
+    )
+    return f"{passing} of {len(classes)} classes pass; {counted} {gate.radius!r}; {need}"
+
+
+def _rank(one: ClassTally) -> tuple[int, float]:
+    """Return what orders classes from the one that fails most to the one that passes best."""
+    order = ("failed", "undecided", "passed")
+    return order.index(one.verdict), div_up(float(one.seen.count), float(one.seen.n)) if one.seen.n else 0.0
