@@ -36,9 +36,9 @@ from certify.bounds import (
     slope_floor,
     weight_rows,
 )
-from certify.errors import InputError
+from certify.errors import InputError, SoundnessError
 from certify.examples import Dataset, Example
-from certify.falsifier import OFF, falsify_lipschitz, falsify_smoothing
+from certify.falsifier import OFF, falsify_lipschitz, falsify_scores, falsify_smoothing
 from certify.graph import fold_batch_norm
 from certify.loading import Model, WeightsOnly, check_dataset, load, read_data
 from certify.output_runs import smooth_outputs
@@ -427,7 +427,7 @@ class SmoothingRun:
 
     def _falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
         if any(example.scores is not UNSET for example in examples):
-            return OFF  # the attacks count votes, and a vote may be lost where a mean score is not
+            return self._score_falsifier(examples)
         return falsify_smoothing(
             self.model.predict(self.device, DTYPES[self.settings.dtype]),
             self.model.graph,
@@ -439,6 +439,24 @@ class SmoothingRun:
             device=self.device,
             range=self.model.input.range,
             scales=self.scales,
+        )
+
+    def _score_falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
+        """Return what was tried against mean scores: a vote may be lost where a mean score is not."""
+        soft = self._soft()
+        if soft is None:
+            raise SoundnessError("expected rows without sums of scores from a run of votes")
+        return falsify_scores(
+            self.model.predict(self.device, DTYPES[self.settings.dtype]),
+            self.model.graph,
+            self.data.examples[: len(examples)],
+            examples,
+            self.settings,
+            soft.task().score_map,
+            classes=len(self.model.classes),
+            level=self.falsify,
+            device=self.device,
+            range=self.model.input.range,
         )
 
     def is_complete(self) -> bool:

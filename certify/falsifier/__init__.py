@@ -4,6 +4,7 @@ An attack proposes an input; an exact check decides. Nothing an attack does not 
 """
 
 from certify.falsifier.lipschitz import OFF, falsify_lipschitz
+from certify.falsifier.noisy_scores import falsify_scores
 from certify.falsifier.smoothing import falsify_smoothing
 
-__all__ = ["OFF", "falsify_lipschitz", "falsify_smoothing"]
+__all__ = ["OFF", "falsify_lipschitz", "falsify_scores", "falsify_smoothing"]

@@ -107,7 +107,9 @@ def _attack(
     certified = [k for k, row in enumerate(rows) if row.radius > 0.0]
     count = min(len(certified), effort.examples)
     chosen = [certified[k * len(certified) // count] for k in np.arange(count).tolist()]
-    points = _points(classifier, graph, [examples[k] for k in chosen], [rows[k] for k in chosen], settings, effort, box)
+    points = points_to_try(
+        classifier, graph, [examples[k] for k in chosen], [rows[k] for k in chosen], settings, effort, box
+    )
     lost: list[Found] = []
     for k, point in zip(chosen, points, strict=True):
         found = _lost_at(classifier, law, examples[k], rows[k], point, effort, settings, box)
@@ -122,7 +124,7 @@ def _attack(
     )
 
 
-def _points(
+def points_to_try(
     classifier: BaseClassifier,
     graph: Graph,
     examples: Sequence[Example],

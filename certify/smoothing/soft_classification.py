@@ -161,8 +161,13 @@ class SoftClassification:
         return False
 
     @property
+    def score_map(self) -> ScoreMap:
+        """The map in use."""
+        return self.reading.candidates[self.table.chosen]
+
+    @property
     def _soft(self) -> bool:
-        return self.reading.candidates[self.table.chosen].soft
+        return self.score_map.soft
 
     def _pilot(self, pilot: NDArray[np.int64]) -> Sums:
         return self.reading.take_apart(pilot, "selection", self.table.chosen)

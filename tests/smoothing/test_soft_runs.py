@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from certify.errors import InputError
+from certify.errors import BrokenCertificate, InputError
 from certify.examples import Dataset, Example
+from certify.falsifier import falsify_scores
 from certify.loading import load, save
 from certify.pairing import refuse_incomparable
 from certify.policy import Gate, evaluate_gates
@@ -325,6 +326,22 @@ def test_reports_are_compared_only_with_a_map_fixed_before(tmp_path):
     with pytest.raises(InputError, match="one --score-map and --temperature"):
         refuse_incomparable(chosen, chosen, 0.1)
     refuse_incomparable(run(tmp_path, fixed), run(tmp_path, fixed), 0.1)
+
+
+def test_false_certificates_of_mean_scores_are_found(tmp_path):
+    """Radii a third beyond the true distance are proved false; true ones are not, at the same effort."""
+    settings = msgspec.structs.replace(SOFT, score_map="softmax", temperature=8.0)
+    data = dataset(8, seed=3)
+    sound = run(tmp_path, settings, data=data, falsify="quick")
+    assert sound.falsifier.level == "quick"
+    assert "0 lost" in sound.falsifier.tried
+    rows = [
+        msgspec.structs.replace(row, radius=1.3 * abs(distances(example.stored)), predicted=example.label)
+        for example, row in zip(data, sound.examples, strict=True)
+    ]
+    model, score_map = network(), ScoreMap("softmax", 8.0)
+    with pytest.raises(BrokenCertificate, match="certificates of mean scores are false"):
+        falsify_scores(model.predict(), model.graph, data.examples, rows, settings, score_map, classes=2, level="quick")
 
 
 REPORTS = {}
