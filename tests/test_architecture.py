@@ -40,7 +40,8 @@ HOMES = {
     "PIL": {"loading"},
     "sqlite3": {"smoothing"},
     "curvlinops": {"curvature"},
-    **dict.fromkeys(("jinja2", "markupsafe"), {"report"}),
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml"}
 UNSAFE_CALLS = {

@@ -125,9 +125,7 @@ def _at(report: Report, radius: float) -> dict[str, Yaml]:
 
 
 def _norm(report: Report) -> str:
-    if isinstance(report, LipschitzReport):
-        return report.settings.norm
-    return report.examples[0].norm if report.examples else "l2"
+    return report.settings.norm
 
 
 def _claim(report: Report) -> dict[str, Yaml]:

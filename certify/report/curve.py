@@ -85,8 +85,8 @@ def curve_of(report: Listing, name: str = "", series: int = 0) -> Curve | None:
 
 
 def norm_of(report: Listing) -> str:
-    """Return the norm of the radii of a report that has examples; logs are in l2."""
-    return "l2" if isinstance(report, LogReport) else report.examples[0].norm
+    """Return the norm of the radii of a report; logs are in l2."""
+    return "l2" if isinstance(report, LogReport) else report.settings.norm
 
 
 def certified_radii(examples: Examples) -> list[float]:

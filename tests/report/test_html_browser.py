@@ -11,13 +11,16 @@ from urllib.parse import unquote
 import pytest
 
 import certify
+from certify.report import FORMATS, compare_reports, read_log
 from certify.report.html_view import NamedReport, render_html, render_html_page
+from certify.results import LogSettings, SmoothingReport
 from tests.report.browser import Browser, open_browser
 from tests.report.hostile_reports import hostile_lipschitz
 from tests.report.sample_reports import smoothing_undecided
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 WIDTHS = (360, 1400)
+PAGES = ("lipschitz", "smoothing", "both", "comparison", "log", "gates", "hostile")
 SORTED = """
 (() => {
   const table = document.querySelector("table[data-sortable]");
@@ -53,6 +56,8 @@ def pages(tmp_path_factory):
         "lipschitz": render_html(lipschitz),
         "smoothing": render_html(smoothing),
         "both": render_html_page(both),
+        "comparison": render_html(compare_reports(smoothing, smoothing)),
+        "log": render_html(read_log(write_log(folder, smoothing), LogSettings(sigma=0.25))),
         "gates": render_html(smoothing_undecided()),
         "hostile": render_html(hostile_lipschitz()),
     }
@@ -61,12 +66,18 @@ def pages(tmp_path_factory):
     return folder
 
 
+def write_log(folder: Path, report: SmoothingReport) -> Path:
+    path = folder / "log.tsv"
+    path.write_text(FORMATS["tsv"](report), encoding="utf-8")
+    return path
+
+
 def open_page(browser: Browser, path: Path, width: int, scheme: str = "light") -> None:
     browser.open(path.as_uri(), width=width, scheme=scheme)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["lipschitz", "smoothing", "both", "gates", "hostile"])
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_silent_offline_and_within_the_screen(browser, pages, name, width):
     open_page(browser, pages / f"{name}.html", width)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
@@ -76,7 +87,7 @@ def test_a_page_is_silent_offline_and_within_the_screen(browser, pages, name, wi
 
 SLOW = [
     pytest.param(name, scheme, marks=pytest.mark.slow)
-    for name, scheme in itertools.product(["lipschitz", "smoothing", "both", "gates", "hostile"], ["light", "dark"])
+    for name, scheme in itertools.product(PAGES, ["light", "dark"])
     if (name, scheme) != ("smoothing", "dark")
 ]
 

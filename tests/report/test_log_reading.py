@@ -2,6 +2,7 @@
 
 import functools
 import math
+import unicodedata
 from statistics import NormalDist
 
 import pytest
@@ -249,6 +250,18 @@ def test_every_view_shows_a_log(name):
         assert "0.01" in text
     if name == "terminal":
         assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_hostile_column_is_shown_and_never_obeyed():
+    hostile = HOSTILE.replace("\n", " ").replace("\t", " ")
+    report = read(f"idx\tlabel\tpredict\tradius\tcorrect\t{hostile}\n0\t1\t1\t0.3\t1\tx\n")
+    for name in ("terminal", "csv", "tsv", "markdown", "html"):
+        text = FORMATS[name](report).replace("\r\n", "\n")
+        assert not {c for c in text if unicodedata.category(c)[0] == "C"} - {"\n", "\t"}
+        assert not [line for line in text.splitlines() if line.startswith(("::", "="))]
+        if name == "html":
+            assert faults(text) == []
+            assert "<script>alert" not in text
 
 
 @pytest.mark.parametrize("name", ["junit", "card"])

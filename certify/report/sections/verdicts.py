@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
+from certify.report.conversions import describe_conversions
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.outline import Block, Facts, Quote, Section, Tile, Tiles, VerdictRow, Verdicts
 from certify.report.wording import SHARE_DIGITS, VERDICT_ORDER, describe_asked, describe_failure
@@ -61,12 +62,13 @@ def _middle_row(summary: Summary) -> CertifiedAccuracy | None:
 
 def statement_section(report: Report) -> Section:
     """Return the promise in words and field by field."""
-    statement = report.statement
-    facts = (
+    statement, conversions = report.statement, describe_conversions(report)
+    facts = [
         ("object", statement.object),
         ("arithmetic", statement.arithmetic),
         ("domain", statement.domain),
         ("fails", describe_failure(statement.failure_probability)),
         ("joint", statement.joint),
-    )
-    return Section("statement", "What is promised", (Quote(statement.text), Facts(facts)))
+        *([("converted", conversions)] if conversions else []),
+    ]
+    return Section("statement", "What is promised", (Quote(statement.text), Facts(tuple(facts))))
