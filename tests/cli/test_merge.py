@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from certify.cli.app import main
+from certify.results import report_to_json
+from tests.report.sample_reports import smoothing_clean
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
-RUN = ["--model", str(SAMPLES / "mlp.safetensors"), str(SAMPLES / "data"), "--sigma", "0.25", "--limit", "7"]
+RUN = ["--model", str(SAMPLES / "mlp.safetensors"), str(SAMPLES / "data"), "--sigma", "0.25", "--limit", "5"]
 RUN += ["--n", "200", "--n0", "16", "--falsify", "off", "-q"]
 
 
@@ -19,19 +21,19 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_shards_merge_to_the_whole_run(folder, capsys):
-    for number in (1, 2, 3):
-        assert main(["smooth", *RUN, "--shard", f"{number}/3", "-o", f"part{number}.json"]) == 0
+    for number in (1, 2):
+        assert main(["smooth", *RUN, "--shard", f"{number}/2", "-o", f"part{number}.json"]) == 0
     assert main(["smooth", *RUN, "-o", "whole.json"]) == 0
-    assert main(["merge", "part3.json", "part1.json", "part2.json", "-o", "merged.json", "-q"]) == 0
+    assert main(["merge", "part2.json", "part1.json", "-o", "merged.json", "-q"]) == 0
     merged, whole = (json.loads(Path(name).read_text()) for name in ("merged.json", "whole.json"))
     assert merged["digest"] == whole["digest"]
     assert main(["verify", "merged.json"]) == 0
     capsys.readouterr()
-    assert main(["merge", "part1.json", "part2.json"]) == 2
-    assert "none numbered 3" in capsys.readouterr().err
+    assert main(["merge", "part1.json"]) == 2
+    assert "none numbered 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shard", ["0/3", "4/3", "1/8", "1", "a/b", "1/2/3", "-1/2"])
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1/6", "1", "a/b", "1/2/3", "-1/2"])
 def test_what_is_no_shard_is_refused(folder, capsys, shard):
     assert main(["smooth", *RUN, f"--shard={shard}"]) == 2
     assert "i/N" in capsys.readouterr().err
@@ -43,8 +45,7 @@ def test_soft_scores_are_chosen_on_a_whole_run(folder, capsys):
 
 
 def test_an_edited_part_is_refused(folder, capsys):
-    assert main(["smooth", *RUN, "--shard", "1/1", "-o", "part.json"]) == 0
-    plain = json.loads(Path("part.json").read_text())
+    plain = json.loads(report_to_json(smoothing_clean()))
     plain["examples"][0]["radius"] = 9.0
     Path("part.json").write_text(json.dumps(plain, indent=1))
     assert main(["merge", "part.json"]) == 2
