@@ -1,8 +1,14 @@
 r"""Which operations read an image through one small kernel, the same at every pixel, and where they read it.
 
 Output j of such an operation reads the pixels ``stride j + dilation a - before`` for the taps a of its kernel, along
-every axis; what lies outside the image is zero. Convolutions are of this form, and so are average pools whose windows
-all have the same divisor, zero pads and spatial slices.
+every axis; what lies outside the image is zero. Convolutions are of this form, and so are transposed ones of stride 1,
+average pools whose windows all have the same divisor, zero pads and spatial slices.
+
+Transposed convolutions of a larger stride and nearest upsampling are not: their outputs read by as many kernels as the
+stride has phases, so that a covariance behind them is the same only at every stride-th pixel. Exact matrices would
+hold a channel per phase, from there to the end of the network, stride^(2 dims) times the work of the fine torus per
+layer; and a covariance that is the same at every pixel and no smaller exceeds it by up to the number of phases, while
+the gain, which is used, is the operation's own norm.
 
 *The torus.* Put the image at the origin of a torus of side N with zeros elsewhere. The outputs of the image are those
 of the torus if no read that leaves the image comes back to it: reads go from -before to ``last``, so it is enough that
@@ -149,6 +155,23 @@ def _padded(axes: tuple[Axis, ...], pads: Sequence[tuple[int, int]], mode: str) 
     return found if mode == "circular" and whole else None
 
 
+def _conv_transpose(facts: Facts, operation: Operation, dims: int) -> Reading | None:
+    """Return a transposed convolution of stride 1 as the convolution that it is: by the turned kernel.
+
+    Its output j = i + dilation a - padding receives K_a x_i; with a = taps - 1 - a' it reads the pixels
+    j + dilation a' - (dilation (taps - 1) - padding). With a larger stride no single kernel serves all outputs.
+    """
+    if len(operation.integers("stride")) != dims or any(stride > 1 for stride in operation.integers("stride")):
+        return None
+    stored, groups = facts.graph.required_weight(operation, "weight"), operation.integer("groups")
+    taps, dilation = tuple(stored.shape[2:]), operation.integers("dilation")
+    grouped = stored.reshape(groups, -1, *stored.shape[1:]).transpose(1, 2)
+    turned = grouped.flatten(0, 1).flip(tuple(range(2, 2 + dims)))
+    reach = (d * (k - 1) - p for d, k, p in zip(dilation, taps, operation.integers("padding"), strict=True))
+    windows = {"taps": taps, "stride": (1,) * dims, "dilation": dilation, "before": tuple(reach)}
+    return Reading(_axes(facts, operation, windows), turned, groups)
+
+
 def _average(facts: Facts, operation: Operation, windows: Mapping[str, tuple[int, ...]], divisor: int) -> Reading:
     channels = facts.shape(operation)[1]
     kernel = torch.full((channels, 1, *windows["taps"]), 1.0 / divisor, dtype=torch.float64)
@@ -215,6 +238,7 @@ def _one_tap(dims: int) -> Mapping[str, tuple[int, ...]]:
 READINGS: Mapping[str, Callable[[Facts, Operation, int], Reading | None]] = MappingProxyType(
     {
         "conv": _conv,
+        "conv_transpose": _conv_transpose,
         "avg_pool": _avg_pool,
         "adaptive_avg_pool": _adaptive_avg_pool,
         "pad": _pad,

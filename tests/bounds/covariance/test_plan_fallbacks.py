@@ -92,6 +92,8 @@ def image(kind: str, channels: int = 2, /, **details: object) -> Callable[[], Gr
 
 AVERAGE = {"kernel": [2, 2], "stride": [2, 2], "ceil_mode": False, "divisor": None, "count_include_pad": True}
 TRANSPOSED = {"stride": [2, 2], "padding": [0, 0], "output_padding": [0, 0], "dilation": [1, 1], "groups": 1}
+PLAIN_TRANSPOSED = {**TRANSPOSED, "stride": [1, 1], "padding": [1, 0]}
+GROUPED_TRANSPOSED = {**PLAIN_TRANSPOSED, "dilation": [3, 1], "output_padding": [2, 0], "groups": 2}
 WITH_GAIN = {
     "conv_transpose": image("conv_transpose", weight=torch.ones(2, 2, 2, 2).double(), **TRANSPOSED),
     "upsample_nearest": image("upsample_nearest", scale=[2, 1]),
@@ -112,6 +114,8 @@ WITH_GAIN = {
     "channels to pixels": image("reshape", 1, shape=[-1, 1, 12, 5]),
 }
 EXACT = {
+    "conv_transpose stride 1": image("conv_transpose", 4, weight=torch.randn(2, 4, 3, 2).double(), **PLAIN_TRANSPOSED),
+    "conv_transpose groups": image("conv_transpose", weight=torch.randn(2, 1, 2, 3).double(), **GROUPED_TRANSPOSED),
     "avg_pool": image("avg_pool", padding=[1, 1], **AVERAGE),
     "avg_pool divisor": image("avg_pool", padding=[1, 1], **{**AVERAGE, "ceil_mode": True, "divisor": 3}),
     "adaptive_avg_pool": image("adaptive_avg_pool", output=[3, 5]),
