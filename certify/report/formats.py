@@ -27,7 +27,7 @@ REFUSALS: Mapping[type, str] = MappingProxyType(
     {
         ComparisonReport: "expected a format that shows comparisons (terminal, json, csv, markdown, html), got another",
         LogReport: "expected a format that shows imported logs (terminal, json, csv, tsv, markdown, html), got another",
-        OutputsReport: "expected a format that shows regressions and segmentations (terminal, json), got another",
+        OutputsReport: "expected a format that shows outputs (terminal, json, markdown, html), got another",
     }
 )
 
@@ -71,8 +71,14 @@ FORMATS: Mapping[str, Renderer] = MappingProxyType(
             "markdown.render_markdown",
             comparison="comparison_markdown.render_comparison",
             log="outline_text.render_markdown_outline",
+            outputs="outline_text.render_markdown_outline",
         ),
-        "html": _load_later("html_view.render_html", comparison="html_view.render_html", log="html_view.render_html"),
+        "html": _load_later(
+            "html_view.render_html",
+            comparison="html_view.render_html",
+            log="html_view.render_html",
+            outputs="html_view.render_html",
+        ),
         "junit": _load_later("junit.render_junit"),
         "card": _load_later("card.render_card"),
     }

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.neutralise import strip_controls
+from certify.report.outputs_words import describe_certified, describe_identity, describe_row, describe_task
 from certify.report.terminal.frame import draw_panes
 from certify.report.terminal.header import HASH_DIGITS, label_rows
-from certify.report.wording import describe_failure, describe_falsifier, describe_space
-from certify.results import OutputInterval, OutputsReport, Regression, RegressionExample, SegmentationExample
+from certify.report.wording import describe_failure, describe_falsifier
+from certify.results import OutputsReport
 
-MOST_EXAMPLES, MOST_OUTPUTS = 10, 6
+MOST_EXAMPLES = 10
 
 
 def render_outputs(report: OutputsReport, *, width: int | None = None, color: bool = False) -> str:
@@ -25,7 +25,7 @@ def render_outputs(report: OutputsReport, *, width: int | None = None, color: bo
 def _panes(report: OutputsReport) -> Iterator[tuple[str, RenderableType | None]]:
     statement, data = report.statement, report.data
     yield "", _title(report)
-    yield "", label_rows(list(_identity(report)))
+    yield "", label_rows(list(describe_identity(report, HASH_DIGITS)))
     yield "Statement", Text(strip_controls(statement.text))
     facts = [
         ("object", statement.object),
@@ -35,7 +35,7 @@ def _panes(report: OutputsReport) -> Iterator[tuple[str, RenderableType | None]]
         ("joint", statement.joint),
     ]
     yield "", label_rows(facts)
-    yield "Certified", Text(_summary(report))
+    yield "Certified", Text(describe_certified(report))
     shown = report.examples[:MOST_EXAMPLES]
     yield f"Examples ({len(shown)} of {data.count} shown)", label_rows([(row.id, describe_row(row)) for row in shown])
     noise = f"{report.tables.noise_law}: {report.tables.noise}"
@@ -45,51 +45,4 @@ def _panes(report: OutputsReport) -> Iterator[tuple[str, RenderableType | None]]
 
 
 def _title(report: OutputsReport) -> Text:
-    task = "regression" if isinstance(report.settings.task, Regression) else "segmentation"
-    what = f"smoothed {task}, {report.settings.norm}, probabilistic (alpha {report.settings.alpha!r} per example)"
-    return Text.assemble((f"certify {strip_controls(report.tool.version)}", "bold"), "  ", what)
-
-
-def _identity(report: OutputsReport) -> Iterator[tuple[str, str]]:
-    model, data, settings = report.model, report.data, report.settings
-    yield "model", f"sha256 {model.sha256[:HASH_DIGITS]}  {model.source}, {model.parameters:,} parameters"
-    yield "input", describe_space(model.input)
-    yield "output", "x".join(map(str, report.output_shape))
-    yield "data", f"sha256 {data.sha256[:HASH_DIGITS]}  {data.count:,} examples: {data.selection}; no labels"
-    drawn = f"n {settings.n:,}, n0 {settings.n0}, alpha {settings.alpha!r}, {settings.dtype}, seed {settings.seed}"
-    yield "settings", f"sigma {settings.sigma:g}, {_task(report)}, {drawn}"
-
-
-def _task(report: OutputsReport) -> str:
-    task = report.settings.task
-    if isinstance(task, Regression):
-        return f"quantile {task.quantile!r} at radius {radius_label(task.radius)}"
-    return f"threshold {getattr(task, 'threshold', None)!r}"
-
-
-def _summary(report: OutputsReport) -> str:
-    found = report.summary
-    share = f"{found.certified:,} of {found.outputs:,}"
-    if isinstance(report.settings.task, Regression):
-        width = "none" if found.mean_width is None else upper_figure(found.mean_width)
-        return f"{share} outputs have an interval with two ends, mean width {width}"
-    return f"{share} pixels keep their class"
-
-
-def describe_row(row: RegressionExample | SegmentationExample) -> str:
-    """Return what is certified of one example, in one line."""
-    if isinstance(row, SegmentationExample):
-        kept = sum(one is not None for one in row.predicted)
-        return f"{kept:,} of {len(row.predicted):,} pixels at radius {lower_figure(row.radius)}"
-    shown = [_interval(one) for one in row.outputs[:MOST_OUTPUTS]]
-    more = len(row.outputs) - len(shown)
-    return "; ".join([*shown, *([f"{more} more"] if more else [])])
-
-
-def _interval(one: OutputInterval) -> str:
-    """Return an interval with its ends rounded outward, and the estimate between them."""
-    lower = "-inf" if one.lower is None else lower_figure(one.lower)
-    upper = "inf" if one.upper is None else upper_figure(one.upper)
-    middle = "none" if one.estimate is None else estimate_figure(one.estimate)
-    invalid = f", {one.invalid} draws not a number" if one.invalid else ""
-    return f"[{lower}, {upper}] (estimate {middle}{invalid})"
+    return Text.assemble((f"certify {strip_controls(report.tool.version)}", "bold"), "  ", describe_task(report))

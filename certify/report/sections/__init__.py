@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from certify.errors import InputError
 from certify.report.outline import Outline
 from certify.report.sections.certificates import abstention_section, accuracy_section, class_section, radius_section
 from certify.report.sections.comparison import comparison_outline
 from certify.report.sections.examples import examples_section
 from certify.report.sections.log import log_outline
 from certify.report.sections.network import layers_section, network_section
+from certify.report.sections.outputs import outputs_outline
 from certify.report.sections.record import record_section
 from certify.report.sections.verdicts import statement_section, verdict_section
 from certify.report.wording import describe_headline, describe_kind
@@ -34,18 +34,13 @@ def outline_of(report: Document, *, pictures: Mapping[str, str] | None = None) -
     Args:
         report: What to show.
         pictures: A PNG in base64 for the hash of an example, where the data were at hand.
-
-    Raises:
-        InputError: If the report is one of outputs, which has no such view.
     """
     if isinstance(report, ComparisonReport):
         return comparison_outline(report)
     if isinstance(report, LogReport):
         return log_outline(report)
     if isinstance(report, OutputsReport):
-        raise InputError(
-            "expected a report of classes, got a regression or segmentation; its formats are terminal, json"
-        )
+        return outputs_outline(report)
     parts = [part(report) for part in PARTS]
     parts += [examples_section(report, pictures or {}), record_section(report)]
     shown = tuple(part for part in parts if part is not None and part.blocks)

@@ -7,7 +7,7 @@ from msgspec import UNSET
 from certify.report.outline import Facts, Section, Text
 from certify.report.score_words import describe_scores
 from certify.report.wording import describe_data, describe_falsifier, describe_settings, describe_space
-from certify.results import Report, SmoothingReport
+from certify.results import Report, SmoothingReport, Tool
 
 CHECK = (
     "To check: `certify verify report.json` derives every radius, interval, summary and verdict again from the JSON "
@@ -16,9 +16,14 @@ CHECK = (
 )
 
 
+def describe_tool(tool: Tool) -> str:
+    """Return what computed a report, in one line."""
+    return f"certify {tool.version}, Python {tool.python}, PyTorch {tool.torch}, {tool.device_kind}, {tool.dtype}"
+
+
 def record_section(report: Report) -> Section:
     """Return settings, hashes, what was tried against the certificates, and how to re-derive the numbers."""
-    model, tool, seeds = report.model, report.tool, report.execution.earlier_seeds
+    model, seeds = report.model, report.execution.earlier_seeds
     facts = [("model", f"sha256 {model.sha256}, {model.source}, {model.parameters:,} parameters")]
     facts.append(("input", f"{describe_space(model.input)}; {len(model.classes):,} classes"))
     if report.data is not UNSET:
@@ -29,10 +34,7 @@ def record_section(report: Report) -> Section:
         facts += describe_scores(report)
     facts += [
         ("falsifier", describe_falsifier(report.falsifier)),
-        (
-            "tool",
-            f"certify {tool.version}, Python {tool.python}, PyTorch {tool.torch}, {tool.device_kind}, {tool.dtype}",
-        ),
+        ("tool", describe_tool(report.tool)),
         ("digest", report.digest or "none"),
     ]
     if seeds:

@@ -21,7 +21,7 @@ def label_rows(rows: list[tuple[str, str]]) -> Table:
     grid.add_column(style="dim", no_wrap=True, min_width=9)
     grid.add_column(overflow="fold")
     for label, text in rows:
-        grid.add_row(label, Text(strip_controls(text)))
+        grid.add_row(strip_controls(label), Text(strip_controls(text)))
     return grid
 
 
