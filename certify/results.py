@@ -520,6 +520,13 @@ class CertifiedCount(_Row, frozen=True, kw_only=True):
     examples: int
 
 
+class WholeCurve(_Row, frozen=True, kw_only=True):
+    """At every radius at once the share truly certified in the population is at least the observed minus this."""
+
+    deviation: float
+    confidence: float
+
+
 class Summary(_Row, frozen=True, kw_only=True):
     """The examples in one view. ``mean_radius`` averages radius x correct over all examples; null after stops.
 
@@ -535,6 +542,7 @@ class Summary(_Row, frozen=True, kw_only=True):
     certified_accuracy: tuple[CertifiedAccuracy, ...]
     unsampled: int | UnsetType = UNSET
     certified_counts: tuple[CertifiedCount, ...] | UnsetType = UNSET
+    whole_curve: WholeCurve | UnsetType = UNSET
 
 
 class Baseline(_Row, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from certify.report.wording import (
     describe_settings,
     describe_space,
     describe_stop,
+    describe_whole_curve,
     name_label,
     until_zero,
 )
@@ -144,7 +145,8 @@ def _accuracy(report: Report) -> Iterator[str]:
     clean, abstained = describe_clean(summary), markdown_text(str(summary.abstained), NAME)
     yield f"Clean accuracy {clean}, abstained {abstained}, mean radius {mean}."
     if shown:
-        yield f"{LIMITS_NOTE.format(confidence=shown[0].confidence).capitalize()}."
+        notes = (LIMITS_NOTE.format(confidence=shown[0].confidence), describe_whole_curve(summary))
+        yield " ".join(f"{note.capitalize()}." for note in notes if note)
 
 
 def _chance(report: Report) -> str:

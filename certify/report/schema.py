@@ -59,6 +59,8 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("UnsampledExample", "index"): NOT_NEGATIVE,
     ("UnsampledExample", "hash"): HASH,
     ("UnsampledExample", "label"): NOT_NEGATIVE,
+    ("WholeCurve", "deviation"): NOT_NEGATIVE,
+    ("WholeCurve", "confidence"): {"exclusiveMinimum": 0.5, "exclusiveMaximum": 1},
     ("CertifiedCount", "radius"): NOT_NEGATIVE,
     ("CertifiedCount", "at_least"): NOT_NEGATIVE,
     ("CertifiedCount", "at_most"): NOT_NEGATIVE,
@@ -132,7 +134,7 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
 OPTIONAL: Mapping[str, frozenset[str]] = {
     "LipschitzReport": frozenset({"data", "summary"}),
     "SmoothingReport": frozenset({"data", "summary", "unsampled"}),
-    "Summary": frozenset({"unsampled", "certified_counts"}),
+    "Summary": frozenset({"unsampled", "certified_counts", "whole_curve"}),
     "Tables": frozenset({"sequential", "scores"}),
     "DataRecord": frozenset({"part"}),
     "NetworkBound": frozenset({"reason", "data_floor", "slope_floor", "limited_by"}),

@@ -25,11 +25,13 @@ from certify.results import (
     SmoothingExample,
     SmoothingSettings,
     Summary,
+    WholeCurve,
     certified_at,
     clean_correct,
 )
 from certify.rounding import down
 from certify.stats import population_limits, score_candidates
+from certify.stats.whole_curve import whole_curve_deviation
 
 CONFIDENCE, DOUBT = 0.95, 0.05
 RADII: Mapping[AnyNorm, tuple[float, ...]] = {
@@ -79,6 +81,7 @@ def _partial(sampled: Summary, examples: Sequence[SmoothingExample], radii: Sequ
         clean_accuracy=None,
         mean_radius=None,
         certified_accuracy=(),
+        whole_curve=UNSET,
         unsampled=unsampled,
         certified_counts=tuple(
             CertifiedCount(radius=radius, at_least=count, at_most=count + unsampled, examples=total)
@@ -104,7 +107,13 @@ def _summarise(
             _at_radius(radius, count, len(examples), alpha, confidence)
             for radius, count in zip(radii, counts, strict=True)
         ),
+        whole_curve=_whole_curve(len(examples), alpha, confidence) if examples else UNSET,
     )
+
+
+def _whole_curve(examples: int, alpha: float, confidence: float) -> WholeCurve:
+    deviation = whole_curve_deviation(examples, confidence=confidence, alpha=alpha)
+    return WholeCurve(deviation=deviation, confidence=confidence)
 
 
 def limits_confidence(settings: SmoothingSettings) -> float:

@@ -32,6 +32,7 @@ from certify.results import (
     Summary,
     Verdict,
 )
+from certify.rounding import ceiling_text
 
 SHARE_DIGITS = 3
 VERDICT_ORDER: tuple[Verdict, ...] = ("failed", "undecided", "passed")  # those that ask for action first
@@ -58,6 +59,22 @@ LIMITS_NOTE = (
     "limits: lower of the share that is truly certified in the population, upper of the share that this "
     "procedure certifies; each one-sided at {confidence:g}, for examples drawn independently"
 )
+
+
+def describe_whole_curve(summary: Summary) -> str:
+    """Return what holds at all radii at once; nothing where the summary does not say, or all would be below 0.
+
+    Example:
+        >>> from certify.results import WholeCurve
+        >>> describe_whole_curve(Summary(examples=9, clean_accuracy=1.0, abstained=0, mean_radius=None,
+        ...     certified_accuracy=(), whole_curve=WholeCurve(deviation=0.1224, confidence=0.95)))
+        'at all radii at once: at least the observed share minus 0.123, at 0.95'
+    """
+    whole = summary.whole_curve
+    if whole is UNSET or not whole.deviation < 1.0:
+        return ""
+    below = ceiling_text(whole.deviation, SHARE_DIGITS)
+    return f"at all radii at once: at least the observed share minus {below}, at {whole.confidence:g}"
 
 
 def describe_kind(report: Report) -> str:

@@ -2,16 +2,21 @@ from fractions import Fraction
 from math import comb
 
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 
+from certify.report import FORMATS, verify_report
 from certify.report.summary import RADII, summarise_lipschitz, summarise_smoothing
-from certify.results import LipschitzSettings
+from certify.results import LipschitzSettings, seal
+from certify.stats.whole_curve import whole_curve_deviation
 from tests.report.sample_reports import (
     SETTINGS,
     lipschitz_clean,
+    lipschitz_empty,
     lipschitz_example,
     lipschitz_linf,
     lipschitz_mixed,
+    sequential_settled,
     smoothing_clean,
     smoothing_failing,
 )
@@ -103,3 +108,22 @@ def test_each_norm_has_its_own_radii():
 
 def test_the_radii_asked_for_rise_from_zero():
     assert all(radii[0] == 0.0 and list(radii) == sorted(set(radii)) for radii in RADII.values())
+
+
+def test_the_whole_curve_is_stated_wherever_shares_are():
+    report = smoothing_clean()
+    whole = report.summary.whole_curve
+    assert (whole.deviation, whole.confidence) == (whole_curve_deviation(100, confidence=0.95, alpha=0.001), 0.95)
+    assert "at all radii at once: at least the observed share minus 0.124, at 0.95" in FORMATS["terminal"](report)
+    assert lipschitz_clean().summary.whole_curve.deviation < whole.deviation
+    assert sequential_settled().summary.whole_curve is UNSET
+    assert lipschitz_empty().summary.whole_curve is UNSET
+
+
+def test_a_report_from_before_is_consistent_and_an_edited_curve_is_not():
+    report = smoothing_clean()
+    before = seal(replace(report, summary=replace(report.summary, whole_curve=UNSET)))
+    assert verify_report(before) == ()
+    better = replace(report.summary.whole_curve, deviation=0.1)
+    edited = seal(replace(report, summary=replace(report.summary, whole_curve=better)))
+    assert {finding.where for finding in verify_report(edited)} == {"summary.whole_curve.deviation"}

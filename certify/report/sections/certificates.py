@@ -19,6 +19,7 @@ from certify.report.wording import (
     count_abstentions,
     describe_counts,
     describe_stop,
+    describe_whole_curve,
     name_label,
     until_zero,
 )
@@ -57,6 +58,8 @@ def _curve_blocks(curve: Curve, summary: Summary) -> Iterator[Block]:
         f"{LIMITS_NOTE.format(confidence=confidence).capitalize()}. The band between radii follows from them.",
         quiet=True,
     )
+    if whole := describe_whole_curve(summary):
+        yield Text(f"{whole.capitalize()}.", quiet=True)
     if len(curve.limits) > len(shown):
         yield curve_table("Every limit that the band is drawn from", curve.limits, summary.examples, folded=True)
 

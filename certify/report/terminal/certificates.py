@@ -19,6 +19,7 @@ from certify.report.wording import (
     describe_clean,
     describe_counts,
     describe_stop,
+    describe_whole_curve,
     name_label,
     until_zero,
 )
@@ -85,7 +86,7 @@ def _notes(summary: Summary) -> Text:
     confidence = summary.certified_accuracy[0].confidence if summary.certified_accuracy else 0.0
     return Text.assemble(
         f"{_facts(summary)}\n",
-        (LIMITS_NOTE.format(confidence=confidence), "dim"),
+        ("\n".join(filter(None, (LIMITS_NOTE.format(confidence=confidence), describe_whole_curve(summary)))), "dim"),
     )
 
 
