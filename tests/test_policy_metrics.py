@@ -216,7 +216,7 @@ def bounded(lower, upper, proved=True, report=network_alone):
 def test_a_network_gate_rests_on_proved_bounds_alone(lower, upper, proved, verdict):
     row = row_of(bounded(lower, upper, proved), network_gate(2.0))
     assert (row.verdict, row.lower, row.upper, row.threshold) == (verdict, lower, upper, 2.0)
-    assert (row.claim, row.confidence, row.on, row.value) == (UNSET, UNSET, UNSET, None)
+    assert (row.claim, row.confidence, row.on) == (UNSET, UNSET, UNSET)
 
 
 def test_a_network_gate_says_why_nothing_is_bounded():

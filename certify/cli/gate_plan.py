@@ -10,12 +10,14 @@ from certify.cli import smooth
 from certify.cli.configuration import Configuration, lipschitz_settings, smoothing_settings
 from certify.cli.sources import data_path, model_path, read_known_model
 from certify.policy import Gate, least_examples, requirement
+from certify.policy.classes import class_requirement, held_to_fail
 from certify.policy.drops import PairedTally, question_of
 from certify.rounding import ceiling_text, floor_text
 
 if TYPE_CHECKING:
     from certify.examples import Dataset
     from certify.loading import Model
+    from certify.stats import Requirement
 
 
 def plan_text(configuration: Configuration, gates_by_kind: Mapping[str, Sequence[Gate]]) -> str:
@@ -31,7 +33,7 @@ def plan_text(configuration: Configuration, gates_by_kind: Mapping[str, Sequence
         counted = [gate for gate in gates if gate.metric != "lipschitz"]
         dataset, alpha = _examples_of(kind, model, configuration) if counted else (None, 0.0)
         for gate in gates:
-            lines += [f"{gate.name} ({kind}, {_asked(gate)})", *_required(gate, dataset, alpha)]
+            lines += [f"{gate.name} ({kind}, {_asked(gate)})", *_required(gate, dataset, alpha, len(model.classes))]
     return "\n".join(lines)
 
 
@@ -73,7 +75,7 @@ def _allowed(gate: Gate, n: int) -> Iterator[str]:
         yield f"  fails when {n + 1 - failing} or more are lost and none won"
 
 
-def _required(gate: Gate, dataset: Dataset | None, alpha: float) -> Iterator[str]:
+def _required(gate: Gate, dataset: Dataset | None, alpha: float, classes: int) -> Iterator[str]:
     """Yield what must be observed for a gate to pass, and what makes it fail."""
     n = 0 if dataset is None else len(dataset)
     if gate.metric == "lipschitz":
@@ -87,10 +89,11 @@ def _required(gate: Gate, dataset: Dataset | None, alpha: float) -> Iterator[str
     elif gate.metric == "class_certified_accuracy":
         sizes = sorted(Counter(example.label for example in dataset).values())
         yield f"  every class: of the smallest, {sizes[0]} examples, of the largest, {sizes[-1]}"
+        stricter = held_to_fail(gate, classes)
         for size in dict.fromkeys((sizes[0], sizes[-1])):
-            yield from _counts_required(gate, size, alpha)
+            yield from _counts_required(gate, class_requirement(gate, stricter, size, alpha), size, alpha)
     else:
-        yield from _counts_required(gate, n, alpha)
+        yield from _counts_required(gate, requirement(gate, n, alpha), n, alpha)
 
 
 def _mean_required(gate: Gate, n: int) -> Iterator[str]:
@@ -102,8 +105,7 @@ def _mean_required(gate: Gate, n: int) -> Iterator[str]:
         yield f"  passes when the lower limit over {n} examples is at least {gate.min!r}"
 
 
-def _counts_required(gate: Gate, n: int, alpha: float) -> Iterator[str]:
-    rule = requirement(gate, n, alpha)
+def _counts_required(gate: Gate, rule: Requirement, n: int, alpha: float) -> Iterator[str]:
     passes, fails = rule.passes_from, rule.fails_to
     if passes <= n:
         yield f"  passes from {passes} of {n} examples ({ceiling_text(passes / n, 4)})"

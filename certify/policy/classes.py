@@ -42,10 +42,7 @@ class ClassTally:
     @property
     def rule(self) -> Requirement:
         """The counts from which this class passes at the confidence, and up to which it fails for all classes."""
-        passing = requirement(self.gate, self.seen.n, self.seen.alpha)
-        failing = requirement(self.stricter, self.seen.n, self.seen.alpha)
-        three_way = self.gate.on == "lower" and self.gate.claim == "population"
-        return Requirement(passing.passes_from, failing.fails_to if three_way else passing.fails_to)
+        return class_requirement(self.gate, self.stricter, self.seen.n, self.seen.alpha)
 
     @property
     def verdict(self) -> Verdict:
@@ -71,6 +68,18 @@ class ClassTally:
         lower, _ = population_limits(found.count, found.n, confidence=self.gate.confidence, alpha=found.alpha)
         most = found.count + found.unsampled
         return lower, population_limits(most, found.n, confidence=self.stricter.confidence, alpha=found.alpha)[1]
+
+
+def class_requirement(gate: Gate, stricter: Gate, n: int, alpha: float) -> Requirement:
+    """Return the counts of ``n`` examples of one class from which it passes, and up to which it fails for all."""
+    passing, failing = requirement(gate, n, alpha), requirement(stricter, n, alpha)
+    three_way = gate.on == "lower" and gate.claim == "population"
+    return Requirement(passing.passes_from, failing.fails_to if three_way else passing.fails_to)
+
+
+def held_to_fail(gate: Gate, classes: int) -> Gate:
+    """Return the gate at the confidence that the failure of one among several classes is held to."""
+    return structs.replace(gate, confidence=_shared_out(gate.confidence, max(classes, 1)))
 
 
 def judge_classes(report: Report, gate: Gate, native: Gate) -> GateRow:
@@ -107,7 +116,7 @@ def class_tallies(report: Report, gate: Gate, native: Gate) -> Iterator[ClassTal
     unsampled = [example.label for example in unsampled_of(report)]
     alpha = report.settings.alpha if isinstance(report, SmoothingReport) else 0.0
     names = report.model.classes
-    stricter = structs.replace(gate, confidence=_shared_out(gate.confidence, max(len(names), 1)))
+    stricter = held_to_fail(gate, len(names))
     for label, name in enumerate(names):
         own = [example for example in report.examples if example.label == label]
         n = len(own) + unsampled.count(label)

@@ -2,10 +2,13 @@
 
 The network's bracket holds without chance and without data, so there is no claim and no confidence. **Passed** when the
 proved upper bound is at most ``max``, **failed** when the proved lower bound is above it, **undecided** when ``max``
-lies between the two, or nothing bounds the network: another method may then decide.
+lies between the two, or nothing bounds the network. ``value`` is the steepest slope found, an estimate: where it is
+above ``max``, no method can show the bound, and the reason says so; but a slope in floating point proves nothing.
 """
 
 from __future__ import annotations
+
+from msgspec import UNSET
 
 from certify.errors import InputError
 from certify.policy.gates import Gate
@@ -35,7 +38,7 @@ def judge_network(report: Report, gate: Gate) -> GateRow:
         name=gate.name,
         metric=gate.metric,
         threshold=gate.max,
-        value=None,
+        value=None if report.network.data_floor is UNSET else report.network.data_floor,
         lower=report.network.lower,
         upper=report.network.upper,
         verdict=verdict,
@@ -53,4 +56,7 @@ def _judged(network: NetworkBound, most: float) -> tuple[Verdict, str]:
         reason = f"{subject} is at most {ceiling_text(network.upper, DIGITS)}, proved; {most!r} allowed"
     if network.lower is not None and network.proved and network.lower > most:
         return "failed", f"{subject} is at least {floor_text(network.lower, DIGITS)}, proved; {most!r} allowed"
-    return "undecided", f"{reason}; a tighter method may decide"
+    found = network.data_floor
+    if found is not UNSET and found > most:
+        return "undecided", f"{reason}; a slope of about {found:.6g} was found, so no method can show it"
+    return "undecided", f"{reason}; a tighter method may show it"
