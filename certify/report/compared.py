@@ -14,7 +14,7 @@ from certify.report.wording import SHARE_DIGITS, describe_clean
 from certify.results import CertifiedAccuracy, Document, Listing
 from certify.rounding import ceiling_text, floor_text
 
-SERIES, MOST_ROWS = 6, 16  # colours there are; rows that are shown at once
+SERIES, MOST_ROWS = 6, 40  # colours there are; rows that are shown at once
 
 NOTE = (
     "Solid lines are deterministic, dashed ones can fail by chance; a band holds the limits over examples. "
@@ -66,11 +66,12 @@ def _chance(curve: Curve) -> str:
 
 
 def _table(norm: str, curves: Sequence[Curve]) -> Table:
-    """Return the rows of every curve under one another: kinds share no column."""
+    """Return the rows of every curve at the radii of its summary, one curve under the other: kinds share no column."""
     rows = [
         (curve.name, radius_text(row.radius), f"{row.accuracy:.{SHARE_DIGITS}f}", *_limits(row))
         for curve in curves
         for row in curve.limits
+        if row.radius in curve.fixed
     ]
     titles = ("report", "#radius", "#observed", "#lower", "#upper")
     return table_of(f"The same curves in numbers ({norm})", titles, rows, count=len(rows), folded=len(rows) > MOST_ROWS)

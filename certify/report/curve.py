@@ -43,8 +43,8 @@ class Curve:
     """Certified accuracy of one report: the drawn steps, and the limits at a few radii.
 
     ``steps`` are (radius, share at it), empty where only the radii of ``limits`` were asked; ``beyond_upper`` is the
-    upper limit beyond the last of these. ``chance`` says whether the certificates can fail by chance, ``norm`` in which
-    distance the radii are, ``series`` which report it is of.
+    upper limit beyond the last of these, ``fixed`` the radii that the summary names. ``chance`` says whether the
+    certificates can fail by chance, ``norm`` in which distance the radii are, ``series`` which report it is of.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Curve:
     steps: tuple[tuple[float, float], ...]
     limits: tuple[CertifiedAccuracy, ...]
     beyond_upper: float
+    fixed: frozenset[float] = frozenset()
 
     @property
     def reach(self) -> float:
@@ -73,15 +74,16 @@ def curve_of(report: Listing, name: str = "", series: int = 0) -> Curve | None:
         return None
     chance, asked = not isinstance(report, LipschitzReport), isinstance(report, SmoothingReport) and report.settings.at
     norm, examples = norm_of(report), report.examples
+    fixed = frozenset(row.radius for row in report.summary.certified_accuracy)
     radii = certified_radii(examples)
     if asked:
         rows = report.summary.certified_accuracy
-        return Curve(name, series, norm, chance, (), rows, rows[-1].upper)
+        return Curve(name, series, norm, chance, (), rows, rows[-1].upper, fixed)
     alpha = 0.0 if isinstance(report, LipschitzReport) else report.settings.alpha
     steps = tuple((r, share_at(radii, r, len(examples))) for r in thin_out([0.0, *radii], MOST_STEPS))
     rows = _limits(radii, report.summary, alpha)
     _, beyond = population_limits(0, len(examples), confidence=rows[0].confidence, alpha=alpha)
-    return Curve(name, series, norm, chance, steps, rows, beyond)
+    return Curve(name, series, norm, chance, steps, rows, beyond, fixed)
 
 
 def norm_of(report: Listing) -> str:

@@ -48,7 +48,7 @@ def _sections(report: LogReport) -> Iterator[Section]:
 def _audit_blocks(report: LogReport) -> Iterator[Block]:
     if report.audit.findings:
         yield Verdicts(tuple(map(_finding, report.audit.findings)))
-    yield Tiles((*_limit_tile(report), *summary_tiles(report.summary)))
+    yield Tiles((*_limit_tile(report), *summary_tiles(report.summary, claimed=True)))
     yield Facts((("explained by", _explanations(report)),))
 
 

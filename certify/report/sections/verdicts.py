@@ -41,15 +41,20 @@ def _tiles(report: Report) -> Iterator[Tile]:
         yield from summary_tiles(report.summary)
 
 
-def summary_tiles(summary: Summary) -> Iterator[Tile]:
-    """Yield the figures of a summary; what a run that stopped early does not know is left out."""
+def summary_tiles(summary: Summary, *, claimed: bool = False) -> Iterator[Tile]:
+    """Yield the figures of a summary; what a run that stopped early does not know is left out.
+
+    ``claimed`` figures are those of an imported log, whose radii nobody can derive again.
+    """
     if summary.clean_accuracy is not None:
         yield Tile("clean accuracy", f"{summary.clean_accuracy:.{SHARE_DIGITS}f}", "observed")
     if row := _middle_row(summary):
-        limit = f"at least {floor_text(row.lower, SHARE_DIGITS)} of the population"
+        limit = "as claimed" if claimed else f"at least {floor_text(row.lower, SHARE_DIGITS)} of the population"
         yield Tile(f"certified, radius {radius_label(row.radius)}", f"{row.accuracy:.{SHARE_DIGITS}f}", limit)
     if summary.mean_radius is not None:
-        yield Tile("mean radius", lower_figure(summary.mean_radius), "correct ones, rounded down")
+        yield Tile(
+            "mean radius", lower_figure(summary.mean_radius), "as claimed" if claimed else "correct ones, rounded down"
+        )
     yield Tile("abstained", f"{summary.abstained:,}", f"of {summary.examples:,} examples")
 
 
