@@ -79,6 +79,22 @@ def test_right_certificates_survive(settings: SmoothingSettings, eight_bit: bool
     assert ": 0 lost" in found.tried
 
 
+@pytest.mark.parametrize("on_grid", [True, False])
+def test_an_input_is_placed_inside_the_ball_of_the_norm(on_grid: bool) -> None:
+    """Two coordinates moved by 60 levels: at distance 120 in l1, and 85 in l2."""
+    image = np.array([100, 100], dtype=np.uint8)
+    example = Example(0, "a", 0, image if on_grid else image / 255.0)
+    point, radius = torch.tensor([160.0, 160.0]).double() / 255.0, 100.0 / 255.0
+    inside = placed(example, point, radius, None, on_grid=on_grid, norm="l2")
+    assert inside is not None
+    shorter = placed(example, point, radius, None, on_grid=on_grid, norm="l1")
+    if not on_grid:
+        assert shorter is None  # in real numbers an input is taken as it is
+        return
+    moved = np.abs(shorter.stored.astype(int) - 100)
+    assert 90 <= moved.sum() < 100
+
+
 def test_l1_radii_end_before_the_nearest_input_of_the_other_class(tmp_path) -> None:
     """By symmetry of the noise the smoothed vote of a half-space changes at the plane."""
     graph, examples = half_space(), some(40, False)

@@ -31,6 +31,8 @@ from certify.smoothing.kept_outputs import KeptOutputs
 from certify.smoothing.pixel_votes import PixelVotes
 from certify.smoothing.readings import Piece
 from certify.smoothing.regression import interval
+from certify.smoothing.segmentation import segmentation_task
+from certify.smoothing.tasks import Drawn
 from certify.stats import quantile_ranks
 
 SETTINGS = SmoothingSettings(sigma=0.2, n=600, n0=100, alpha=0.01)
@@ -203,6 +205,28 @@ def test_an_invalid_pixel_abstains():
     later = BlockRequest(request.example, "estimation", 0, 100, np.array([2, 1]))
     assert reading.records(logits, [Piece(later, 0, 128)]).tolist() == [100, 100]
     assert "votes" in reading.refuse([0, 0, 127, 0, 128, 0], "selection", 128)
+
+
+def test_a_pixel_that_the_pilot_found_invalid_is_never_certified():
+    """All its draws agree, and are invalid again."""
+    task = segmentation_task(SETTINGS, Segmentation(0.6), shape=(2, 1, 2), law="gaussian-255", alpha=0.01)
+    drawn_so = Drawn(np.array([100, 0, 0, 0, 3, 97]), np.array([600, 600]), 600, (), 0.0)
+    row = task.report(Example(0, "a", -1, PIXELS[0]), drawn_so)
+    assert (row.predicted, row.selected, row.agreements) == ((0, None), (0, 2), (600, 0))
+
+
+@pytest.mark.parametrize("reading", [KeptOutputs((1,), "float32"), PixelVotes(2, (1,))], ids=["kept", "pixels"])
+def test_draws_beyond_those_asked_for_belong_to_no_other_block(reading):
+    """A short last block, and the next block behind it in the same forward pass."""
+    example, choice = Example(0, "a", 0, PIXELS[0]), np.array([1])
+    short, whole = (BlockRequest(example, "estimation", k, n, choice) for k, n in ((0, 44), (1, 128)))
+    outputs = torch.zeros(256, *((1,) if isinstance(reading, KeptOutputs) else (2, 1)))
+    outputs[44:128] = torch.nan
+    outputs[128:, -1] = 3.0
+    records = reading.records(outputs, [Piece(short, 0, 128), Piece(whole, 0, 128)])
+    first, second = records.reshape(2, -1).tolist()
+    assert not any(first)
+    assert sum(second) == (128 if isinstance(reading, PixelVotes) else 128 * int(np.float32(3.0).view(np.int32)))
 
 
 REPORTS = {"regression": (linear, PIXELS, Regression(0.05)), "segmentation": (segmenter, IMAGES, Segmentation(0.6))}
