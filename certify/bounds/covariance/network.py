@@ -6,9 +6,10 @@ float64, or whose multipliers the proof refuses, gives a typed answer, and the p
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,7 @@ def covariance_bound(
     effort: Effort = "default",
     *,
     pairs: bool = False,
+    most_bytes: float | None = None,
 ) -> CovarianceBound | Unbounded:
     """Return the covariance bound of a value, or why there is none.
 
@@ -62,11 +64,14 @@ def covariance_bound(
         gains_l2: The l2 gain of every value, used where no correlation is known.
         effort: How long to search.
         pairs: Whether to search for multipliers that suit the differences of two entries too.
+        most_bytes: How much memory may be needed at once; None: `limits.MOST_BYTES`, or most of what is free where that
+            is less. Where it is too little, the first layers are bounded by their gain, and ``fallbacks`` say so.
     """
-    plan = compile_plan(facts, value, norm, gains_l2)
+    plan = compile_plan(facts, value, norm, gains_l2, most_bytes=most_bytes)
     if isinstance(plan, Unbounded):
         return plan
-    dense = _plain_rows(facts, value, norm, gains_l2, plan) if effort == "max" else None
+    plain = functools.partial(compile_plan, facts, value, norm, gains_l2, most_bytes=most_bytes, images=False)
+    dense = _plain_rows(facts, plan, plain) if effort == "max" else None
     found = _search(plan, dense, effort, pairs=pairs)
     if not found:
         return Unbounded("no multipliers of its covariances could be proved feasible")
@@ -76,16 +81,15 @@ def covariance_bound(
     return CovarianceBound(min(uppers), least, found[0].growth, plan.fallbacks)
 
 
-def _plain_rows(
-    facts: Facts, value: str, norm: Norm, gains_l2: Mapping[str, float | Unbounded], plan: Plan
-) -> Plan | None:
+def _plain_rows(facts: Facts, plan: Plan, compiled: Callable[[], Plan | Unbounded]) -> Plan | None:
     """Return the plan with multipliers for every position, where that is another one and not too large."""
     widths = [math.prod(facts.shapes[operation.name]) for operation in facts.graph if operation.kind in ACTIVATIONS]
     if not any(step.sides for step in plan.steps) or max(widths, default=0) > MOST_POSITIONS:
         return None
-    dense = compile_plan(facts, value, norm, gains_l2, images=False)
-    affordable = not isinstance(dense, Unbounded) and work(dense) * FEWEST["max"] <= WORK["max"]
-    return dense if affordable and isinstance(dense, Plan) and isinstance(dense.steps[0], Start) else None
+    dense = compiled()
+    if isinstance(dense, Unbounded) or not isinstance(dense.steps[0], Start):
+        return None
+    return dense if work(dense) * FEWEST["max"] <= WORK["max"] else None
 
 
 def _search(plan: Plan, dense: Plan | None, effort: Effort, *, pairs: bool) -> list[Proved]:
