@@ -84,8 +84,7 @@ def certify_parts(names: Iterator[str]) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("certify.")}
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if part(p) not in ("__init__", "__main__")], ids=str)
-def test_imports_point_down(path):
+def imports_point_down(path):
     own = part(path)
     for other in certify_parts(imports(tree(path))):
         if other != own and other in RANKS:
@@ -98,15 +97,13 @@ def test_every_part_has_a_rank():
     assert {part(path) for path in FILES} - {"__init__", "__main__"} <= RANKS.keys()
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_third_party_packages_have_one_home(path):
+def third_party_packages_have_one_home(path):
     for name in imports(tree(path)):
         home = HOMES.get(name.split(".")[0])
         assert home is None or part(path) in home, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if part(p) in WITHOUT_TORCH], ids=str)
-def test_no_torch_at_the_top_of_what_must_start_at_once(path):
+def no_torch_at_the_top_of_what_must_start_at_once(path):
     top = [node for node in tree(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {name for node in top for name in imports(node)}
     heavy = (
@@ -131,26 +128,22 @@ def test_help_does_not_import_torch(arguments):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_no_unsafe_loaders_and_no_printing(path):
+def no_unsafe_loaders_and_no_printing(path):
     assert not {name.split(".")[0] for name in imports(tree(path))} & UNSAFE_MODULES
     calls = {ast.unparse(node.func) for node in nodes(tree(path)) if isinstance(node, ast.Call)}
     assert not calls & UNSAFE_CALLS
     assert "print" not in calls
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if part(p) != "cli"], ids=str)
-def test_nothing_below_the_command_line_writes_to_the_terminal(path):
+def nothing_below_the_command_line_writes_to_the_terminal(path):
     assert not re.search(r"sys\.(stdout|stderr)", source(path))
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_no_assert_guards_a_certificate(path):
+def no_assert_guards_a_certificate(path):
     assert not [node for node in nodes(tree(path)) if isinstance(node, ast.Assert)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_errors_are_caught_by_name(path):
+def errors_are_caught_by_name(path):
     """Those that catch all map outcomes to exit codes, or translate what torch.export or a user's factory raises."""
     handlers = [node for node in nodes(tree(path)) if isinstance(node, ast.ExceptHandler)]
     passing_on = [node for node in handlers if isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None]
@@ -171,8 +164,7 @@ def public_functions(path: Path) -> Iterator[ast.FunctionDef]:
         yield from (n for n in scope.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_public_functions_are_documented_and_annotated(path):
+def public_functions_are_documented_and_annotated(path):
     assert ast.get_docstring(tree(path))
     for node in public_functions(path):
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -183,10 +175,34 @@ def test_public_functions_are_documented_and_annotated(path):
         assert node.returns is not None, f"{path}: {node.name} has no return annotation"
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_the_text_speaks_of_the_product_only(path):
+def the_text_speaks_of_the_product_only(path):
     assert not FORBIDDEN_WORDS.search(source(path))
 
 
 def test_no_file_is_named_after_nothing():
     assert not {path.stem for path in FILES} & {"utils", "util", "helpers", "common", "base", "manager", "misc"}
+
+
+RULES = {
+    imports_point_down: [p for p in FILES if part(p) not in ("__init__", "__main__")],
+    third_party_packages_have_one_home: FILES,
+    no_torch_at_the_top_of_what_must_start_at_once: [p for p in FILES if part(p) in WITHOUT_TORCH],
+    no_unsafe_loaders_and_no_printing: FILES,
+    nothing_below_the_command_line_writes_to_the_terminal: [p for p in FILES if part(p) != "cli"],
+    no_assert_guards_a_certificate: FILES,
+    errors_are_caught_by_name: FILES,
+    public_functions_are_documented_and_annotated: FILES,
+    the_text_speaks_of_the_product_only: FILES,
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_file_keeps(rule):
+    """All files in one test: thousands of tests of a millisecond cost more than what they look at."""
+    broken = []
+    for path in RULES[rule]:
+        try:
+            rule(path)
+        except AssertionError as error:
+            broken.append(f"{path.relative_to(PACKAGE)}: {error}")
+    assert broken == []

@@ -92,10 +92,18 @@ def test_command_of_the_readme(line, samples, capsys):
         assert main(["smooth", "data", "--limit", "12", "--n", "600", "-o", report, "-q"]) == 0
     if arguments[0] == "smooth" or "data/" in arguments:
         arguments += ["--limit", "4"]  # what is shown is run below, all 360 in the slow test
+    if arguments[0] == "lipschitz":
+        arguments += ["--effort", "fast"]  # as written in the slow test
     if arguments[0] == "export":
         Path("model.safetensors").unlink()
     code = main(arguments)
     assert code in ((0, 1, 4) if arguments[0] == "gate" else (0,)), capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in certify_lines() if line.startswith("certify lipschitz")])
+def test_a_search_of_the_readme_as_written(line, samples):
+    assert main(shlex.split(line)[1:]) == 0
 
 
 @pytest.mark.slow

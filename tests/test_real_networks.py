@@ -27,7 +27,12 @@ NAMES = (
     *("lipsdp_mnist_50", "abc_mnist_conv_small_nat", "kw_mnist_linf01", "lirpa_mnist_fc_3layer", "mmr_univ_mnist"),
     *("sdp_cifar_cnn_a_mix", "kw_cifar_small_l2_36_stage0"),
 )
-QUICK = ("lipsdp_mnist_50", "abc_mnist_conv_small_nat", "lirpa_mnist_fc_3layer")
+QUICK = ("lipsdp_mnist_50", "lirpa_mnist_fc_3layer")
+EVERYDAY = (
+    "lipsdp_mnist_50",
+    "abc_mnist_conv_small_nat",
+    "kw_cifar_small_l2_36_stage0",
+)  # dense, convolutional, colour
 pytestmark = pytest.mark.skipif(not (REAL / "models").is_dir(), reason=f"no real networks at {REAL}")
 DATA = {"mnist": "data/mnist/t10k-images-idx3-ubyte.gz", "cifar": "data/cifar10_300.npz"}
 ACCURACY = {"mnist": "mnist_test_10000", "cifar": "cifar10_300"}
@@ -51,6 +56,18 @@ def network(request, tmp_path_factory) -> tuple[dict, Path, Path]:
     return meta, path, REAL / DATA[meta["dataset"]]
 
 
+EACH = pytest.mark.parametrize(
+    "names", [EVERYDAY, pytest.param(NAMES, marks=pytest.mark.slow)], ids=["everyday", "all"]
+)
+
+
+def of(network: tuple[dict, Path, Path], names: tuple[str, ...]) -> tuple[dict, Path, Path]:
+    """Return a network that is one of some; another is skipped."""
+    if network[0]["name"] not in names:
+        pytest.skip("in the slow test")
+    return network
+
+
 def test_clean_accuracy_is_the_published_one(network):
     meta, path, data = network
     model = certify.load(path)
@@ -62,8 +79,10 @@ def test_clean_accuracy_is_the_published_one(network):
     assert abs(accuracy - meta["clean_accuracy"][ACCURACY[meta["dataset"]]]) < 0.5 / len(dataset)
 
 
-def test_inspect_and_lipschitz(network, tmp_path, capsys):
-    meta, path, data = network
+@EACH
+def test_inspect_and_lipschitz(network, names, tmp_path, capsys):
+    """The bounds and the radii of all of them are held to the same facts in the tests of bounds every day."""
+    meta, path, data = of(network, names)
     assert main(["inspect", str(path)]) == 0
     assert "can treat it" in capsys.readouterr().out
     out = tmp_path / "report.json"
@@ -101,8 +120,9 @@ def test_certificates_around_examples(network, effort, count, tmp_path):
     assert sum(example.radius for example in report.examples) > 0.0
 
 
-def test_smooth(network, tmp_path):
-    _, path, data = network
+@EACH
+def test_smooth(network, names, tmp_path):
+    _, path, data = of(network, names)
     out = tmp_path / "report.json"
     arguments = ["smooth", str(data), "--model", str(path), "--sigma", "0.25", "--n", "1000", "--limit", "5"]
     assert main([*arguments, "--store", str(tmp_path / "store"), "-o", str(out), "-q"]) == 0

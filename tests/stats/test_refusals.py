@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -50,7 +51,6 @@ INTEGERS = {"k", "n", "cap", "n0", "dimension", "levels", "count", "won", "lost"
 BAD_NUMBERS = [math.nan, np.float32("nan"), math.inf, -math.inf, -1, -1e-300, "0.3", None, True, 1j, 10**12]
 LEGAL = [("sigma", 10**12), ("dimension", 10**12), ("levels", 10**12)]
 ARGUMENTS = [(name, argument) for name, call in GOOD_CALLS.items() for argument in call]
-BAD_ARGUMENTS = [(*case, bad) for case in ARGUMENTS for bad in BAD_NUMBERS if (case[1], bad) not in LEGAL]
 
 
 def test_every_function_has_a_case_for_each_required_argument():
@@ -68,24 +68,32 @@ def test_the_good_call_is_accepted_in_the_numbers_of_numpy_too(name):
     assert getattr(stats, name)(**wrapped) == plain
 
 
-@pytest.mark.parametrize("name,argument,bad", BAD_ARGUMENTS)
-def test_one_bad_argument_is_refused_by_name(name, argument, bad):
-    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got .*; ."):
+def refused(name, argument, bad):
+    """Return how one bad argument is refused; nothing where it is taken."""
+    try:
         getattr(stats, name)(**{**GOOD_CALLS[name], argument: bad})
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name,argument", ARGUMENTS)
+def test_one_bad_argument_is_refused_by_name(name, argument):
+    for bad in BAD_NUMBERS:
+        if (argument, bad) not in LEGAL:
+            assert re.match(f"{argument}: expected .*, got .*; .", refused(name, argument, bad)), bad
 
 
 @pytest.mark.parametrize("name,argument", [case for case in ARGUMENTS if case[1] in INTEGERS])
-@pytest.mark.parametrize("bad", [5.0, 5.5, Fraction(5), np.float64(5.0), "5"], ids=repr)
-def test_what_only_looks_like_an_integer_is_refused(name, argument, bad):
-    with pytest.raises(ValueError, match=f"{argument}: expected an integer"):
-        getattr(stats, name)(**{**GOOD_CALLS[name], argument: bad})
+def test_what_only_looks_like_an_integer_is_refused(name, argument):
+    for bad in (5.0, 5.5, Fraction(5), np.float64(5.0), "5"):
+        assert f"{argument}: expected an integer" in refused(name, argument, bad), bad
 
 
 @pytest.mark.parametrize("name,argument", [case for case in ARGUMENTS if case[1] in ("alpha", "rho")])
-@pytest.mark.parametrize("bad", [0.5, 0.95, 1.0, 5, -0.001])
-def test_an_error_probability_of_a_half_or_more_is_refused(name, argument, bad):
-    with pytest.raises(ValueError, match=f"{argument}: expected a probability of error"):
-        getattr(stats, name)(**{**GOOD_CALLS[name], argument: bad})
+def test_an_error_probability_of_a_half_or_more_is_refused(name, argument):
+    for bad in (0.5, 0.95, 1.0, 5, -0.001):
+        assert f"{argument}: expected a probability of error" in refused(name, argument, bad), bad
 
 
 @pytest.mark.parametrize("confidence", [0.5, 1.0, 0.05, 95])
