@@ -21,6 +21,7 @@ from certify.graph import Graph, Operation
 from certify.results import LayerRow, LipschitzSettings, NetworkBound, Norm, Unbounded
 
 PRODUCT, COVARIANCE = "product", "covariance"
+ABOUT_1 = 1.001
 SCALINGS = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
 
 
@@ -104,8 +105,15 @@ def _covariance(
 ) -> CovarianceBound | Unbounded:
     if settings.method == "product":
         return Unbounded("only the product bound was asked for")
+    if settings.method == "auto" and settings.effort != "max" and _made_1_lipschitz(facts):
+        return Unbounded("residual blocks are bounded as gradient steps; --effort max searches for more")
     value = deciding_value(facts, settings.arithmetic)
     return covariance_bound(facts, value, settings.norm, gains_l2, settings.effort, pairs=pairs)
+
+
+def _made_1_lipschitz(facts: Facts) -> bool:
+    """Tell whether residual blocks are gradient steps of constant about 1, which leave the recursion little to gain."""
+    return bool(facts.steps) and all(step.upper("l2") <= ABOUT_1 for step in facts.steps)
 
 
 def _improved(facts: Facts, covariance: CovarianceBound | Unbounded, settings: LipschitzSettings) -> Gains:
@@ -152,7 +160,8 @@ def _rows(facts: Facts, rules: Mapping[str, Combine | Unbounded], gains: Gains) 
         yield LayerRow(name=name, kind=kind, shape=(), upper=fold.upper(facts.norm), lower=None, method=method)
     for step in facts.steps if facts.norm == "l2" else ():
         name, method = " + ".join(step.names), "symmetric Jacobian"
-        yield LayerRow(name=name, kind="gradient_step", shape=(), upper=step.upper("l2"), lower=None, method=method)
+        upper, share = step.upper("l2"), shares.get(step.value, 0.0)
+        yield LayerRow(name=name, kind="gradient_step", shape=(), upper=upper, lower=None, method=method, share=share)
 
 
 def _row(

@@ -34,6 +34,7 @@ from msgspec import UNSET, UnsetType
 from certify.bounds.analysis import PRODUCT, Analysis
 from certify.bounds.ball import NEARBY, ball_gains, best_ball
 from certify.bounds.errors import Errors, Pass, deployed_errors, measured_errors
+from certify.bounds.first_order import search_may_gain
 from certify.bounds.local.certify import limiting, word
 from certify.bounds.local.constants import local_constants
 from certify.bounds.local.recursion_proof import Certificate
@@ -160,9 +161,20 @@ def _forward(analysis: Analysis, example: Example) -> Pass:
 
 def _best(cases: Sequence[Case], settings: LipschitzSettings) -> list[Pair | Unbounded]:
     """Return, per example, the limiting pair of its certificate with the largest radius, or why there is none."""
-    sound = [case for case in cases if not isinstance(case.error, Unbounded)]
-    local = dict(zip(map(id, sound), _around(sound), strict=True)) if sound else {}
+    searched = [case for case in cases if _may_gain(case, settings)]
+    local = dict(zip(map(id, searched), _around(searched), strict=True)) if searched else {}
     return [_best_of(case, settings, local.get(id(case))) for case in cases]
+
+
+def _may_gain(case: Case, settings: LipschitzSettings) -> bool:
+    """Return whether a certificate is searched around the example: where one can be, and it is cheap or may gain."""
+    if isinstance(case.error, Unbounded) or isinstance(case.analysis.local, Unbounded):
+        return False
+    if settings.effort == "max" or case.analysis.together > 1:
+        return True
+    graph = case.run.facts.graph
+    x, gains = case.run.tensor(graph.input), _pair_gains(case)
+    return search_may_gain(graph, x, case.logits, gains, case.chosen, settings.norm)
 
 
 def _best_of(case: Case, settings: LipschitzSettings, local: Pair | None) -> Pair | Unbounded:

@@ -54,14 +54,16 @@ ROUNDING = 4.0 * U64
 
 @dataclass(frozen=True)
 class GradientStep:
-    """Value ``value`` is x minus a gradient of x = value ``source``; ``names`` are the operations of the block.
+    """Value ``value`` is x minus a gradient of x = value ``source``.
 
+    ``names`` are the modules of the two linear maps, ``inside`` the values between x and the difference;
     ``square`` is at least ||S^(1/2) W||_2^2, ``rest`` at least ||E||_2 ||W||_2, ``slopes`` the range of the activation.
     """
 
     value: str
     source: str
     names: tuple[str, ...]
+    inside: tuple[str, ...]
     slopes: Slopes
     square: float
     rest: float
@@ -70,7 +72,7 @@ class GradientStep:
         """Return at least the Lipschitz constant of the block; infinity in linf, where the statement says nothing.
 
         Example:
-            >>> GradientStep("y", "x", (), (0.0, 1.0), square=1.9, rest=0.0).upper("l2")
+            >>> GradientStep("y", "x", (), (), (0.0, 1.0), square=1.9, rest=0.0).upper("l2")
             1.0
         """
         if norm != "l2":
@@ -190,7 +192,8 @@ def _step(graph: Graph, block: _Block, shapes: Shapes, maps: Mapping[str, Linear
     root = add_up(found.l2.upper, mul_up(ROUNDING, found.abs_upper))
     beyond = mul_up(absolute_upper(block.first, rest, shapes), maps[block.first.name].l2.upper)
     names = tuple(one.module or one.name for one in (block.first, block.second))
-    return GradientStep(block.end.name, block.first.inputs[0], names, slopes, mul_up(root, root), beyond)
+    inside = tuple(one.name for one in (block.first, block.activation, block.second))
+    return GradientStep(block.end.name, block.first.inputs[0], names, inside, slopes, mul_up(root, root), beyond)
 
 
 def _in_range(x: Tensor) -> bool:

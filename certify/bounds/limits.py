@@ -33,6 +33,8 @@ def growth_shares(facts: Facts, gains: Mapping[str, float | Unbounded]) -> Mappi
         {'a': 0.333..., 'b': 0.666...}
     """
     grown = {operation.name: _logarithm(facts, operation, gains) for operation in facts.graph.operations[1:]}
+    for step in facts.steps if facts.norm == "l2" else ():
+        grown |= dict.fromkeys(step.inside, 0.0)  # the block grows as a whole, from its input to its end
     total = sum(grown.values())
     return {name: part / total for name, part in grown.items() if part > 0.0}
 

@@ -197,9 +197,9 @@ def test_a_norm_that_was_estimated_too_small_shows(share: float, constant: float
 
 
 def test_each_part_of_the_bound_counts_with_the_slopes_it_has() -> None:
-    step = GradientStep("y", "x", (), (-2.0, 0.5), square=3.0, rest=0.25)
+    step = GradientStep("y", "x", (), (), (-2.0, 0.5), square=3.0, rest=0.25)
     assert 7.5 <= step.upper("l2") <= 7.5 * (1 + 1e-15)  # 1 + 2 * 3, and 2 / 4
-    back = GradientStep("y", "x", (), (0.0, 2.0), square=3.0, rest=0.25)
+    back = GradientStep("y", "x", (), (), (0.0, 2.0), square=3.0, rest=0.25)
     assert 5.5 <= back.upper("l2") <= 5.5 * (1 + 1e-15)  # 2 * 3 - 1, and 2 / 4
     assert step.upper("linf") == math.inf
 
