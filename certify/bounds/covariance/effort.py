@@ -9,7 +9,7 @@ from certify.bounds.covariance.steps import Activate, Flatten, Linear, Plan
 
 Effort: TypeAlias = Literal["fast", "default", "max"]
 
-WORK = {"fast": 0.0, "default": 5e11, "max": 5e12}  # floating-point operations, roughly
+WORK = {"fast": 0.0, "default": 1e12, "max": 5e12}  # floating-point operations, roughly
 FEWEST = {"fast": 4, "default": 5, "max": 30}  # evaluations, of every plan
 MOST = {"fast": 4, "default": 160, "max": 800}
 LARGE = 1e10  # floating-point operations of one pass from which on the search is the short one
