@@ -232,10 +232,18 @@ def test_draws_beyond_those_asked_for_belong_to_no_other_block(reading):
 REPORTS = {"regression": (linear, PIXELS, Regression(0.05)), "segmentation": (segmenter, IMAGES, Segmentation(0.6))}
 
 
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """One report of each task."""
+    return {
+        name: run(tmp_path_factory.mktemp(name), build().float(), data, task)
+        for name, (build, data, task) in REPORTS.items()
+    }
+
+
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_report_goes_through_json_views_and_verification(name, tmp_path):
-    build, data, task = REPORTS[name]
-    report = run(tmp_path, build().float(), data, task)
+def test_a_report_goes_through_json_views_and_verification(name, reports):
+    report = reports[name]
     read = document_from_json(report_to_json(report), name="r")
     assert read == report
     assert verify_report(read) == ()
@@ -263,9 +271,8 @@ def test_a_report_goes_through_json_views_and_verification(name, tmp_path):
         ("segmentation", lambda row: {"radius": 2.0 * row.radius}, "radius"),
     ],
 )
-def test_what_does_not_follow_is_found(name, change, where, tmp_path):
-    build, data, task = REPORTS[name]
-    report = run(tmp_path, build().float(), data, task)
+def test_what_does_not_follow_is_found(name, change, where, reports):
+    report = reports[name]
     rows = (replace(report.examples[0], **change(report.examples[0])), *report.examples[1:])
     found = [finding.where for finding in verify_report(seal(replace(report, examples=rows)))]
     assert any(at.startswith("examples[0]") and at.endswith(where) for at in found), found

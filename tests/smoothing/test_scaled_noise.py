@@ -46,11 +46,20 @@ def model(tmp_path_factory):
     return certify.load(path)
 
 
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """The report on 8-bit data."""
+    folder = tmp_path_factory.mktemp("store")
+    return certify.smooth(model, examples(True), SETTINGS, scales=SCALES, store=folder, device="cpu", workers=1)
+
+
 @pytest.mark.parametrize("eight_bit", [True, False])
-def test_radii_end_inside_the_ellipsoid_of_a_plane(model, eight_bit, tmp_path):
+def test_radii_end_inside_the_ellipsoid_of_a_plane(model, whole, eight_bit, tmp_path):
     """f = [w x > b]: the smoothed class changes at the plane, at distance |w x - b| / ||D w|| in the weighted norm."""
     data = examples(eight_bit)
-    report = certify.smooth(model, data, SETTINGS, scales=SCALES, store=tmp_path, device="cpu", workers=1)
+    report = whole
+    if not eight_bit:
+        report = certify.smooth(model, data, SETTINGS, scales=SCALES, store=tmp_path, device="cpu", workers=1)
     normal = WEIGHTS.double().numpy()
     shares = []
     for row, example in zip(report.examples, data, strict=True):
@@ -68,8 +77,8 @@ def test_radii_end_inside_the_ellipsoid_of_a_plane(model, eight_bit, tmp_path):
     )
 
 
-def test_a_report_of_other_scales_is_inconsistent(model, tmp_path):
-    report = certify.smooth(model, examples(True, 4), SETTINGS, scales=SCALES, store=tmp_path, device="cpu", workers=1)
+def test_a_report_of_other_scales_is_inconsistent(whole):
+    report = whole
     wider = replace(report.settings, scales=replace(report.settings.scales, largest=4.0))
     none = replace(report.settings, scales=UNSET)
     for settings in (wider, none):
