@@ -100,24 +100,59 @@ def test_functionals_stand_beside_rows(unstable, count):
     assert_just_above(factor.gram_upper()[0], plain(made, step, torch.cat([layer.matrix[rows], T @ layer.matrix])))
 
 
-def test_uncertain_weights_and_functionals_are_covered():
-    """Every weight and every functional as far off as it may be, in random directions: the exact step stays below."""
-    theta, made = 1e-3, convolutions(6)
-    step, rows = before(made, 20, 3), torch.arange(12)
-    layers = [replace(layer, error=theta) for layer in made.layers[:2]]
-    random = torch.Generator().manual_seed(7)
-    T = torch.randn(3, layers[1].rows, generator=random, dtype=torch.float64)
-    step_passed = passed(Front(layers[0]), replace(step, D=2.0 * step.D))
-    factor = step_passed.rows_behind(layers[1], rows).above(step_passed.functionals_behind(layers[1], T, theta))
-    found = factor.gram_upper()[0]
-    for _ in range(10):
-        J, W, G = (
-            part * (1.0 + theta * (2.0 * torch.rand(part.shape, generator=random, dtype=torch.float64) - 1.0).sign())
-            for part in (layers[0].matrix, layers[1].matrix, T)
-        )
-        moved = Chain((replace(layers[0], window=None, dense=J),), made.input_shape)
-        exact = plain(moved, replace(step, D=2.0 * step.D), torch.cat([W[rows], G @ W]))
-        assert float(torch.linalg.eigvalsh(found - exact)[0]) > 0.0
+@pytest.mark.parametrize("odd", [False, True], ids=["relu", "odd"])
+@pytest.mark.parametrize("unstable", [20, 80], ids=["rows", "inputs"])
+@pytest.mark.parametrize("uncertain", ["first", "second", "functionals"])
+def test_what_is_uncertain_is_covered_one_at_a_time(uncertain, unstable, odd):
+    """All entries larger by theta. Odd slopes, -c to c, have B = 0: then only W C D C W^T is left of the step."""
+    theta, made = 1e-6, convolutions(6)
+    step, rows = before(made, unstable, 3), torch.arange(12)
+    if odd:
+        step = replace(step, lower=torch.where(step.lower < step.upper, -step.upper, 0.0))
+        step = replace(step, upper=torch.where(step.lower < 0.0, step.upper, 0.0))
+    step = replace(step, D=1.5 * step.D)
+    first, second = (
+        replace(layer, error=theta if uncertain == name else 0.0)
+        for layer, name in zip(made.layers, ("first", "second"), strict=False)
+    )
+    T = torch.randn(3, second.rows, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    behind, own = passed(Front(first), step), theta if uncertain == "functionals" else 0.0
+    J, W, G = (
+        part * (1.0 + theta * (uncertain == name))
+        for part, name in ((first.matrix, "first"), (second.matrix, "second"), (T, "functionals"))
+    )
+    moved = Chain((replace(first, window=None, dense=J),), made.input_shape)
+    for factor, matrix in (
+        (behind.rows_behind(second, rows), W[rows]),
+        (behind.functionals_behind(second, T, own), G @ W),
+    ):
+        exact = plain(moved, step, matrix)
+        assert float(torch.linalg.eigvalsh(factor.gram_upper()[0] - exact)[0]) > 0.0
+        assert bool((factor.diagonal_upper() > exact.diagonal()).all())
+
+
+@pytest.mark.parametrize(("unstable", "odd"), [(20, False), (20, True), (0, False)], ids=["relu", "odd", "stable"])
+def test_an_explicit_step_covers_uncertain_weights(unstable, odd):
+    theta, made = 1e-6, convolutions(8)
+    step = before(made, unstable, 3)
+    if odd:
+        bent = step.lower < step.upper
+        step = replace(step, lower=torch.where(bent, -step.upper, 0.0), upper=torch.where(bent, step.upper, 0.0))
+    W = made.layers[1].matrix[:12]
+    found = push_upper(step, W, theta)
+    assert float(torch.linalg.eigvalsh(found[0] - plain(made, step, (1.0 + theta) * W))[0]) > 0.0
+
+
+def test_the_rows_of_an_uncertain_first_layer_are_covered():
+    theta, made = 1e-6, convolutions(9)
+    layer, rows = replace(made.layers[0], error=theta), torch.arange(10)
+    for least in (1, 10**6):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("certify.bounds.local.push_proof.LEAST_FACTORED", least)
+            front = Front(layer)
+            J = (1.0 + theta) * layer.matrix[rows]
+            assert float(torch.linalg.eigvalsh(front.block(rows)[0] - J @ J.mT)[0]) > 0.0
+            assert bool((front.diagonal(rows) >= (J @ J.mT).diagonal()).all())
 
 
 def test_patches_and_plain_products_give_the_same_step():
