@@ -199,6 +199,8 @@ def test_each_law_says_what_its_certificates_are():
     assert {name: law.norm for name, law in GEOMETRIES.items()} == {
         "gaussian": "l2",
         "gaussian-255": "l2",
+        "gaussian-diagonal": "weighted-l2",
+        "gaussian-diagonal-255": "weighted-l2",
         "uniform": "l1",
         "uniform-255": "l1",
     }
