@@ -54,8 +54,8 @@ def converted_radius(radius: float, have: AnyNorm, asked: AnyNorm, dimension: in
     """Return what a certified radius is worth in another norm, rounded down.
 
     Example:
-        >>> converted_radius(0.5, "l2", "linf", 4) <= 0.25 == converted_radius(1.0, "l1", "linf", 4)
-        True
+        >>> 0.249999 < converted_radius(0.5, "l2", "linf", 4) <= 0.25, converted_radius(1.0, "l2", "l1", 4)
+        (True, 1.0)
     """
     radius = check_within(radius, "radius", 0.0, math.inf, "give a certified radius")
     return div_down(radius, inclusion_factor(have, asked, dimension))
