@@ -9,6 +9,8 @@ report needs none of it):
 - `gate`, `verify`, `read_report`: judge a report, and derive it again from its record.
 - `recertify`: radii from the counts of a report at a smaller alpha, or all at once.
 - `compare`: two reports on the same examples, paired: what was lost and won.
+- `merge`: the parts of one run, put together; `read_log`: a certification log of the field, imported and audited.
+- `render`: a report in any format, `certify.render(report, "html")`.
 - `norms`: proved brackets of the norm of one linear map, `certify.norms.enclose(weight)`.
 """
 
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
     from certify.policy import Gate
     from certify.policy import evaluate_gates as gate
     from certify.report import compare_reports as compare
-    from certify.report import read_report, recertify
+    from certify.report import merge_reports as merge
+    from certify.report import read_log, read_report, recertify, render
     from certify.report import verify_report as verify
     from certify.results import (
         ComparisonReport,
         LipschitzReport,
         LipschitzSettings,
+        LogSettings,
         Regression,
         Segmentation,
         SmoothingReport,
@@ -42,6 +46,7 @@ _HOMES = {
     "Gate": ("certify.policy", "Gate"),
     "LipschitzReport": ("certify.results", "LipschitzReport"),
     "LipschitzSettings": ("certify.results", "LipschitzSettings"),
+    "LogSettings": ("certify.results", "LogSettings"),
     "Model": ("certify.loading", "Model"),
     "SmoothingReport": ("certify.results", "SmoothingReport"),
     "SmoothingSettings": ("certify.results", "SmoothingSettings"),
@@ -52,9 +57,12 @@ _HOMES = {
     "gate": ("certify.policy", "evaluate_gates"),
     "lipschitz": ("certify.runs", "lipschitz"),
     "load": ("certify.loading", "load"),
+    "merge": ("certify.report", "merge_reports"),
     "norms": ("certify.norms", None),
+    "read_log": ("certify.report", "read_log"),
     "read_report": ("certify.report", "read_report"),
     "recertify": ("certify.report", "recertify"),
+    "render": ("certify.report", "render"),
     "save": ("certify.loading", "save"),
     "smooth": ("certify.runs", "smooth"),
     "verify": ("certify.report", "verify_report"),
@@ -65,6 +73,7 @@ __all__ = [
     "Gate",
     "LipschitzReport",
     "LipschitzSettings",
+    "LogSettings",
     "Model",
     "Regression",
     "Segmentation",
@@ -76,9 +85,12 @@ __all__ = [
     "gate",
     "lipschitz",
     "load",
+    "merge",
     "norms",
+    "read_log",
     "read_report",
     "recertify",
+    "render",
     "save",
     "smooth",
     "verify",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from certify.files import write_file_atomically
     from certify.report.comparison import compare_reports
     from certify.report.findings import Finding
-    from certify.report.formats import FORMATS, Renderer
+    from certify.report.formats import FORMATS, Renderer, render
     from certify.report.log_reading import read_log
     from certify.report.merging import merge_reports
     from certify.report.neutralise import markup_text, strip_controls
@@ -33,6 +33,7 @@ HOMES = {
     "read_log": "certify.report.log_reading",
     "read_report": "certify.report.reading",
     "recertify": "certify.report.recertified",
+    "render": "certify.report.formats",
     "report_schema": "certify.report.schema",
     "schema_text": "certify.report.schema",
     "smoothing_statement": "certify.report.statement",
@@ -55,6 +56,7 @@ __all__ = [
     "read_log",
     "read_report",
     "recertify",
+    "render",
     "report_schema",
     "schema_text",
     "smoothing_statement",

@@ -37,6 +37,23 @@ def render_json(report: Document, *, width: int | None = None, color: bool = Fal
     return report_to_json(report)
 
 
+def render(report: Document, name: str) -> str:
+    """Return a report in the format of this name, as `FORMATS` lists them.
+
+    Raises:
+        InputError: If there is no such format, or it has no place for this kind of report.
+
+    Example:
+        >>> render(None, "pdf")
+        Traceback (most recent call last):
+        certify.errors.InputError: expected terminal, json, csv, tsv, markdown, html, junit or card, got 'pdf'
+    """
+    if name not in FORMATS:
+        *most, last = FORMATS
+        raise InputError(f"expected {', '.join(most)} or {last}, got {name!r:.60}")
+    return FORMATS[name](report)
+
+
 def _load_later(plain: str, *, comparison: str = "", log: str = "", outputs: str = "") -> Renderer:
     """Return a renderer whose file is loaded when it is first used: no format pays for what another needs.
 

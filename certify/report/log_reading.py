@@ -54,17 +54,18 @@ def is_log(path: str | Path) -> bool:
     return read_start(path, 4).lower() == b"idx\t"
 
 
-def read_log(path: str | Path, settings: LogSettings) -> LogReport:
+def read_log(path: str | Path, settings: LogSettings | None = None) -> LogReport:
     """Return the report of a log.
 
     Args:
         path: The file.
-        settings: What its owner says of it: sigma, alpha and n stand in no log.
+        settings: What its owner says of it: sigma, alpha and n stand in no log. None: no sigma, alpha 0.001 and
+            100,000 draws, as most of the field.
 
     Raises:
         InputError: If the file is no log; the message names the line.
     """
-    return parse_log(read_file_once(path, limit=MAX_LOG_BYTES), settings, name=str(path))
+    return parse_log(read_file_once(path, limit=MAX_LOG_BYTES), settings or LogSettings(), name=str(path))
 
 
 def parse_log(data: bytes, settings: LogSettings, *, name: str) -> LogReport:

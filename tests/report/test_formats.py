@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+import certify
 from certify.cli.options import Format
 from certify.errors import InputError, SoundnessError
 from certify.report import FORMATS
@@ -36,6 +37,12 @@ def test_the_command_line_offers_every_format_and_no_other():
     assert [member.value for member in Format] == list(FORMATS)
     assert all(Format(name).name == name for name in FORMATS)
     assert list(FORMATS) == ["terminal", "json", "csv", "tsv", "markdown", "html", "junit", "card"]
+
+
+def test_a_format_by_name_is_that_of_the_table():
+    assert certify.render(lipschitz_clean(), "markdown") == FORMATS["markdown"](lipschitz_clean())
+    with pytest.raises(InputError, match="html, junit or card, got 'pdf'"):
+        certify.render(lipschitz_clean(), "pdf")
 
 
 @every_sample
