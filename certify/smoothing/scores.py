@@ -6,7 +6,8 @@ gives its whole score to a class of its own, the last one. Scores of one draw ad
 
 A record holds the votes, as for `certify.smoothing.votes`, and after them the sums of the scores and of their squares
 (rounded up, `certify.stats.empirical_bernstein`): in the pilot for every candidate, in the estimation for the one that
-the run has chosen from all its pilots. Integers: no order of addition can matter.
+the run has chosen from all its pilots, and behind them the number of that candidate, once a draw: sums that were made
+under another choice than the one in use are recognised. Integers: no order of addition can matter.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from certify.errors import SoundnessError
 from certify.smoothing.addresses import Purpose
 from certify.smoothing.readings import Piece, add_record
 from certify.smoothing.votes import Votes, check_logits, row_votes
@@ -110,7 +112,7 @@ class Scores:
 
     def record_size(self, purpose: Purpose) -> int:
         """Return the size of the votes and of two sums for each candidate that has scores, or for the chosen one."""
-        return self._width * (1 + 2 * (len(self._soft) if purpose == "selection" else 1))
+        return self._width * (1 + 2 * len(self._soft)) if purpose == "selection" else 3 * self._width + 1
 
     def total_size(self, purpose: Purpose, draws: int) -> int:  # noqa: ARG002 - as in every reading
         """Return the size of a record: votes and sums add."""
@@ -139,7 +141,8 @@ class Scores:
         sums = [
             score_sums(row_scores(logits, each)) if each.soft else votes.new_zeros(2 * self._width) for each in maps
         ]
-        return torch.cat([votes, *sums])
+        marks = [] if piece.request.purpose == "selection" else [votes.new_tensor([chosen[0] * len(logits)])]
+        return torch.cat([votes, *sums, *marks])
 
     def merge(self, total: NDArray[np.int64], block: int, record: Sequence[int]) -> None:  # noqa: ARG002 - sums add
         """Add the votes and sums of a block."""
@@ -150,8 +153,10 @@ class Scores:
         votes = record[: self._width]
         if wrong := Votes(self.classes).refuse(votes, purpose, draws):
             return wrong
+        if purpose == "estimation" and record[-1] not in range(0, draws * len(self.candidates), draws):
+            return f"expected the number of a candidate {draws} times, got {record[-1]}"
         most, width = draws * UNITS, self._width
-        for first in range(width, len(record), 2 * width):
+        for first in range(width, len(record) - 1, 2 * width):
             scores, squares = record[first : first + width], record[first + width : first + 2 * width]
             if not (min(*scores, *squares) >= 0 and sum(scores) <= most and max(squares) <= most):
                 return f"expected scores that add up to at most {draws}, got {scores} and squares {squares} in 2^-30"
@@ -166,9 +171,18 @@ class Scores:
         )
 
     def take_apart(self, total: NDArray[np.int64], purpose: Purpose, candidate: int) -> Sums:
-        """Return the votes and the sums of one candidate in the total of a purpose."""
+        """Return the votes and the sums of one candidate in the total of a purpose.
+
+        Raises:
+            SoundnessError: If the estimation was made under another candidate.
+        """
         width = self._width
-        rows = [tuple(row) for row in total.reshape(-1, width).tolist()]
+        rows = [tuple(row) for row in total[: len(total) // width * width].reshape(-1, width).tolist()]
+        if purpose == "estimation" and int(total[-1]) != candidate * sum(rows[0]):
+            raise SoundnessError(
+                "expected estimation draws under the candidate that the pilots choose, got others: a pilot was made "
+                "again in between; use --restart"
+            )
         if not self.candidates[candidate].soft:
             return Sums(rows[0])
         place = 1 + 2 * (self._soft.index(candidate) if purpose == "selection" else 0)

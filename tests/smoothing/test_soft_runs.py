@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from certify.errors import BrokenCertificate, InputError
+from certify.errors import BrokenCertificate, InputError, SoundnessError
 from certify.examples import Dataset, Example
 from certify.falsifier import falsify_scores
 from certify.loading import load, save
@@ -126,11 +126,14 @@ def test_records_of_pieces_are_sums_over_their_rows_alone():
             pieces = [Piece(request, first, min(size, 128 - first)) for first in range(0, 128, size)]
             assert torch.equal(reading.records(logits, pieces).view(len(pieces), -1).sum(dim=0), whole)
         assert not reading.refuse(whole.tolist(), purpose, 128)
-        assert reading.refuse([*whole.tolist()[:-1], 129 * UNITS], purpose, 128)
+        assert reading.refuse([*whole.tolist()[:-2], 129 * UNITS, whole.tolist()[-1]], purpose, 128)
         assert reading.refuse([whole.tolist()[0] + 1, *whole.tolist()[1:]], purpose, 128)
     votes = torch.bincount(row_votes(logits), minlength=4).tolist()
     sums = reading.take_apart(whole.numpy(), "estimation", 9)
     assert list(sums.votes) == votes
+    assert reading.refuse([*whole.tolist()[:-1], 9 * 128 + 1], "estimation", 128)
+    with pytest.raises(SoundnessError, match="under the candidate"):
+        reading.take_apart(whole.numpy(), "estimation", 8)
     assert (*sums.scores, *sums.squares) == tuple(score_sums(row_scores(logits, reading.candidates[9])).tolist())
 
 
@@ -177,7 +180,7 @@ def test_one_candidate_reaches_the_estimation(tmp_path):
     """The record of an estimation block has room for one map: no radius is the best of several."""
     report = run(tmp_path)
     reading = Scores(2, score_candidates())
-    assert reading.record_size("estimation") == 3 * 3
+    assert reading.record_size("estimation") == 3 * 3 + 1
     assert reading.record_size("selection") == 3 * (1 + 2 * 22)
     assert len({example.counts.n for example in report.examples} - {0}) >= 1
     assert all(len(example.scores.estimation) == 3 for example in report.examples)
