@@ -33,8 +33,12 @@ def plan_text(settings: SmoothingSettings, asked: AskedRadii | None = None) -> s
         InputError: If a setting is out of range, or a radius cannot be certified with the draws asked for.
     """
     from certify.smoothing import check_settings
+    from certify.smoothing.soft_classification import check_score_settings
 
     check_settings(settings)
+    check_score_settings(settings)
+    if settings.scores == "soft":
+        return "\n".join(_candidates(settings))
     if settings.at:
         return "\n".join(_tables(settings, asked or questions_alone(settings)))
     if settings.procedure == "fixed":
@@ -70,6 +74,19 @@ def questions_alone(settings: SmoothingSettings) -> AskedRadii:
         "integer noise costs, which can move a row by a vote; name both to see its tables"
     )
     return AskedRadii(ask_questions(settings, settings.alpha, GEOMETRIES[law]), words)
+
+
+def _candidates(settings: SmoothingSettings) -> Iterator[str]:
+    """Yield what a run with soft scores chooses from, and the numbers of draws an example can get."""
+    from certify.smoothing.soft_classification import UNKNOWN, score_reading
+    from certify.stats import draw_sizes
+
+    sizes = draw_sizes(settings.n, planned=settings.procedure == "planned")
+    yield f"soft scores: {settings.n0} pilot draws of every example; the run then chooses one of"
+    for each in score_reading(settings, 2, UNKNOWN).candidates:
+        yield f"  {each.simplex} of {each.temperature:g} times the logits" if each.soft else "  votes, without scores"
+    yield "by its mean worth on all pilots, and each example gets by its own pilot one of"
+    yield f"  {', '.join(map(str, sizes))} estimation draws"
 
 
 def _planned(settings: SmoothingSettings) -> Iterator[str]:

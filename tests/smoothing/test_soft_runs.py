@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from certify.cli.plan import plan_text
 from certify.errors import BrokenCertificate, InputError, SoundnessError
 from certify.examples import Dataset, Example
 from certify.falsifier import falsify_scores
@@ -307,6 +308,16 @@ def test_a_run_that_breaks_off_goes_on(tmp_path, monkeypatch, passes):
 def test_settings_that_do_not_go_together_are_refused(changed, expected):
     with pytest.raises(InputError, match=expected):
         check_score_settings(msgspec.structs.replace(SOFT, **changed))
+
+
+def test_the_plan_names_the_candidates_and_the_draws():
+    text = plan_text(SOFT)
+    assert text.count("times the logits") == 22
+    assert "votes, without scores" in text
+    assert "256, " in text
+    assert "2000 estimation draws" in plan_text(msgspec.structs.replace(SOFT, procedure="fixed", score_map="softmax"))
+    with pytest.raises(InputError, match="no asked radii"):
+        plan_text(msgspec.structs.replace(SOFT, at=(0.1,)))
 
 
 def test_hard_scores_are_the_settings_of_before():
