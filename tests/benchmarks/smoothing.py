@@ -1,19 +1,25 @@
-"""How close does smoothing come to the bare forward pass? Prints a table.
+"""How close does smoothing come to the bare forward pass? Prints two tables.
 
     MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 python -m tests.benchmarks.smoothing
 
-Rows per CPU-second, each relative to the forward pass of the same network with batch norm folded, measured in the same
-round (machines are shared, so absolute figures of different rounds do not compare; take an idle machine). Beside it a
+*Rows per CPU-second, one thread*, each relative to the forward pass of the same network with batch norm folded,
+measured in the same round (machines are shared, so absolute figures of different rounds do not compare; the best and
+the median of the rounds are shown, and the load of the machine). Beside it the forward pass as it was trained, and a
 loop in the style of the first published code: float32 noise from torch, one vote at a time, no store. The two variables
-keep glibc from returning memory between forward passes: else page faults, which come and go with the state of
-the heap, cost either side up to half of its time.
+keep glibc from returning memory between forward passes: else page faults, which come and go with the state of the
+heap, cost either side up to half of its time.
+
+*Rows per second of the clock, with one worker and with two*, again in the same rounds; on a loaded machine the second
+one has to wait for its core.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +32,6 @@ from certify.results import SmoothingSettings
 from certify.smoothing import LAWS, RunHeader, open_store, run_smoothing
 from certify.smoothing.addresses import BlockRequest, block_generator
 
-ROUNDS = 3
 SIGMA = 0.25
 
 
@@ -76,10 +81,19 @@ def forward_rate(net: nn.Module, shape: tuple[int, ...], rows: int, batch: int) 
     return rows // batch * batch / (time.process_time() - start)
 
 
-def certify_rate(net: nn.Module, data: Dataset, draws: int, batch: int) -> float:
+def certify_rate(
+    net: nn.Module,
+    data: Dataset,
+    draws: int,
+    batch: int,
+    *,
+    float_noise: bool = False,
+    workers: int = 1,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
     """The whole run: noise, votes, counts, procedure and store. Every evaluated row counts, start-up check included."""
-    settings = SmoothingSettings(sigma=SIGMA, n=draws, procedure="fixed")
-    header = RunHeader("benchmark", data.sha256, settings, 10, "gaussian-255")
+    settings = SmoothingSettings(sigma=SIGMA, n=draws, procedure="fixed", float_noise=float_noise)
+    header = RunHeader("benchmark", data.sha256, settings, 10, "gaussian" if float_noise else "gaussian-255")
     evaluated = 0
 
     def counting(x: torch.Tensor) -> torch.Tensor:
@@ -88,9 +102,10 @@ def certify_rate(net: nn.Module, data: Dataset, draws: int, batch: int) -> float
         return net(x)
 
     with tempfile.TemporaryDirectory() as folder, open_store(Path(folder), header) as store:
-        start = time.process_time()
-        list(run_smoothing(counting, data, classes=10, settings=settings, store=store, batch=batch))
-        return evaluated / (time.process_time() - start)
+        start = clock()
+        options = {"classes": 10, "settings": settings, "store": store, "batch": batch, "workers": workers}
+        list(run_smoothing(counting, data, **options))
+        return evaluated / (clock() - start)
 
 
 def cohen_rate(net: nn.Module, data: Dataset, draws: int, batch: int) -> float:
@@ -122,31 +137,52 @@ def images(shape: tuple[int, ...], count: int = 2) -> Dataset:
     return Dataset(tuple(rows), total=count, selection="random pixels")
 
 
+CASES = (("small CNN 1x28x28", small_cnn, (1, 28, 28), 16384, 5), ("ResNet-20 3x32x32", resnet20, (3, 32, 32), 1000, 3))
+COLUMNS = ("plain", "integer noise", "float64 noise", "Cohen 400", "Cohen 1000")
+
+
+def one_round(plain: nn.Module, fused: nn.Module, data: Dataset, draws: int, batch: int) -> tuple[float, ...]:
+    """The rate of the folded forward pass, and those of `COLUMNS` relative to it."""
+    shape = data.examples[0].stored.shape
+    bare = forward_rate(fused, shape, max(draws, 4096), batch)
+    others = (
+        forward_rate(plain, shape, max(draws, 4096), batch),
+        certify_rate(fused, data, draws, batch),
+        certify_rate(fused, data, draws, batch, float_noise=True),
+        cohen_rate(plain, data, max(draws, 400), 400),
+        cohen_rate(plain, data, max(draws, 1000), 1000),
+    )
+    return bare, *(other / bare for other in others)
+
+
+def both(values: list[float]) -> str:
+    return f"{max(values):>7.2f}{statistics.median(values):>6.2f}"
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    print("load of the machine: {:.1f} {:.1f} {:.1f} on {} cores".format(*os.getloadavg(), os.cpu_count()))
     for name in LAWS:
-        print(f"noise {name:<14} {noise_nanoseconds(name, images((3, 32, 32)).examples[0]):6.1f} ns per coordinate")
-    cases = (("small CNN 1x28x28", small_cnn, (1, 28, 28), 16384), ("ResNet-20 3x32x32", resnet20, (3, 32, 32), 1000))
-    columns = f"{'batch':>6}{'forward/s':>11}{'certify':>9}{'Cohen':>8}{'Cohen 1000':>12}"
-    print(f"{'relative to the folded forward':<32}{columns}")
-    for title, build, shape, draws in cases:
-        data, plain = images(shape), build().eval()
-        fused = folded(build().eval())
+        if "diagonal" not in name:  # which needs a scale for every coordinate
+            nanoseconds = noise_nanoseconds(name, images((3, 32, 32)).examples[0])
+            print(f"noise {name:<14} {nanoseconds:6.1f} ns per coordinate")
+    heads = "".join(f"{name:>15}" for name in COLUMNS)
+    print(f"{'relative to the folded forward':<26}{'batch':>6}{'rows/s':>9}{heads}   (best, median)")
+    for title, build, shape, draws, rounds in CASES:
+        data, plain, fused = images(shape), build().eval(), folded(build().eval())
         for batch in (128, 256):
-            rounds = []
-            for _ in range(ROUNDS):
-                bare = forward_rate(fused, shape, draws, batch)
-                others = (
-                    certify_rate(fused, data, draws, batch),
-                    cohen_rate(plain, data, draws, batch),
-                    cohen_rate(plain, data, max(draws, 1000), 1000),
-                )
-                rounds.append((bare, *(other / bare for other in others)))
-            bare, *ratios = (statistics.median(column) for column in zip(*rounds, strict=True))
-            print(
-                f"{title:<32}{batch:>6}{bare:>11,.0f}{ratios[0]:>9.2f}{ratios[1]:>8.2f}{ratios[2]:>12.2f}", flush=True
-            )
+            found = [one_round(plain, fused, data, draws, batch) for _ in range(rounds)]
+            bare, *ratios = (list(column) for column in zip(*found, strict=True))
+            cells = "".join(f"{both(ratio):>15}" for ratio in ratios)
+            print(f"{title:<26}{batch:>6}{max(bare):>9,.0f}{cells}", flush=True)
+    for title, build, shape, draws, rounds in CASES:
+        data, fused = images(shape), folded(build().eval())
+        pairs = [
+            [certify_rate(fused, data, draws, 128, workers=workers, clock=time.perf_counter) for workers in (1, 2)]
+            for _ in range(rounds)
+        ]
+        print(f"{title:<26} two workers over one, by the clock: {both([two / one for one, two in pairs])}", flush=True)
 
 
 if __name__ == "__main__":
