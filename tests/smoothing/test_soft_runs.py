@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import tempfile
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -62,6 +63,16 @@ DATA = dataset()
 def run(folder, settings=SOFT, model=None, data=DATA, **options):
     options = {"store": folder / "store", "workers": 1, "falsify": "off"} | options
     return smooth(model or network(), data, settings, **options)
+
+
+@functools.cache
+def report_of(**changes):
+    """The report of the flat network, made once for each change of the settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run(Path(folder), msgspec.structs.replace(SOFT, **changes))
+
+
+FIXED = {"score_map": "softmax", "temperature": 8.0}
 
 
 def plain(report):
@@ -142,7 +153,7 @@ def test_records_of_pieces_are_sums_over_their_rows_alone():
 
 
 def test_a_flat_network_is_smoothed_by_scores_and_a_steep_one_by_votes(tmp_path):
-    flat = run(tmp_path)
+    flat = report_of()
     assert flat.tables.scores.candidates[flat.tables.scores.chosen].map != "argmax"
     assert {example.scores.method for example in flat.examples if example.radius} <= {
         "class slopes",
@@ -154,7 +165,7 @@ def test_a_flat_network_is_smoothed_by_scores_and_a_steep_one_by_votes(tmp_path)
     assert all(example.scores is msgspec.UNSET for example in steep.examples)
     for report in (flat, steep):
         assert not verify_report(report)
-    hard = run(tmp_path, msgspec.structs.replace(SOFT, scores=msgspec.UNSET))
+    hard = report_of(scores=msgspec.UNSET)
     assert flat.summary.mean_radius > hard.summary.mean_radius
     again = run(tmp_path, msgspec.structs.replace(SOFT, scores=msgspec.UNSET), model=network(1e5))
     assert [e.radius for e in again.examples] == [e.radius for e in steep.examples]
@@ -162,7 +173,7 @@ def test_a_flat_network_is_smoothed_by_scores_and_a_steep_one_by_votes(tmp_path)
 
 def test_the_choice_looks_at_no_label_and_at_no_estimation_draw(tmp_path):
     others = [msgspec_replace(example, label=1 - example.label) for example in DATA]
-    first = run(tmp_path / "a")
+    first = report_of()
     second = run(tmp_path / "b", data=Dataset(tuple(others), total=3, selection="all"))
     assert first.tables.scores == second.tables.scores
     assert [e.radius for e in first.examples] == [e.radius for e in second.examples]
@@ -177,9 +188,9 @@ def msgspec_replace(example, **fields):
     return Example(**{name: getattr(example, name) for name in ("index", "id", "label", "stored")} | fields)
 
 
-def test_one_candidate_reaches_the_estimation(tmp_path):
+def test_one_candidate_reaches_the_estimation():
     """The record of an estimation block has room for one map: no radius is the best of several."""
-    report = run(tmp_path)
+    report = report_of()
     reading = Scores(2, score_candidates())
     assert reading.record_size("estimation") == 3 * 3 + 1
     assert reading.record_size("selection") == 3 * (1 + 2 * 22)
@@ -254,7 +265,7 @@ def test_too_few_draws_abstain(tmp_path):
 
 
 def test_workers_batches_and_a_resume_give_one_report(tmp_path):
-    whole = plain(run(tmp_path / "a"))
+    whole = plain(report_of())
     assert plain(run(tmp_path / "b", workers=3)) == whole
     assert plain(run(tmp_path / "c", batch=64)).tables.scores.chosen == whole.tables.scores.chosen
     with pytest.raises(InputError, match="expected a batch that divides 128"):
@@ -262,11 +273,17 @@ def test_workers_batches_and_a_resume_give_one_report(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "passes", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 20]
+    "passes",
+    [
+        2,
+        pytest.param(1, marks=pytest.mark.slow),
+        pytest.param(4, marks=pytest.mark.slow),
+        pytest.param(20, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_breaks_off_goes_on(tmp_path, monkeypatch, passes):
     model = network()
-    whole = plain(run(tmp_path / "a", model=model))
+    whole = plain(report_of())
     left = [passes]
 
     def once_more(*_):
@@ -326,20 +343,19 @@ def test_hard_scores_are_the_settings_of_before():
     assert b"scores" not in msgspec.json.encode(asked)
 
 
-def test_a_claim_about_the_population_needs_a_map_fixed_before(tmp_path):
+def test_a_claim_about_the_population_needs_a_map_fixed_before():
     gate = Gate(name="g", metric="clean_accuracy", min=0.1)
     with pytest.raises(InputError, match="give score-map and temperature"):
-        evaluate_gates(run(tmp_path), (gate,))
-    fixed = run(tmp_path, msgspec.structs.replace(SOFT, score_map="softmax", temperature=8.0))
+        evaluate_gates(report_of(), (gate,))
+    fixed = report_of(**FIXED)
     assert evaluate_gates(fixed, (gate,))[0].verdict in ("passed", "undecided", "failed")
-    assert evaluate_gates(run(tmp_path), (msgspec.structs.replace(gate, claim="list"),))
+    assert evaluate_gates(report_of(), (msgspec.structs.replace(gate, claim="list"),))
 
 
-def test_reports_are_compared_only_with_a_map_fixed_before(tmp_path):
-    chosen, fixed = run(tmp_path), msgspec.structs.replace(SOFT, score_map="softmax", temperature=8.0)
+def test_reports_are_compared_only_with_a_map_fixed_before():
     with pytest.raises(InputError, match="one --score-map and --temperature"):
-        refuse_incomparable(chosen, chosen, 0.1)
-    refuse_incomparable(run(tmp_path, fixed), run(tmp_path, fixed), 0.1)
+        refuse_incomparable(report_of(), report_of(), 0.1)
+    refuse_incomparable(report_of(**FIXED), report_of(**FIXED), 0.1)
 
 
 def test_false_certificates_of_mean_scores_are_found(tmp_path):
@@ -356,9 +372,6 @@ def test_false_certificates_of_mean_scores_are_found(tmp_path):
     model, score_map = network(), ScoreMap("softmax", 8.0)
     with pytest.raises(BrokenCertificate, match="certificates of mean scores are false"):
         falsify_scores(model.predict(), model.graph, data.examples, rows, settings, score_map, classes=2, level="quick")
-
-
-REPORTS = {}
 
 
 def tampered(report, path, value):
@@ -394,6 +407,5 @@ def tampered(report, path, value):
         (("settings", "scores"), "hard"),
     ],
 )
-def test_no_number_of_the_scores_can_be_changed(tmp_path, path, value):
-    changed = tampered(REPORTS["flat"] if REPORTS else REPORTS.setdefault("flat", run(tmp_path)), path, value)
-    assert verify_report(changed)
+def test_no_number_of_the_scores_can_be_changed(path, value):
+    assert verify_report(tampered(report_of(), path, value))

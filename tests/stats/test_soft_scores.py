@@ -53,20 +53,19 @@ def test_shift_at_known_deviations(s, n, expected):
 def test_the_mean_of_two_valued_scores_is_missed_with_probability_delta_at_most(n, low, high):
     delta, u, v = 0.05, round(low * UNITS), round(high * UNITS)
     uppers = [mean_upper((n - k) * u + k * v, (n - k) * square(u) + k * square(v), n, delta) for k in range(n + 1)]
-    for p in np.linspace(0.0, 1.0, 401):
-        mean = ((1 - p) * u + p * v) / UNITS
-        missed = sum(scipy.stats.binom.pmf(k, n, p) for k, upper in enumerate(uppers) if upper < mean)
-        assert missed <= delta
+    p = np.linspace(0.0, 1.0, 401)[:, None]
+    missed = np.array(uppers) < ((1 - p) * u + p * v) / UNITS
+    chance = (scipy.stats.binom.pmf(np.arange(n + 1), n, p) * missed).sum(axis=1)
+    assert chance.max() <= delta
 
 
 def test_a_bound_without_the_variance_term_would_fail():
     """The enumeration can tell: half of the shift misses too often."""
     n, delta = 60, 0.05
-    worst = 0.0
-    for p in np.linspace(0.0, 0.5, 201):
-        short = [k for k in range(n + 1) if k / n + 0.2 * mean_shift_upper(*sums([UNITS] * k), n, delta) < p]
-        worst = max(worst, sum(scipy.stats.binom.pmf(k, n, p) for k in short))
-    assert worst > delta
+    p = np.linspace(0.0, 0.5, 201)[:, None]
+    bounds = [k / n + 0.2 * mean_shift_upper(*sums([UNITS] * k), n, delta) for k in range(n + 1)]
+    chance = (scipy.stats.binom.pmf(np.arange(n + 1), n, p) * (np.array(bounds) < p)).sum(axis=1)
+    assert chance.max() > delta
 
 
 def test_sums_of_squares_are_exact_or_above_and_do_not_depend_on_batches():
@@ -221,7 +220,7 @@ def test_a_linear_classifier_is_certified_beyond_its_true_radius_with_probabilit
     rng, distance, sigma, lipschitz, n, alpha = np.random.default_rng(5), 0.3, 0.25, 1.5, 200, 0.05
     slopes, beyond = Slopes(lipschitz, 2 * lipschitz, 0.0, 0.0), 0
     found = []
-    for _ in range(400):
+    for _ in range(200):
         scores = np.clip(0.5 + lipschitz * (distance + sigma * rng.normal(size=n)), 0.0, 1.0)
         here = np.floor(scores * UNITS).astype(int).tolist()
         there = [UNITS - score for score in here]
@@ -229,7 +228,7 @@ def test_a_linear_classifier_is_certified_beyond_its_true_radius_with_probabilit
         found.append(score_radius([total, rest, 0], [squares, rest_squares, 0], 0, n, alpha=alpha, sigma=sigma,
                                   slopes=slopes)[0])  # fmt: skip
         beyond += found[-1] > distance
-    assert beyond <= scipy.stats.binom.ppf(1 - 1e-6, 400, alpha)
+    assert beyond <= scipy.stats.binom.ppf(1 - 1e-6, 200, alpha)
     assert np.mean(found) > 0.55 * distance
 
 
