@@ -3,7 +3,8 @@ r"""The symbol of a convolution, on a grid of frequencies, with its rounding err
 For a kernel K ``[G, co, ci, *taps]`` of stride 1 the symbol is ``D(w) = sum over taps a of K[:, :, a] e^(-i a.w)``, one
 complex ``co x ci`` matrix per frequency and group. The circular convolution on a torus of sides N_d is block-diagonal
 in the Fourier basis with blocks D(2 pi f / N), so its norm is the largest ||D|| on that grid. D(-w) is the complex
-conjugate of D(w): half of the grid's last axis is enough, also for the grid moved by half a step.
+conjugate of D(w): half of the grid's last axis is enough, also for the grid moved by half a step, and of that half one
+of each two frequencies that are negatives of each other (`Grid.distinct`).
 
 Rounding. Each root of unity is correctly rounded (error at most u), a product of d <= 3 of them errs by less than 8 d
 u, and a real sum over the taps by gamma_taps, so the entries err by at most ``(1.5 gamma_taps+1 + 8 d u) sum_a |K[o,

@@ -69,7 +69,7 @@ def check(A):
 
 
 EVERYDAY = 70  # of each family: more than 1,000 matrices
-MANY = 6000  # of each family: 90,000 matrices; with the 11,000 convolutions, the 100,000 of the slow run
+MANY = 6000  # of each family: 90,000 matrices; with the 13,000 convolutions, the 100,000 of the slow run
 
 
 @pytest.mark.parametrize("family", FAMILIES)
