@@ -317,9 +317,7 @@ def shift_terms(torus: Embedding, modes: Modes, H: Grams, s0: float) -> ShiftTer
         lift=mul_up(gamma_up(8), norm_upper(modes.lifts), norm_upper(modes.lifts)),
         factorisation=mul_up(2.0, div_up(gamma, down(1.0 - gamma)), trace),
         underflow=mul_up(4.0 * n, add_up(2.0 * n, trace), UNDERFLOW),
-        subtraction=mul_up(
-            4.0 * U64, add_up(s2, float(diagonals.abs().max()), norm_upper(H.matrices[modes.places]))
-        ),
+        subtraction=mul_up(4.0 * U64, add_up(s2, float(diagonals.abs().max()), norm_upper(H.matrices[modes.places]))),
         left_over=mul_up(LEFT_OVER, mul_up(s0, s0)),
     )
 
