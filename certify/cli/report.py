@@ -12,7 +12,7 @@ from certify.cli import options
 from certify.cli.output import Output, write_note, write_text
 from certify.cli.pages import show_page
 from certify.errors import InputError
-from certify.results import Document, LogReport
+from certify.results import Document, LogReport, OutputsReport
 
 EXIT_INCONSISTENT = 2
 Thumbnails: TypeAlias = Annotated[
@@ -102,7 +102,7 @@ def verify_command(report: ReportArgument, quiet: options.Quiet = False) -> int:
     if not quiet and isinstance(found, LogReport):
         write_text(f"consistent: {len(found.examples)} rows and what follows from them; a log holds no votes to check")
     elif not quiet:
-        write_text(f"consistent: {len(found.examples)} examples, every number re-derived from the record")
+        write_text(f"consistent: {len(found.examples)} examples, {_what_was_checked(found)}")
     return 0
 
 
@@ -112,3 +112,11 @@ def schema_command() -> int:
 
     write_text(schema_text())
     return 0
+
+
+def _what_was_checked(report: Document) -> str:
+    """Return what a verification without findings has shown."""
+    from certify.report.outputs_words import describe_checking
+
+    unchecked = describe_checking(report) if isinstance(report, OutputsReport) else ""
+    return unchecked or "every number re-derived from the record"

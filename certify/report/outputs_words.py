@@ -9,6 +9,10 @@ from certify.report.wording import describe_data, describe_space
 from certify.results import OutputInterval, OutputsReport, Regression, RegressionExample, SegmentationExample
 
 MOST_OUTPUTS = 6
+UNCHECKED = (
+    "the ends of intervals are numbers among draws that the report does not hold: their ranks and their order are "
+    "checked, their values bound by the digest alone"
+)
 
 
 def describe_task(report: OutputsReport) -> str:
@@ -62,3 +66,8 @@ def _interval(one: OutputInterval) -> str:
     middle = "none" if one.estimate is None else estimate_figure(one.estimate)
     invalid = f", {one.invalid} draws not a number" if one.invalid else ""
     return f"[{lower}, {upper}] (estimate {middle}{invalid})"
+
+
+def describe_checking(report: OutputsReport) -> str:
+    """Return what a verification of the record leaves unchecked; nothing for a segmentation, which is all counts."""
+    return UNCHECKED if isinstance(report.settings.task, Regression) else ""

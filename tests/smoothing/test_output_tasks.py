@@ -250,6 +250,7 @@ def test_a_report_goes_through_json_views_and_verification(name, reports):
     text = " ".join(FORMATS["terminal"](report).split())
     assert f"smoothed {name}" in text
     assert "not run" in text  # the falsifier
+    assert ("does not hold" in FORMATS["markdown"](report)) == (name == "regression")
     for view in ("markdown", "html"):
         assert "certified" in FORMATS[view](report)
     for view in ("csv", "tsv", "junit", "card"):

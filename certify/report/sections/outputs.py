@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from certify.report.outline import Facts, Outline, Quote, Section, Text, table_of
-from certify.report.outputs_words import describe_certified, describe_identity, describe_row, describe_task
+from certify.report.outputs_words import (
+    describe_certified,
+    describe_checking,
+    describe_identity,
+    describe_row,
+    describe_task,
+)
 from certify.report.sections.examples import OPEN_UP_TO
 from certify.report.sections.record import CHECK, describe_tool
 from certify.report.wording import describe_failure, describe_falsifier
@@ -31,7 +37,13 @@ def _sections(report: OutputsReport) -> Iterator[Section]:
     rows = ((str(row.index), row.id, describe_row(row)) for row in report.examples)
     table = table_of("Examples", ("#index", "example", "certified"), rows, count=total, folded=total > OPEN_UP_TO)
     yield Section("examples", f"Examples ({total:,})", (replace(table, sortable=True),))
-    yield Section("record", "Record", (Facts(tuple(_record(report))), Text(CHECK)))
+    yield Section("record", "Record", (Facts(tuple(_record(report))), Text(_check(report))))
+
+
+def _check(report: OutputsReport) -> str:
+    """Return how to check the numbers, and which of them cannot be."""
+    unchecked = describe_checking(report)
+    return f"{CHECK} Of a regression {unchecked}." if unchecked else CHECK
 
 
 def _record(report: OutputsReport) -> Iterator[tuple[str, str]]:
