@@ -12,8 +12,8 @@ from certify.stats.empirical_bernstein import mean_shift_upper, mean_upper, scor
 from certify.stats.geometry import GEOMETRIES, Geometry
 from certify.stats.holm import certified_by_holm
 from certify.stats.inclusion import converted_radius, inclusion_factor, needed_radius
-from certify.stats.lipschitz_radius import class_radius, difference_radius, smoothed_lipschitz_upper
 from certify.stats.ladder import largest_radius_upper, radius_ladder
+from certify.stats.lipschitz_radius import class_radius, difference_radius, smoothed_lipschitz_upper
 from certify.stats.order_statistics import quantile_ranks
 from certify.stats.plan import draw_grid, sample_plan
 from certify.stats.populations import (
