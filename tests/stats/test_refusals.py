@@ -40,12 +40,17 @@ GOOD_CALLS = {
     "quantile_ranks": {"n": 100, "p": 0.5, "ratio": 0.5, "alpha": 0.05},
     "compare_paired": {"won": 5, "lost": 4, "examples": 100, "delta": 0.05},
     "smallest_margin": {"examples": 100, "delta": 0.05},
+    "mean_shift_upper": {"total": 500, "squares": 300, "n": 10, "delta": 0.05},
 }
 NOT_CALLS_OF_NUMBERS = {
     *("BOUNDS", "GEOMETRIES", "Geometry", "RadiusMap", "converted_radius", "inclusion_factor", "needed_radius"),
     *("Operation", "PairedDifference", "RadiusBound", "Requirement", "SequentialTest", "self_test"),
     *("anytime_radius", "certified_by_holm", "class_buckets", "crossing", "is_not_inferior", "operate"),
     *("radius_bound", "top_k_radius", "top_k_radius_of_bounds"),  # of counts, or of what another call returned
+    *("MAPS", "ScoreMap", "Slopes", "VOTES", "draw_sizes", "plan_scores", "score_bounds", "score_candidates"),
+    *("score_radius", "score_slopes", "votes_worth"),
+    *("class_radius", "difference_radius", "largest_radius_upper", "mean_upper", "radius_ladder"),  # of checked numbers
+    "smoothed_lipschitz_upper",
 }
 INTEGERS = {"k", "n", "cap", "n0", "dimension", "levels", "count", "won", "lost", "examples"}
 BAD_NUMBERS = [math.nan, np.float32("nan"), math.inf, -math.inf, -1, -1e-300, "0.3", None, True, 1j, 10**12]
