@@ -25,7 +25,9 @@ class Renderer(Protocol):
 
 REFUSALS: Mapping[type, str] = MappingProxyType(
     {
-        ComparisonReport: "expected a format that shows comparisons (terminal, json, csv, markdown, html), got another",
+        ComparisonReport: (
+            "expected a format that shows comparisons (terminal, json, csv, markdown, html, junit), got another"
+        ),
         LogReport: "expected a format that shows imported logs (terminal, json, csv, tsv, markdown, html), got another",
         OutputsReport: "expected a format that shows outputs (terminal, json, markdown, html), got another",
     }
@@ -96,7 +98,7 @@ FORMATS: Mapping[str, Renderer] = MappingProxyType(
             log="html_view.render_html",
             outputs="html_view.render_html",
         ),
-        "junit": _load_later("junit.render_junit"),
+        "junit": _load_later("junit.render_junit", comparison="junit.render_junit"),
         "card": _load_later("card.render_card"),
     }
 )

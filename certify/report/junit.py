@@ -10,19 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
+from typing import TypeAlias
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from msgspec import UNSET
 
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.neutralise import xml_text
-from certify.results import GateRow, LipschitzReport, Report, Verdict
+from certify.results import ComparisonReport, GateRow, LipschitzReport, Report, SmoothingReport, Verdict
 
+Judged: TypeAlias = Report | ComparisonReport  # what has gates
+KINDS: Mapping[type, str] = MappingProxyType(
+    {LipschitzReport: "lipschitz", SmoothingReport: "smoothing", ComparisonReport: "comparison"}
+)
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 ELEMENTS: Mapping[Verdict, str] = MappingProxyType({"passed": "system-out", "failed": "failure", "undecided": "error"})
 
 
-def render_junit(report: Report, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
+def render_junit(report: Judged, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
     """Return the gates as JUnit XML; a report without gates is an empty suite."""
     totals = _totals(report)
     root = Element("testsuites", {"name": "certify", **totals})
@@ -36,11 +41,11 @@ def render_junit(report: Report, *, width: int | None = None, color: bool = Fals
     return f"{DECLARATION}{tostring(root, encoding='us-ascii').decode('ascii')}\n"
 
 
-def _kind(report: Report) -> str:
-    return "lipschitz" if isinstance(report, LipschitzReport) else "smoothing"
+def _kind(report: Judged) -> str:
+    return KINDS[type(report)]
 
 
-def _totals(report: Report) -> dict[str, str]:
+def _totals(report: Judged) -> dict[str, str]:
     verdicts = [gate.verdict for gate in report.gates]
     return {
         "tests": str(len(verdicts)),
@@ -50,9 +55,13 @@ def _totals(report: Report) -> dict[str, str]:
     }
 
 
-def _properties(report: Report) -> Iterator[tuple[str, str]]:
+def _properties(report: Judged) -> Iterator[tuple[str, str]]:
     yield "version", report.tool.version
-    yield "model.sha256", report.model.sha256
+    if isinstance(report, ComparisonReport):
+        yield "old.model.sha256", report.old.model.sha256
+        yield "new.model.sha256", report.new.model.sha256
+    else:
+        yield "model.sha256", report.model.sha256
     if report.data is not UNSET:
         yield "data.sha256", report.data.sha256
     yield "digest", report.digest

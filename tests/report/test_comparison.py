@@ -7,6 +7,7 @@ import re
 import unicodedata
 from fractions import Fraction
 from io import StringIO
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -272,7 +273,15 @@ def test_every_view_shows_every_comparison(build, name):
         assert [float(row["new_radius"]) for row in rows] == [pair.new_radius for pair in report.examples]
 
 
-@pytest.mark.parametrize("name", ["tsv", "junit"])
+def test_the_gate_on_a_drop_is_a_test_case():
+    root = ElementTree.fromstring(FORMATS["junit"](smoothing_dropped()))
+    (case,) = root.iter("testcase")
+    assert (root.get("failures"), case.get("classname")) == ("1", "certify.comparison")
+    assert "20 lost and 0 won" in case.find("failure").get("message")
+    assert not list(ElementTree.fromstring(FORMATS["junit"](lipschitz_compared())).iter("testcase"))
+
+
+@pytest.mark.parametrize("name", ["tsv", "card"])
 def test_a_format_without_a_place_for_comparisons_says_so(name):
     with pytest.raises(InputError, match="terminal, json, csv, markdown, html"):
         FORMATS[name](smoothing_compared())
