@@ -9,13 +9,16 @@ import torch
 
 from certify.bounds.covariance.draft import Draft
 from certify.bounds.covariance.effort import LARGE, work
+from certify.bounds.covariance.limits import MOST_BYTES
 from certify.bounds.covariance.memory import expected_bytes, free_bytes, peak_bytes
 from certify.bounds.covariance.optimise import optimise
 from certify.bounds.covariance.plan import compile_plan
 from certify.bounds.covariance.proof import prove
+from certify.bounds.covariance.steps import Bounded, Start
 from certify.bounds.facts import collect_facts
 from certify.bounds.gains import combine_rules, gain_uppers
-from certify.graph import Graph
+from certify.graph import Graph, trace
+from tests.benchmarks.network_nets import resnet18
 from tests.bounds.small_networks import Build
 
 NEVER_COUNTED = 300e6  # chunks of the proof, code that is loaded late, what an allocator keeps
@@ -84,3 +87,18 @@ def test_a_process_needs_no_more_than_its_plan_was_said_to_need(channels, size, 
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         needed, grown = pool.apply(measured, (channels, size, blocks))
     assert 0.3 * needed <= grown <= needed + NEVER_COUNTED
+
+
+@pytest.mark.slow
+def test_a_resnet18_for_small_images_is_planned_as_a_whole():
+    graph = trace(resnet18("3x3"), (3, 32, 32))
+    facts = collect_facts(graph)
+    gains = gain_uppers(facts, combine_rules(facts))
+    plan = compile_plan(facts, graph.output, "l2", gains, most_bytes=MOST_BYTES)
+    assert isinstance(plan.steps[0], Start)
+    assert plan.fallbacks == ()
+    assert peak_bytes(plan, single=work(plan) > LARGE) <= MOST_BYTES
+    less = compile_plan(facts, graph.output, "l2", gains, most_bytes=1e9)
+    assert isinstance(less.steps[0], Bounded)
+    assert any("want of memory" in words for words in less.fallbacks)
+    assert peak_bytes(less, single=work(less) > LARGE) <= 1e9
