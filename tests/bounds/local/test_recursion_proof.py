@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from certify.bounds.facts import collect_structure
+from certify.bounds.local.centres import centres_of
 from certify.bounds.local.certify import LocalNetwork, limiting, word
 from certify.bounds.local.chain import Chain, chain_of
 from certify.bounds.local.recursion_proof import Certificate
@@ -144,6 +145,23 @@ def test_large_networks_are_certified_in_factors(name, norm, monkeypatch):
             )
             for j, one in zip(others, row, strict=True):
                 assert logits[int(y[n])] - logits[j] >= MP.mpf(one.v) - MP.mpf(one.s) * rho
+
+
+@pytest.mark.parametrize("bias", [0.0, 200.0])
+def test_in_factors_what_does_not_bend_counts_in_full(bias, monkeypatch):
+    """The bounds of the layer behind, which reach z +- eps ||grad z_j|| and no less; 200 keeps all relus before on."""
+    monkeypatch.setattr("certify.bounds.local.push_proof.LEAST_FACTORED", 1)
+    monkeypatch.setattr("certify.bounds.local.ascent.MOST_CUT_ROWS", 0)
+    graph, eps = LARGE["relu"](3), 1e-3
+    made = chain(graph)
+    for layer in made.layers[:2]:
+        layer.bias.add_(bias)
+    x = centre(graph, made, 1)
+    J = torch.autograd.functional.jacobian(lambda p: made.pre_activations(p[None])[2][0], x[0]).flatten(1)
+    lower, upper = LocalNetwork(made).bounds(centres_of(made, x, rounded_input=False), eps)[2]
+    z, reach = made.pre_activations(x)[2], eps * J.norm(dim=1) * (1 - 1e-9)
+    assert bool((lower <= z - reach).all())
+    assert bool((upper >= z + reach).all())
 
 
 @pytest.mark.parametrize(
