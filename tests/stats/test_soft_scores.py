@@ -93,6 +93,36 @@ def test_tiny_and_impossible_sums():
         score_bounds([2 * UNITS, UNITS], [2 * UNITS, UNITS], 0, 2, 0.01)
 
 
+@pytest.mark.parametrize("patterns", [((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), ((0.9, 0.1, 0.0), (0.2, 0.5, 0.3))])
+def test_select_then_estimate_is_wrong_with_probability_alpha_at_most(patterns):
+    """Two kinds of draws, three classes: every pilot and every estimation is enumerated."""
+    n0, n, alpha = 10, 60, 0.05
+    whole = [[math.floor(score * UNITS) for score in pattern] for pattern in patterns]
+
+    def totals(k, draws):
+        return [(draws - k) * u + k * v for u, v in zip(*whole, strict=True)]
+
+    def radius(k, selected):
+        squares = [(n - k) * square(u) + k * square(v) for u, v in zip(*whole, strict=True)]
+        return score_radius(totals(k, n), squares, selected, n, alpha=alpha, sigma=1.0, slopes=None)[0]
+
+    selected = np.array([int(np.argmax(totals(k, n0))) for k in range(n0 + 1)])
+    radii = {a: np.array([radius(k, a) for k in range(n + 1)]) for a in set(selected.tolist())}
+    certified, worst = 0.0, 0.0
+    for p in np.linspace(0.0, 1.0, 101):
+        means = [(1 - p) * u / UNITS + p * v / UNITS for u, v in zip(*whole, strict=True)]
+        wrong = 0.0
+        for a, found in radii.items():
+            rival = max(mean for k, mean in enumerate(means) if k != a)
+            truth = 0.5 * (scipy.special.ndtri(means[a]) - scipy.special.ndtri(rival))
+            chosen = scipy.stats.binom.pmf(np.flatnonzero(selected == a), n0, p).sum()
+            wrong += chosen * scipy.stats.binom.pmf(np.flatnonzero((found > 0) & (found > truth)), n, p).sum()
+            certified += chosen * scipy.stats.binom.pmf(np.flatnonzero(found > 0), n, p).sum()
+        worst = max(worst, wrong)
+    assert worst <= alpha
+    assert certified > 10
+
+
 def test_alpha_is_spent_once():
     """Failure at 0.9 alpha and rival at 0.1 alpha: one class each, whatever the number of classes."""
     totals, squares = [600 * UNITS, 200 * UNITS, 200 * UNITS], [600 * UNITS, 200 * UNITS, 200 * UNITS]
@@ -276,3 +306,31 @@ def test_constants_of_the_maps_are_reached_and_never_exceeded(simplex):
     assert most[1] <= two * (1 + 1e-6)
     assert most[0] >= 0.9 * one
     assert most[1] >= 0.9 * two
+
+
+@pytest.mark.parametrize("s", [0.02, 0.1, 0.3, 0.5, 0.75, 1.0, 3.0])
+def test_rounding_to_the_grid_moves_a_coordinate_by_a_twelfth_at_most_in_square(s):
+    """The exact second moment of s Z - round(s Z), level by level, against its bound and its series."""
+    edges = np.arange(-math.ceil(40 * s) - 1, math.ceil(40 * s) + 2)
+    moment = sum(
+        scipy.integrate.quad(lambda y, k=k: (y - k) ** 2 * scipy.stats.norm.pdf(y, scale=s), k - 0.5, k + 0.5)[0]
+        for k in edges
+    )
+    terms = [(-1) ** k * math.exp(-2 * (math.pi * s * k) ** 2) / (math.pi * k) ** 2 for k in range(1, 400)]
+    assert moment <= 1 / 12 + 1e-12
+    assert moment == pytest.approx(1 / 12 + sum(terms), abs=1e-5)
+
+
+def test_every_error_is_in_the_slack():
+    """Each one alone: the rounding of scores, the program's logits, the grid; a difference has two scores of it."""
+    flat = {"classes": 10, "lipschitz": 3.0, "error": 0.0, "rounded_coordinates": 0}
+    nothing = score_slopes("sparsemax", 2.0, **flat)
+    assert 1 / UNITS < nothing.slack < 1.01 / UNITS
+    assert nothing.slack_difference == 2 * nothing.slack
+    program = score_slopes("sparsemax", 2.0, **flat | {"error": 0.125})
+    assert program.slack >= nothing.slack + 2.0 * math.sqrt(0.9) * 0.125
+    assert program.slack_difference >= nothing.slack_difference + 2.0 * math.sqrt(2) * 0.125
+    grid = score_slopes("sparsemax", 2.0, **flat | {"rounded_coordinates": 768})
+    assert grid.slack >= nothing.slack + 2.0 * math.sqrt(0.9) * 3.0 * 8 / 255
+    assert grid.slack_difference >= nothing.slack_difference + 2.0 * math.sqrt(2) * 3.0 * 8 / 255
+    assert grid.slack < 1.001 * (nothing.slack + 2.0 * math.sqrt(0.9) * 3.0 * 8 / 255)
