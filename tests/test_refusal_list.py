@@ -58,6 +58,11 @@ def save(module: nn.Module, path: str = "model.safetensors", **facts) -> None:
     certify.save(module, path, **{"input_shape": (4,), **facts})
 
 
+def bound_of(path: str) -> float:
+    """Return the proved bound alone; the truth it is held to is computed here, so nothing needs to be attacked."""
+    return certify.lipschitz(path, falsify="off").network.upper
+
+
 def images(low: int, high: int, count: int = 24) -> np.ndarray:
     return np.random.default_rng(0).integers(low, high, (count, 1, 2, 2), dtype=np.uint8)
 
@@ -437,7 +442,7 @@ def test_08_a_weight_of_stride_0_counts_with_all_its_entries():
     layer = nn.Linear(4, 2)
     layer.weight = nn.Parameter(torch.ones(1).expand(2, 4))
     save(layer)
-    assert 8**0.5 <= certify.lipschitz("model.safetensors").network.upper < 8**0.5 * 1.001
+    assert 8**0.5 <= bound_of("model.safetensors") < 8**0.5 * 1.001
 
 
 # 9: inputs, outputs, classes
@@ -566,14 +571,14 @@ def test_12_a_batch_norm_keeps_its_eps_and_the_sign_of_gamma(gamma, eps):
     x = torch.randn(100, 4)
     assert torch.allclose(certify.load("model.safetensors").predict()(x), module(x).detach(), rtol=1e-4, atol=1e-4)
     truth = dense_norm(module, 4, (4,))
-    assert truth <= certify.lipschitz("model.safetensors").network.upper < 1.001 * truth
+    assert truth <= bound_of("model.safetensors") < 1.001 * truth
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
 def test_12_every_padding_mode_has_a_rule_that_covers_it(mode):
     module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode=mode), nn.Flatten(), nn.Linear(32, 2, bias=False))
     save(module, input_shape=(1, 4, 4))
-    upper = certify.lipschitz("model.safetensors").network.upper
+    upper = bound_of("model.safetensors")
     assert dense_norm(module, 16, (1, 4, 4)) <= upper
 
 

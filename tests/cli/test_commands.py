@@ -42,6 +42,9 @@ min = 0.5
 """
 
 
+ALONE = ("--falsify", "off")
+
+
 def threshold_network() -> nn.Module:
     """Class 1 iff the mean pixel is above 1/2: radii are distances to a plane."""
     layer = nn.Linear(16, 2)
@@ -158,7 +161,7 @@ def test_a_gate_without_a_kind_beside_one_of_another_kind_speaks_of_what_the_fil
 @pytest.mark.parametrize(("minimum", "count", "code"), [("0.5", 24, 0), ("0.99999", 24, 4), ("0.5", 2, 4)])
 def test_gate_verdicts_are_three_way(project, capsys, minimum, count, code):
     Path("certify.toml").write_text(
-        f'model = "model.safetensors"\ndata = "data"\n[lipschitz]\nlimit = {count}\n'
+        f'model = "model.safetensors"\ndata = "data"\n[lipschitz]\nlimit = {count}\nfalsify = "off"\n'
         f'[[gate]]\nname = "g"\nmetric = "certified_accuracy"\nkind = "lipschitz"\nradius = 0.05\nmin = {minimum}\n'
     )
     assert run(capsys, "gate", "-q")[0] == code
@@ -167,7 +170,7 @@ def test_gate_verdicts_are_three_way(project, capsys, minimum, count, code):
 
 def test_a_failing_gate_exits_1_and_nothing_else_does(project, capsys):
     Path("certify.toml").write_text(
-        'model = "model.safetensors"\ndata = "data"\n'
+        'model = "model.safetensors"\ndata = "data"\n[lipschitz]\nfalsify = "off"\n'
         '[[gate]]\nname = "g"\nmetric = "certified_accuracy"\nkind = "lipschitz"\nradius = 9.0\nmin = 0.9\n'
     )
     code, out, _ = run(capsys, "gate", "-q")
@@ -264,12 +267,13 @@ def test_export_and_arch_give_the_same_network(project, capsys):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), {'input_shape': (1, 4, 4)}\n"
     )
     assert run(capsys, "export", "net.py:build", "-o", "built.safetensors")[0] == 0
-    code, out, _ = run(capsys, "lipschitz", "built.safetensors", "--format", "json")
+    code, out, _ = run(capsys, "lipschitz", "built.safetensors", "--format", "json", *ALONE)
     assert code == 0
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     save_file(module.state_dict(), "weights.safetensors")
-    code, again, _ = run(capsys, "lipschitz", "weights.safetensors", "--arch", "net.py:build", "--format", "json")
+    build = ("--arch", "net.py:build", "--format", "json")
+    code, again, _ = run(capsys, "lipschitz", "weights.safetensors", *build, *ALONE)
     assert code == 0
     assert json.loads(again)["network"] == json.loads(out)["network"]
 
