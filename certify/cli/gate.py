@@ -243,7 +243,10 @@ def _run_smoothing(
         out.detail(
             "measuring radii, as a gate needs them" if asked is None else "re-using the complete run in the store"
         )
-        return smooth.run(model, dataset, settings, places, out, no_progress, data=data)
+        compared = [gate for gate in gates if gate.baseline]
+        return smooth.run(
+            model, dataset, settings, places, out, no_progress, data=data, compared=compared, baselines=baselines
+        )
     _warn_out_of_reach(gates, len(dataset), settings.alpha, out)
     return smooth.run(model, dataset, asked, places, out, no_progress, data=data, gates=gates, baselines=baselines)
 

@@ -233,9 +233,14 @@ def run(
     data: Path,
     restart: bool = False,
     gates: Sequence[Gate] = (),
+    compared: Sequence[Gate] = (),
     baselines: Mapping[str, Report] = MappingProxyType({}),
 ) -> SmoothingReport:
-    """Return the report of one run, with progress on stderr; with gates it ends when their verdicts are settled."""
+    """Return the report of one run, with progress on stderr; with gates it ends when their verdicts are settled.
+
+    Before anything is drawn the run is compared with the baselines of the gates, and of those in ``compared``, which do
+    not end it.
+    """
     from certify.cli.memory import keep_freed_memory
     from certify.runs import start_smoothing
 
@@ -252,7 +257,7 @@ def run(
         data_path=str(data),
         falsify=places.falsify,
     ) as started:
-        before = certified_before(started, gates, baselines)
+        before = certified_before(started, (*gates, *compared), baselines)
         watched_by = Settlement(gates, n=len(dataset), alpha=settings.alpha, certified=before) if gates else None
         with meter(shown=not (out.quiet or no_progress)) as shown_by:
             examples = consume_smoothing(started.events(), len(dataset), shown_by, settings.at, watched_by)
