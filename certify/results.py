@@ -199,6 +199,9 @@ class SmoothingSettings(_Row, frozen=True, kw_only=True):
     ``n`` is the most draws of it; ``procedure``, ``price`` and ``bound`` then play no part. The default of ``n`` is
     10,000, and 100,000 with ``at``.
 
+    ``bound`` "randomized-clopper-pearson" is for those who ask for it here or in a configuration: its radii also depend
+    on a number that the seed gives each example.
+
     ``scores`` "soft" smooths scores on the simplex instead of votes: the run chooses their map and temperature on its
     pilots, and may keep the votes, unless ``score_map`` or ``temperature`` is given.
 
