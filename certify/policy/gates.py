@@ -13,8 +13,9 @@ from certify.results import AnyNorm, refuse_other_words
 
 MAX_DROP = 0.01  # below a baseline, where a gate names none
 UNASKED = -1.0  # stands for no threshold from below
+COUNTED = frozenset({"certified_accuracy", "clean_accuracy"})  # one count of all examples decides these
 AT_A_RADIUS = frozenset({"certified_accuracy", "class_certified_accuracy"})
-SHARES = AT_A_RADIUS | {"clean_accuracy"}
+SHARES = AT_A_RADIUS | COUNTED
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

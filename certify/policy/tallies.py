@@ -9,7 +9,7 @@ from types import MappingProxyType
 from msgspec import UNSET
 
 from certify.policy.drops import DropTally, drop_tally
-from certify.policy.gates import Gate
+from certify.policy.gates import COUNTED, Gate
 from certify.policy.requirements import requirement
 from certify.results import LipschitzExample, SmoothingExample, Verdict, certified_at, clean_correct
 
@@ -84,7 +84,7 @@ class WholeRun:
 def _nothing_seen(gate: Gate, n: int, alpha: float, certified: Collection[int]) -> Tally | DropTally | WholeRun:
     if gate.baseline is not None:
         return drop_tally(gate, (), n, certified)
-    return tally(gate, (), n, alpha) if gate.metric in ("certified_accuracy", "clean_accuracy") else WholeRun()
+    return tally(gate, (), n, alpha) if gate.metric in COUNTED else WholeRun()
 
 
 class Settlement:
