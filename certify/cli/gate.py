@@ -25,7 +25,7 @@ from certify.cli.output import Output, write_text
 from certify.cli.reading import read_verified
 from certify.cli.remembered import question_name, recall, remember
 from certify.cli.sources import data_path, model_path, read_known_model
-from certify.errors import InputError
+from certify.errors import InputError, NoRuleError
 from certify.policy import (
     Gate,
     answers_gate,
@@ -35,13 +35,12 @@ from certify.policy import (
     least_examples,
     requirement,
 )
+from certify.policy.gates import COUNTED
 from certify.results import GateRow, LipschitzReport, Report, SmoothingReport, seal, unsampled_of
 from certify.rounding import ceiling_text
 
 if TYPE_CHECKING:
     from certify.loading import Model
-
-COUNTED = frozenset({"certified_accuracy", "clean_accuracy"})  # one count of all examples decides these
 
 
 def command(
@@ -207,7 +206,10 @@ def _run(
         level = falsify_level(falsify, configuration.lipschitz)
         of_examples = any(gate.metric != "lipschitz" for gate in _gates_of(configuration, kind))
         data = data_path(None, configuration) if of_examples else None
-        return lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level)
+        report = lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level)
+        if not report.model.input.shape:  # a file of weights alone
+            raise NoRuleError(str(report.network.reason))
+        return report
     model = read_known_model(path, configuration.arch)
     return _run_smoothing(model, data_path(None, configuration), configuration, places, out, no_progress, baselines)
 

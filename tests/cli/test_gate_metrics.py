@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import certify
@@ -62,6 +63,14 @@ def test_a_gate_on_the_network_needs_no_data(project, capsys, most, code, reason
     assert report.gates[0].upper >= 2**0.5
     assert reason in report.gates[0].reason
     assert not report.examples
+
+
+@pytest.mark.parametrize("table", [NETWORK.format(most=2), MEAN.format(least=0.1).replace("smoothing", "lipschitz")])
+def test_a_gate_on_weights_without_an_architecture_exits_3(project, capsys, table):
+    save_file({"head.weight": torch.ones(2, 16)}, "model.safetensors")
+    code, out, err = gate(capsys, table)
+    assert (code, out) == (3, "")
+    assert "--arch" in err
 
 
 def test_a_mean_is_measured_and_every_class_is_counted(project, capsys):
