@@ -240,7 +240,8 @@ class LipschitzRun:
         examples = () if self.data is None else self.data.examples
         steepest = data_floor(graph, examples, norm=norm, seed=seed, range=self.model.input.range)
         slopes = slope_floor(graph, norm=norm, seed=seed)
-        possible = None if isinstance(slopes, Unbounded) else slopes
+        # The network's own slopes are among those that are free: what was found of them counts.
+        possible = None if isinstance(slopes, Unbounded) else max(slopes, steepest or 0.0)
         found = self.analysis.network
         sentence = UNSET if found.upper is None or steepest is None else self._limit(found.upper, steepest, possible)
         return msgspec.structs.replace(

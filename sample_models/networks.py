@@ -1,7 +1,9 @@
-"""The three networks of the sample models; each takes ``[N, 1, 8, 8]`` pixels in [0, 1] and returns logits ``[N, 10]``.
+"""The networks of the sample models; each takes ``[N, 1, 8, 8]`` pixels in [0, 1] and returns logits ``[N, 10]``.
 
 `ResidualNet` is made for randomized smoothing: small, because every certificate costs thousands of forward passes.
 `LipschitzMLP` is made for Lipschitz certificates: orthogonal hidden layers, so the product bound loses little.
+`LipschitzResNet` is 1-Lipschitz by construction, residual blocks included, up to its last layer.
+`SmallCNN` is trained twice for smoothing, with and without activation decay, all else equal.
 `AttentionNet` is made to be refused by them: dot-product attention on tokens of unlimited size has no global bound.
 """
 
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, scaled_dot_product_attention
 from torch.nn.utils.parametrizations import orthogonal
+
+from certify.layers import CayleyLinear, ClassLayer, LipschitzResidualConv2d, MaxMin, PadChannels
 
 CLASSES = tuple(str(digit) for digit in range(10))
 INPUT_SHAPE = (1, 8, 8)
@@ -59,6 +63,48 @@ class LipschitzMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images."""
         return self.head(self.hidden(x.flatten(1)))
+
+
+class LipschitzResNet(nn.Module):
+    """Three 1-Lipschitz residual blocks (SLL) on 4 x 4 positions, an orthogonal layer, MaxMin, and a row per class."""
+
+    def __init__(self, channels: int = 32, width: int = 64) -> None:
+        super().__init__()
+        blocks = [LipschitzResidualConv2d(channels, law="sll") for _ in range(3)]
+        self.body = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            PadChannels(channels),
+            *blocks,
+            nn.Flatten(),
+            CayleyLinear(16 * channels, width),
+            MaxMin(),
+        )
+        self.head = ClassLayer(width, len(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch of images."""
+        return self.head(self.body(x))
+
+
+class SmallCNN(nn.Module):
+    """Two convolutions and two dense layers; ``body`` gives the input of the last one."""
+
+    def __init__(self, width: int = 16, features: int = 64) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, width, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * width, features),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(features, len(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch of images."""
+        return self.head(self.body(x))
 
 
 class AttentionNet(nn.Module):

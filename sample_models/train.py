@@ -1,6 +1,6 @@
-"""Make everything in this folder from scratch: the test images as class folders, and the three trained models.
+"""Make everything in this folder from scratch: the test images as class folders, and the trained models.
 
-    python sample_models/train.py [--output FOLDER]
+    python sample_models/train.py [--output FOLDER] [--only NAME ...]
 
 Needs scikit-learn (``pip install certify-nn[test]``), no accelerator, and a few minutes on two cores. The split, the
 seeds and the algorithms are fixed, so one machine gives the same files every time; another processor or another
@@ -17,11 +17,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from networks import CLASSES, INPUT_SHAPE, AttentionNet, LipschitzMLP, ResidualNet
+from networks import CLASSES, INPUT_SHAPE, AttentionNet, LipschitzMLP, LipschitzResNet, ResidualNet, SmallCNN
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -29,6 +30,9 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample, log_softmax, nll_loss
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
+from certify.layers.losses import pairwise_cross_entropy
+from certify.layers.noise import with_noise
+from certify.layers.penalties import activation_decay
 from certify.loading import save
 
 TEST_SIZE = 360
@@ -145,6 +149,20 @@ def pair_margin_loss(network: nn.Module, x: Tensor, y: Tensor, radius: float = 0
     return cross_entropy((logits + radius * gains[y]) / heat, y)
 
 
+def certificate_loss(network: LipschitzResNet, x: Tensor, y: Tensor, radius: float = 0.4, heat: float = 0.1) -> Tensor:
+    """Return the loss that asks for a certified l2 radius of a network that is 1-Lipschitz up to its last layer."""
+    constants = network.head.pair_constants
+    return pairwise_cross_entropy(network(x), y, radius=radius, pair_constants=constants, temperature=heat)
+
+
+def noise_loss(network: SmallCNN, x: Tensor, y: Tensor, decay: float = 0.0) -> Tensor:
+    """Return the cross-entropy of two noisy copies of each image, plus activation decay for weight noise ``decay``."""
+    copies = with_noise(x.repeat(2, 1, 1, 1), SIGMA)
+    activations = network.body(copies)
+    fit_loss = cross_entropy(network.head(activations), y.repeat(2))
+    return fit_loss + activation_decay(activations, sigma=decay)
+
+
 def plain_loss(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the cross-entropy under slight noise."""
     return cross_entropy(network(x + 0.1 * torch.randn_like(x)), y)
@@ -157,10 +175,14 @@ def freeze_parametrizations(network: nn.Module) -> None:
             remove_parametrizations(module, "weight")
 
 
+NOISY = Schedule(epochs=60, batch=128, rate=5e-3, augment=True)
 RECIPES: dict[str, tuple[Callable[[], nn.Module], Loss, Schedule]] = {
     "model": (ResidualNet, consistent_noise_loss, Schedule(epochs=300, batch=256, rate=1e-2, augment=True)),
     "mlp": (LipschitzMLP, pair_margin_loss, Schedule(epochs=200, batch=128, rate=5e-3)),
     "attention": (AttentionNet, plain_loss, Schedule(epochs=60, batch=128, rate=5e-3, augment=True)),
+    "residual": (LipschitzResNet, certificate_loss, Schedule(epochs=60, batch=64, rate=1e-2, augment=True)),
+    "decay_off": (SmallCNN, noise_loss, NOISY),
+    "decay_on": (SmallCNN, partial(noise_loss, decay=0.1), NOISY),
 }
 
 
@@ -184,12 +206,14 @@ def main() -> None:
     """Write the images and the models, and print what was made."""
     parser = argparse.ArgumentParser(description="Make the sample models and their data.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="default: the folder of this file")
-    folder = parser.parse_args().output
+    parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="default: all models")
+    asked = parser.parse_args()
+    folder = asked.output
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     digits = read_digits()
     write_test_folders(digits, folder / "data")
-    for name in RECIPES:
+    for name in asked.only:
         started = time.perf_counter()
         network = train(name, digits)
         seconds = time.perf_counter() - started
