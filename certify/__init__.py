@@ -11,6 +11,7 @@ report needs none of it):
 - `compare`: two reports on the same examples, paired: what was lost and won.
 - `merge`: the parts of one run, put together; `read_log`: a certification log of the field, imported and audited.
 - `render`: a report in any format, `certify.render(report, "html")`.
+- `layers`: layers that are 1-Lipschitz by construction, losses and penalties for training.
 - `norms`: proved brackets of the norm of one linear map, `certify.norms.enclose(weight)`.
 """
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from certify._version import __version__
 
 if TYPE_CHECKING:
-    from certify import norms
+    from certify import layers, norms
     from certify.loading import Model, load, save
     from certify.policy import Gate
     from certify.policy import evaluate_gates as gate
@@ -55,6 +56,7 @@ _HOMES = {
     "Segmentation": ("certify.results", "Segmentation"),
     "TopK": ("certify.results", "TopK"),
     "gate": ("certify.policy", "evaluate_gates"),
+    "layers": ("certify.layers", None),
     "lipschitz": ("certify.runs", "lipschitz"),
     "load": ("certify.loading", "load"),
     "merge": ("certify.report", "merge_reports"),
@@ -83,6 +85,7 @@ __all__ = [
     "__version__",
     "compare",
     "gate",
+    "layers",
     "lipschitz",
     "load",
     "merge",

@@ -149,16 +149,22 @@ def numbers(text: str) -> list[float]:
     return [float(found) for found in NUMBER.findall(UNSTABLE.sub("", kept))]
 
 
-def test_the_python_block_saves_a_model(samples):
+def test_the_python_blocks_save_a_model_and_ask_for_radii(samples):
     names = {
         "model": nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)),
         "names": ["cat", "dog"],
         "mean": [0.5] * 3,
         "std": [0.25] * 3,
+        "images": torch.rand(4, 1, 28, 28),
+        "labels": torch.arange(4),
     }
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     assert certify.load("model.safetensors").classes == ("cat", "dog")
+    names["loss"].backward()
+    certify.save(names["network"], "trained.safetensors", input_shape=(1, 28, 28))
+    settings = certify.LipschitzSettings(method="product")
+    assert certify.lipschitz("trained.safetensors", settings=settings).network.upper <= 2.0  # ten rows of norm 1
 
 
 def test_the_configuration_block_is_valid(samples):

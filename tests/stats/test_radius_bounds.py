@@ -125,8 +125,10 @@ class TestEveryBound:
         assert bound((200, 10, 90, 700), 3, 0.001, 0.5) == expected
 
     def test_the_largest_radius_is_that_of_n_equal_votes(self, bound):
-        exact = exact_radius(0.25, failure_upper(10**5, 10**5, 0.001), failure_upper(10**5, 10**5, 0.001))
-        assert arb(bound((10**5, 0), 0, 0.001, 0.25)) <= exact <= 0.953
+        with ctx.workprec(200):  # with all votes the lower bound of p is the n-th root of alpha
+            exact = (1 - arb(0.001) ** (arb(1) / 10**5)).lower()
+            failure = math.nextafter(float(exact), 0.0)  # below the exact one: a larger radius
+        assert arb(bound((10**5, 0), 0, 0.001, 0.25)) <= exact_radius(0.25, failure, failure) <= 0.953
 
     @given(data=st.data())
     def test_a_vote_moved_to_the_selected_class_never_hurts(self, bound, data):
