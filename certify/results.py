@@ -439,7 +439,10 @@ class UnsampledExample(_Row, frozen=True, kw_only=True):
 
 
 def clean_correct(example: LipschitzExample | SmoothingExample | LogExample) -> bool:
-    """Return whether the clean answer is the label: the network's own argmax, or the smoothed vote (no abstention)."""
+    """Return whether the clean answer is the label: the network's own argmax, or the smoothed vote (no abstention).
+
+    With the task "among the k likeliest" the recorded class is that of the pilot: the answer, for k = 1 alone.
+    """
     if isinstance(example, LipschitzExample):
         return example.clean_predicted == example.label
     return example.predicted == example.label
@@ -532,6 +535,8 @@ class WholeCurve(_Row, frozen=True, kw_only=True):
 
 class Summary(_Row, frozen=True, kw_only=True):
     """The examples in one view. ``mean_radius`` averages radius x correct over all examples; null after stops.
+
+    ``clean_accuracy`` is null where the certificates do not say which class is answered: among the k likeliest, k > 1.
 
     With asked radii, ``certified_accuracy`` is at these. A run that stopped early has ``unsampled`` examples without
     draws: no share of all ``examples`` is known, so ``clean_accuracy`` is null, ``certified_accuracy`` empty, and

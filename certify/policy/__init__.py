@@ -34,6 +34,10 @@ A threshold that is out of reach of n examples can only fail or stay undecided; 
 of examples that could pass. A radius that no vote can reach with the draws asked for is an error of the policy
 (`InputError`), not a verdict on the model.
 
+*Tasks and scales.* A certificate of the task "among the k likeliest" does not say which class is answered: a gate on
+clean accuracy is refused there, and the reason of any other says what was counted. A radius in weighted-l2 is measured
+in the scales of the noise, so a gate in that norm names them, by their hash (`promises`).
+
 *Other questions.* A gate may ask for the share in every class (`classes`), for the mean radius (`means`), for the
 network's own constant (`networks`), or for a share that drops by little from an earlier report (`drops`); each module
 states its rule and why it holds. Every class and the mean are judged on whole runs: no later example may be missing.

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from msgspec import UNSET, structs
 
 from certify.policy.gates import Gate
+from certify.policy.promises import certified_words, scales_notes
 from certify.policy.requirements import requirement
 from certify.policy.tallies import Tally, tally
 from certify.results import GateRow, Report, SmoothingReport, Verdict, unsampled_of
@@ -107,7 +108,7 @@ def judge_classes(report: Report, gate: Gate, native: Gate) -> GateRow:
         lower=lower,
         upper=upper,
         verdict=_verdict(classes),
-        reason=_reason(gate, classes),
+        reason=_reason(gate, classes, report),
     )
 
 
@@ -145,18 +146,20 @@ def _verdict(classes: Sequence[ClassTally]) -> Verdict:
     return "passed" if verdicts == {"passed"} else "undecided"
 
 
-def _reason(gate: Gate, classes: Sequence[ClassTally]) -> str:
+def _reason(gate: Gate, classes: Sequence[ClassTally], report: Report) -> str:
     """Return how many classes pass, and what was counted in the one that is furthest from it."""
     if not any(one.seen.n for one in classes):
         return "no examples"
     passing = sum(one.verdict == "passed" for one in classes)
     worst = min(classes, key=_rank)
     seen = worst.seen
-    counted = f"class {worst.name!r}: {seen.count} of {seen.n} examples certified correct at {gate.norm} radius"
+    certified = f"{certified_words(report.settings)} at {gate.norm} radius {gate.radius!r}"
+    counted = f"class {worst.name!r}: {seen.count} of {seen.n} examples {certified}"
     need = (
         f"{worst.rule.passes_from} needed to show {gate.min!r}" if seen.n else "a class without examples shows nothing"
     )
-    return f"{passing} of {len(classes)} classes pass; {counted} {gate.radius!r}; {need}"
+    notes = scales_notes(gate.norm, report.settings)
+    return "; ".join([f"{passing} of {len(classes)} classes pass", counted, need, *notes])
 
 
 def _rank(one: ClassTally) -> tuple[int, float]:

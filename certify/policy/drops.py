@@ -22,6 +22,7 @@ from msgspec import structs
 from certify.errors import InputError
 from certify.pairing import certified_before
 from certify.policy.gates import Gate
+from certify.policy.promises import promise_notes
 from certify.results import (
     Baseline,
     GateRow,
@@ -178,6 +179,7 @@ def judge_gate(gate: Gate, native: Gate, report: Report, baseline: Baseline) -> 
     n = len(report.examples) + len(unsampled_of(report))
     found = drop_tally(native, report.examples, n, baseline.certified).found
     row = drop_row(question_of(gate), found, baseline)
+    row = structs.replace(row, reason="; ".join([row.reason, *promise_notes(gate.norm, report.settings)]))
     return row if native is gate else _converted(row, gate, native)
 
 

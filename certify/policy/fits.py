@@ -8,6 +8,7 @@ from msgspec import UNSET, structs
 
 from certify.errors import InputError
 from certify.policy.gates import Gate
+from certify.policy.promises import refuse_other_scales, refuse_unknown_answers
 from certify.results import AnyNorm, Report, SmoothingReport, SmoothingSettings
 from certify.rounding import div_up, floor_text
 from certify.stats import GEOMETRIES, charged_alpha, needed_radius, radius_bound
@@ -44,13 +45,14 @@ def in_native_norm(gate: Gate, settings: SmoothingSettings, dimension: int) -> G
     Certificates with a scale per coordinate hold on the l2 ball of their radius times the smallest scale.
 
     Raises:
-        InputError: If the gate asks for an ellipsoid, and the certificates are of balls.
+        InputError: If the gate asks for an ellipsoid, and the certificates are of balls, or of another ellipsoid.
 
     Example:
         >>> gate = Gate(name="g", metric="certified_accuracy", min=0.5, norm="linf", radius=0.01)
         >>> 0.08 <= in_native_norm(gate, SmoothingSettings(sigma=0.25), 64).radius < 0.0800001
         True
     """
+    refuse_other_scales(gate, settings)
     norm = settings.norm
     if gate.radius is None or gate.norm == norm:
         return gate
@@ -67,7 +69,8 @@ def check_fits(report: Report, gate: Gate) -> None:
     """Refuse a gate that a report cannot answer.
 
     Raises:
-        InputError: If it asks for another kind or norm, for a radius out of reach, or the report has no data.
+        InputError: If it asks for another kind or norm, for a radius out of reach, for answers that the task leaves
+            open, or the report has no data.
     """
     kind = "smoothing" if isinstance(report, SmoothingReport) else "lipschitz"
     if report.data is UNSET:
@@ -78,6 +81,7 @@ def check_fits(report: Report, gate: Gate) -> None:
         raise InputError(f"gate {gate.name!r}: expected {gate.kind} certificates, got a {kind} report; run {gate.kind}")
     check_norm(gate, report.settings.norm)
     if isinstance(report, SmoothingReport):
+        refuse_unknown_answers(gate, report.settings)
         _check_chosen_scores(report, gate)
         _check_reachable(report, gate)
 

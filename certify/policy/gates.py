@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ UNASKED = -1.0  # stands for no threshold from below
 COUNTED = frozenset({"certified_accuracy", "clean_accuracy"})  # one count of all examples decides these
 AT_A_RADIUS = frozenset({"certified_accuracy", "class_certified_accuracy"})
 SHARES = AT_A_RADIUS | COUNTED
+HASH_START = re.compile(r"[0-9a-f]{8,64}")
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,6 +28,9 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     at most ``max``, which has neither claim nor confidence. ``kind`` None takes the certificates of whichever report it
     is given. With a ``baseline``, the path of an earlier report, the share certified at ``radius`` may drop by at most
     ``max_drop`` below it, and ``min`` plays no part.
+
+    A radius in ``norm`` ``weighted-l2`` has the unit of the scales D of the noise. ``scales`` says which: their sha256
+    as the report has it, or its first hex digits, 8 at least. A report with other scales is refused.
 
     Raises:
         ValueError: If a value is outside its range, is missing, or does not apply.
@@ -43,6 +48,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     on: Literal["lower", "estimate"] = "lower"
     baseline: str | None = None
     max_drop: float | None = None
+    scales: str | None = None
 
     def __post_init__(self) -> None:
         if not 0.5 < self.confidence < 1.0:
@@ -56,6 +62,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         else:
             self._check_least()
         self._check_drop()
+        self._check_scales()
 
     @property
     def certificates(self) -> Literal["lipschitz", "smoothing"] | None:
@@ -95,6 +102,17 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             )
         if self.claim == "list" and self.on == "lower":
             raise ValueError("key 'claim': a drop is shown for the population; for this list set on = \"estimate\"")
+
+    def _check_scales(self) -> None:
+        if self.scales is None:
+            return
+        if self.norm != "weighted-l2":
+            raise ValueError(f"key 'scales': it belongs to norm weighted-l2, got {self.norm}; remove one of them")
+        if not HASH_START.fullmatch(self.scales):
+            raise ValueError(
+                f"key 'scales': expected the sha256 of the scales, 8 to 64 lower-case hex digits, got {self.scales!r}; "
+                "copy it from the report"
+            )
 
 
 def parse_gates(tables: Sequence[Mapping[str, Any]]) -> tuple[Gate, ...]:

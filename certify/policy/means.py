@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from certify.policy.fits import largest_radius
 from certify.policy.gates import Gate
+from certify.policy.promises import promise_notes
 from certify.results import GateRow, Report, SmoothingReport, Verdict
 from certify.rounding import ceiling_text, floor_text
 from certify.stats.mean_radius import mean_radius_limits, mean_radius_of_list, smallest_mean_radius_sample
@@ -41,7 +42,9 @@ def judge_mean_radius(report: Report, gate: Gate) -> GateRow:
         lower=lower,
         upper=upper,
         verdict=verdict,
-        reason=_reason(gate, len(radii), mean, lower, upper, alpha, cap),
+        reason="; ".join(
+            [_reason(gate, len(radii), mean, lower, upper, alpha, cap), *promise_notes(gate.norm, report.settings)]
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from certify.policy.fits import check_fits, in_native_norm
 from certify.policy.gates import Gate
 from certify.policy.means import judge_mean_radius
 from certify.policy.networks import judge_network
+from certify.policy.promises import certified_words, scales_notes
 from certify.policy.requirements import least_examples, requirement
 from certify.policy.tallies import Tally, tally
 from certify.results import Baseline, GateRow, Report, SmoothingReport, Verdict, unsampled_of
@@ -31,8 +32,9 @@ def evaluate_gates(
         baselines: The earlier reports that gates name as their ``baseline``, by that name.
 
     Raises:
-        InputError: If a gate asks for another kind or norm than the report's, for a radius that the draws of the report
-            cannot reach, or the report has no data; or if its baseline is missing or may not be compared.
+        InputError: If a gate asks for another kind, norm or scales than the report's, for answers that its task leaves
+            open, for a radius that its draws cannot reach, or it has no data; or if a baseline is missing or may not be
+            compared.
     """
     return tuple(_evaluate(report, gate, baselines) for gate in gates)
 
@@ -62,7 +64,7 @@ def _evaluate(report: Report, gate: Gate, baselines: Mapping[str, Report | Basel
     if gate.metric == "class_certified_accuracy":
         return judge_classes(report, gate, native)
     found = tally(native, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
-    verdict, reason = _judge(gate, native, found)
+    verdict, reason = _judge(gate, native, found, report)
     lower, upper = _limits(gate, found)
     return GateRow(
         name=gate.name,
@@ -85,16 +87,18 @@ def _alpha(report: Report) -> float:
     return report.settings.alpha if isinstance(report, SmoothingReport) else 0.0
 
 
-def _judge(gate: Gate, native: Gate, found: Tally) -> tuple[Verdict, str]:
+def _judge(gate: Gate, native: Gate, found: Tally, report: Report) -> tuple[Verdict, str]:
     if not found.n:
         return "undecided", "no examples"
     rule = requirement(gate, found.n, found.alpha)
     verdict = found.verdict(gate) or "undecided"
-    return verdict, "; ".join([_counted(gate, native, found), _need(gate, rule, found), *_contrary(gate, rule)])
+    parts = [_counted(gate, native, found, certified_words(report.settings)), _need(gate, rule, found)]
+    notes = () if gate.radius is None else scales_notes(gate.norm, report.settings)
+    return verdict, "; ".join([*parts, *_contrary(gate, rule), *notes])
 
 
-def _counted(gate: Gate, native: Gate, found: Tally) -> str:
-    what = "answered correctly" if gate.radius is None else f"certified correct at {gate.norm} radius {gate.radius!r}"
+def _counted(gate: Gate, native: Gate, found: Tally, certified: str) -> str:
+    what = "answered correctly" if gate.radius is None else f"{certified} at {gate.norm} radius {gate.radius!r}"
     if native is not gate:
         what += f" (converted from {native.norm} radius {native.radius!r})"
     lingering = f", {found.undecided} undecided at the most draws" if found.undecided else ""

@@ -53,7 +53,8 @@ def summarise_smoothing(
     """Return the summary of smoothing certificates; each may be false with probability alpha, so the limits say less.
 
     The clean answer of an example is its smoothed vote: an abstention is wrong. With asked radii, only these are
-    spoken of, and there is no mean radius. ``unsampled`` examples without draws leave counts, and no shares: of n
+    spoken of, and there is no mean radius. Certificates of the task "among the k likeliest" do not say which class is
+    answered: then there is no clean accuracy. ``unsampled`` examples without draws leave counts, and no shares: of n
     examples at least the certified ones are, and at most these and the unsampled ones.
 
     Soft scores are chosen among C candidates on these very examples. For each candidate alone the limits are at
@@ -63,6 +64,8 @@ def summarise_smoothing(
     found = _summarise(examples, settings.at or RADII[settings.norm], alpha=settings.alpha, confidence=confidence)
     if settings.at:
         found = replace(found, mean_radius=None)
+    if settings.top_k > 1:
+        found = replace(found, clean_accuracy=None)
     return _partial(found, examples, settings.at, unsampled) if unsampled else found
 
 

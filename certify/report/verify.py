@@ -200,14 +200,17 @@ def _check_gates(report: Report) -> Iterator[Finding]:
 
 
 def _gate_table(row: GateRow, report: Report) -> dict[str, object]:
-    """Return the configuration of the gate that a row answers; its kind and norm can only be those of the report."""
+    """Return the configuration of the gate that a row answers; its kind, norm and scales can only be the report's."""
     drop = {} if row.baseline is UNSET else {"baseline": row.baseline.digest, "max_drop": row.threshold}
+    norm = report.settings.norm if row.norm is UNSET else row.norm
+    scales = report.settings.scales if isinstance(report, SmoothingReport) and norm == "weighted-l2" else UNSET
     asked = {"radius": row.radius, "claim": row.claim, "confidence": row.confidence, "on": row.on}
     return {
         **(drop or {"max" if row.metric == "lipschitz" else "min": row.threshold}),
         "name": row.name,
         "metric": row.metric,
-        "norm": report.settings.norm if row.norm is UNSET else row.norm,
+        "norm": norm,
+        **({} if scales is UNSET else {"scales": scales.sha256}),
         **{key: value for key, value in asked.items() if value is not UNSET},
     }
 

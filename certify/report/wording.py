@@ -28,6 +28,7 @@ from certify.results import (
     LogSettings,
     Report,
     SmoothingExample,
+    SmoothingReport,
     SmoothingSettings,
     Summary,
     Verdict,
@@ -217,8 +218,13 @@ def name_label(report: Listing, label: int) -> str:
     return classes[label] if 0 <= label < len(classes) else str(label)
 
 
+def answers_known(report: Listing) -> bool:
+    """Return whether a report says which class is answered: not where it is certified among the k likeliest, k > 1."""
+    return not isinstance(report, SmoothingReport) or report.settings.top_k == 1
+
+
 def describe_clean(summary: Summary) -> str:
-    """Return the clean accuracy, or that a run which stopped early knows none."""
+    """Return the clean accuracy, or that none is known: the run stopped early, or answers are not certified."""
     return "not known" if summary.clean_accuracy is None else f"{summary.clean_accuracy:.{SHARE_DIGITS}f}"
 
 

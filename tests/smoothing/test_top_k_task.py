@@ -1,6 +1,7 @@
 """The task "stays among the k likeliest": exact failure probabilities, whole runs, and what it does not go with."""
 
 import math
+import re
 from fractions import Fraction
 from functools import cache
 
@@ -116,6 +117,23 @@ def test_a_run_says_what_it_certifies_and_verifies(model, tmp_path):
         wrong = {finding.where for finding in verify_report(seal(replace(two, settings=other)))}
         assert any(where.endswith(".radius") for where in wrong)
         assert any(where.startswith("statement") for where in wrong)
+
+
+def test_which_of_the_k_is_answered_is_nowhere_said(model, tmp_path):
+    one, two = run(model, tmp_path), run(model, tmp_path, task=TopK(2))
+    gates = [Gate(name=name, metric=name, min=0.0, radius=0.0, claim="list") for name in ("certified_accuracy",)]
+    judged = seal(replace(two, gates=evaluate_gates(two, gates)))
+    assert (one.summary.clean_accuracy is None, judged.summary.clean_accuracy) == (False, None)
+    assert verify_report(judged) == ()
+    stated = seal(replace(judged, summary=replace(judged.summary, clean_accuracy=0.5)))
+    assert "summary.clean_accuracy" in {finding.where for finding in verify_report(stated)}
+    for name, render in FORMATS.items():
+        text = render(judged).lower()
+        assert "answered right" not in text, name
+        assert not re.search(r"clean accuracy\W*\d", text), name
+    assert "clean accuracy not known" in FORMATS["terminal"](judged)
+    assert "clean" not in FORMATS["card"](judged).lower()
+    assert "answered right" in FORMATS["html"](one).lower()
 
 
 def test_a_gate_beyond_the_single_class_is_in_reach(model, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from msgspec import UNSET
 
@@ -16,6 +16,7 @@ from certify.report.plots import BarRow, bar_chart, column_chart, nice_step, tic
 from certify.report.wording import (
     LIMITS_NOTE,
     SHARE_DIGITS,
+    answers_known,
     count_abstentions,
     describe_counts,
     describe_stop,
@@ -143,13 +144,23 @@ def _vote_bin(votes: int, draws: int) -> str:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: its examples, those answered right, those certified at all, and those certified at the radius."""
+    """One class: its examples, those answered right, those certified at all, and those certified at the radius.
+
+    ``clean`` is None where the certificates do not say which class is answered.
+    """
 
     name: str
     examples: int
-    clean: int
+    clean: int | None
     certified: int
     at_radius: int
+
+    @property
+    def shares(self) -> Iterator[tuple[str, float]]:
+        """The role in the figure and the share of each count that is known."""
+        for role, count in (("clean", self.clean), ("some", self.certified), ("bar", self.at_radius)):
+            if count is not None:
+                yield role, count / self.examples
 
 
 def class_section(report: Listing) -> Section | None:
@@ -160,7 +171,8 @@ def class_section(report: Listing) -> Section | None:
     rows = count_classes(report, radius)
     weakest = sorted(rows, key=lambda row: row.at_radius / row.examples)[:MOST_CLASSES]
     shown = rows if len(rows) <= MOST_CLASSES else weakest
-    return Section("classes", "Clean and certified, class by class", (_class_figure(rows, shown, radius),))
+    title = "Certified" if rows[0].clean is None else "Clean and certified"
+    return Section("classes", f"{title}, class by class", (_class_figure(rows, shown, radius),))
 
 
 def _class_figure(rows: Sequence[ClassRow], shown: Sequence[ClassRow], radius: float) -> Figure:
@@ -168,12 +180,13 @@ def _class_figure(rows: Sequence[ClassRow], shown: Sequence[ClassRow], radius: f
     bars = [_class_bars(row) for row in shown]
     which = "each class" if len(shown) == len(rows) else f"the {len(shown)} classes certified least of {len(rows):,}"
     least = min(rows, key=lambda row: row.at_radius / row.examples)
+    answered = rows[0].clean is not None
     alt = (
-        f"Bars for {which}: answered right (outline), certified at any radius (light), at radius {label} (dark). "
-        f"Least certified: {least.name}, {least.at_radius} of {least.examples}."
+        f"Bars for {which}: {'answered right (outline), ' if answered else ''}certified at any radius (light), "
+        f"at radius {label} (dark). Least certified: {least.name}, {least.at_radius} of {least.examples}."
     )
-    titles = ("class", "#examples", "#right", "#certified", f"#at {label}")
-    cells = [(row.name, str(row.examples), *_shares(row)) for row in rows]
+    titles = ("class", "#examples", *(("#right",) if answered else ()), "#certified", f"#at {label}")
+    cells = [(row.name, str(row.examples), *(f"{share:.{SHARE_DIGITS}f}" for _, share in row.shares)) for row in rows]
     table = table_of(
         f"Shares by class; the last column at radius {label}",
         titles,
@@ -181,19 +194,14 @@ def _class_figure(rows: Sequence[ClassRow], shown: Sequence[ClassRow], radius: f
         count=len(cells),
         folded=len(rows) > MOST_CLASSES,
     )
-    legend = (("clean", "answered right"), ("some", "certified at any radius"), ("bar", f"certified at radius {label}"))
-    return Figure(f"Answered right, certified, and certified at radius {label}", alt, bar_chart(bars), table, legend)
+    right = (("clean", "answered right"),) if answered else ()
+    legend = (*right, ("some", "certified at any radius"), ("bar", f"certified at radius {label}"))
+    title = f"{'Answered right, certified,' if answered else 'Certified,'} and certified at radius {label}"
+    return Figure(title, alt, bar_chart(bars), table, legend)
 
 
 def _class_bars(row: ClassRow) -> BarRow:
-    counts = (("clean", row.clean), ("some", row.certified), ("bar", row.at_radius))
-    return BarRow(
-        row.name, tuple((role, count / row.examples) for role, count in counts), f"{row.at_radius / row.examples:.2f}"
-    )
-
-
-def _shares(row: ClassRow) -> tuple[str, ...]:
-    return tuple(f"{count / row.examples:.{SHARE_DIGITS}f}" for count in (row.clean, row.certified, row.at_radius))
+    return BarRow(row.name, tuple(row.shares), f"{row.at_radius / row.examples:.2f}")
 
 
 def typical_radius(report: Listing) -> float:
@@ -214,7 +222,8 @@ def count_classes(report: Listing, radius: float) -> list[ClassRow]:
         row = counts.setdefault(example.label, [0, 0, 0, 0])
         for k, holds in enumerate(found):
             row[k] += holds
-    return [ClassRow(name_label(report, label), *counts[label]) for label in sorted(counts)]
+    rows = [ClassRow(name_label(report, label), *counts[label]) for label in sorted(counts)]
+    return rows if answers_known(report) else [replace(row, clean=None) for row in rows]
 
 
 def abstention_section(report: Listing) -> Section | None:
