@@ -63,9 +63,9 @@ def _text(
             "noise is promised nothing."
         )
     return (
-        f"{start} all its certified pixels together keep their predicted class in the smoothed segmentation {who} at "
-        f"every {points} with {distance} < radius, {space}, the distance of whole images. Pixels without a prediction "
-        "and the network without noise are promised nothing."
+        f"{start} all its certified pixels together keep their predicted class, of {shape[0]}, in the smoothed "
+        f"segmentation {who} at every {points} with {distance} < radius, {space}, the distance of whole images. Pixels "
+        "without a prediction and the network without noise are promised nothing."
     )
 
 

@@ -12,11 +12,10 @@ import math
 import re
 from collections.abc import Iterator
 
-from msgspec import UNSET
-
 from certify.report.findings import Finding, compare, require
 from certify.report.outputs import outputs_statement, summarise_outputs
-from certify.report.rederive_smoothing import SCALES, expected_charge
+from certify.report.rederive_data import check_order, check_selection
+from certify.report.rederive_noise import SCALES, check_noise, expected_charge
 from certify.results import (
     SCHEMA,
     OutputInterval,
@@ -54,9 +53,7 @@ def check_outputs(report: OutputsReport) -> Iterator[Finding]:
 
 def _check_settings(report: OutputsReport) -> Iterator[Finding]:
     settings, tables = report.settings, report.tables
-    plain = settings.noise if settings.scales is UNSET else f"{settings.noise}-diagonal"
-    laws = [plain] if settings.float_noise else [plain, f"{plain}-255"]
-    yield from require(tables.noise_law in laws, "tables.noise_law", f"one of {laws}", tables.noise_law)
+    yield from check_noise(report)
     yield from compare("settings.noise", "gaussian", settings.noise)
     yield from compare("settings.procedure", "fixed", settings.procedure)
     yield from compare("settings.at", [], list(settings.at))
@@ -69,6 +66,8 @@ def _check_data(report: OutputsReport) -> Iterator[Finding]:
     yield from compare("data.count", len(rows), report.data.count)
     yield from compare("data.sha256", hashlib.sha256(dump_json(rows).encode()).hexdigest(), report.data.sha256)
     yield from require(len({row[0] for row in rows}) == len(rows), "examples", "ids that differ", "equal ids")
+    yield from check_order("examples", report.examples)
+    yield from check_selection(report.settings, report.data, report.examples)
 
 
 def expected_statement(report: OutputsReport) -> object:

@@ -1,8 +1,14 @@
 """Soft scores, computed again from the integer sums of a report: class, draws, radius and method of each example.
 
-What the table says of the logits (Lipschitz constant, error of the program) is taken as it stands, like the hash of a
-model: without the network nothing can derive it. That the map was chosen on the pilots alone cannot be seen in a report
-either; that it is the one with the largest worth of its own table can.
+What the table says of the logits (Lipschitz constant, error of the program) is taken on trust, like the hash of a
+model: without the network nothing can derive it. It is bound to the worth of the chosen candidate, though, a function
+of map, temperature, constant, error and the sums of all pilots, which is computed again: none of them can be changed
+alone. That the map was chosen on the pilots alone cannot be seen in a report either; that it is the one with the
+largest worth of its own table can.
+
+The worth is an estimate in floating point, whose last digits may differ between machines: it is compared to a relative
+`WORTH_ERROR`. A change of the constant that moves the mean worth by less than that is not found; nor is one that moves
+no worth at all, since no pilot promises a radius that rests on the constant.
 """
 
 from __future__ import annotations
@@ -15,10 +21,20 @@ from msgspec import UNSET
 from certify.report.findings import Finding, compare, require
 from certify.report.statement import scores_in_use
 from certify.results import ScoreSums, ScoreTable, SmoothingExample, SmoothingReport
-from certify.stats import Slopes, draw_sizes, plan_scores, score_candidates, score_radius, score_slopes
+from certify.stats import (
+    Slopes,
+    charged_alpha,
+    draw_sizes,
+    plan_scores,
+    score_candidates,
+    score_radius,
+    score_slopes,
+    votes_worth,
+)
 from certify.stats.empirical_bernstein import UNITS
 
 ON_GRID = "gaussian-255"
+WORTH_ERROR = 1e-9
 
 
 def scores_table(report: SmoothingReport) -> ScoreTable | None:
@@ -48,6 +64,46 @@ def check_score_table(report: SmoothingReport) -> Iterator[Finding]:
         "one iff constant or error of the logits is not proved",
         table.reason,
     )
+    yield from _check_worth(report, table)
+
+
+def _check_worth(report: SmoothingReport, table: ScoreTable) -> Iterator[Finding]:
+    """Yield where the worth of the candidate in use is not the mean of what it is worth on the pilots of the report."""
+    if not 0 <= table.chosen < len(table.candidates) or not _pilots_are_whole(report, table):
+        return  # found elsewhere
+    alpha = charged_alpha(report.settings.alpha, report.tables.alpha_charged)
+    slopes = None if scores_table(report) is None else _slopes(report, table)
+    worths = [_worth(report, example, alpha, slopes) for example in report.examples]
+    mean, found = math.fsum(worths) / max(len(worths), 1), table.candidates[table.chosen].worth
+    near = math.isclose(mean, found, rel_tol=WORTH_ERROR, abs_tol=0.0)
+    yield from require(near, f"tables.scores.candidates[{table.chosen}].worth", f"{mean!r}, nearly", found)
+
+
+def _pilots_are_whole(report: SmoothingReport, table: ScoreTable) -> bool:
+    """Return whether every pilot has the sums or the votes that the candidate in use is judged by."""
+    if table.candidates[table.chosen].map == "argmax":
+        return all(_adds_up(report, example.counts.selection, report.settings.n0) for example in report.examples)
+    return all(
+        example.scores is not UNSET
+        and len(example.scores.selection) == len(example.scores.selection_squares) == len(report.model.classes) + 1
+        for example in report.examples
+    )
+
+
+def _adds_up(report: SmoothingReport, votes: Sequence[int], draws: int) -> bool:
+    return len(votes) == len(report.model.classes) + 1 and min(votes) >= 0 and sum(votes) == draws
+
+
+def _worth(report: SmoothingReport, example: SmoothingExample, alpha: float, slopes: Slopes | None) -> float:
+    """Return what the candidate in use is worth on one pilot; 0 where invalid outputs have the most."""
+    sums, votes, settings = example.scores, example.counts.selection, report.settings
+    pilot = votes if sums is UNSET else sums.selection
+    if pilot.index(max(pilot)) == len(report.model.classes):
+        return 0.0
+    if sums is not UNSET:
+        return _plan(report, sums.selection, sums.selection_squares, alpha, slopes)[1]
+    sizes = draw_sizes(settings.n, planned=settings.procedure == "planned")
+    return votes_worth(votes, settings.n0, sizes=sizes, price=settings.price, alpha=alpha)
 
 
 def check_soft_example(
@@ -88,7 +144,7 @@ def _check_certificate(
     settings, slopes = report.settings, _slopes(report, table)
     selected = sums.selection.index(max(sums.selection))
     invalid = selected == len(report.model.classes)
-    draws = 0 if invalid else _draws(report, sums.selection, sums.selection_squares, alpha, slopes)
+    draws = 0 if invalid else _plan(report, sums.selection, sums.selection_squares, alpha, slopes)[0]
     yield from compare(f"{where}.counts.n", draws, example.counts.n)
     radius, method = 0.0, "none"
     if not invalid and example.counts.n >= 2:
@@ -107,9 +163,10 @@ def _check_certificate(
     yield from compare(f"{where}.predicted", selected if certified else None, example.predicted)
 
 
-def _draws(
+def _plan(
     report: SmoothingReport, totals: Sequence[int], squares: Sequence[int], alpha: float, slopes: Slopes | None
-) -> int:
+) -> tuple[int, float]:
+    """Return the draws that a pilot of scores asks for, and their worth."""
     settings = report.settings
     sizes = draw_sizes(settings.n, planned=settings.procedure == "planned")
     return plan_scores(
@@ -121,7 +178,7 @@ def _draws(
         alpha=alpha,
         sigma=settings.sigma,
         slopes=slopes,
-    )[0]
+    )
 
 
 def _slopes(report: SmoothingReport, table: ScoreTable) -> Slopes | None:

@@ -3,76 +3,24 @@ r"""Every number of a smoothing report, computed again from its integer counts; 
 From the settings: the sample plan, the charge on alpha for integer noise, the alpha that is left for the bounds. From
 each pilot: the selected class and the number of draws it asks for. From each estimation: the radius. The steps are
 those of the procedure (selection, plan, bound) written a second time from their definitions.
-
-The integer Gaussian law is cut at K = ceil(12 * 255 * sigma) and has 2 K thresholds, each probability a multiple of
-2^-63: its charge is n d (2 K) 2^-63 for d coordinates and at most n draws (`certify.stats.noise_charge`). The integer
-uniform law on -m..m has 2 m, m the largest integer with m <= 255 sigma sqrt 3.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Iterator, Mapping
 
 from msgspec import UNSET, UnsetType
 
 from certify.report.findings import Finding, compare, require
+from certify.report.rederive_noise import LEVELS, SCALES, check_noise, expected_charge
 from certify.report.rederive_scores import check_score_table, check_soft_example, scores_table
 from certify.report.rederive_sequential import check_sequential, check_sequential_tables, check_unstopped
-from certify.results import SmoothingExample, SmoothingReport, SmoothingSettings, TopK, dump_json
-from certify.stats import BOUNDS, RadiusMap, charged_alpha, noise_charge, radius_l2, sample_plan, top_k_radius
+from certify.results import SmoothingExample, SmoothingReport, TopK, dump_json
+from certify.stats import BOUNDS, RadiusMap, charged_alpha, radius_l2, sample_plan, top_k_radius
 from certify.stats.radius import RANDOMIZED
 from certify.stats.uniform import radius_l1
-
-TAIL_SIGMAS = 12
-PIXEL_LEVELS = 255
-
-
-def _integer_levels(sigma: float) -> int:
-    """Return the thresholds of the integer Gaussian law."""
-    return 2 * math.ceil(Fraction(sigma) * PIXEL_LEVELS * TAIL_SIGMAS)
-
-
-def _uniform_steps(sigma: float) -> int:
-    """Return m of the integer uniform law."""
-    return math.isqrt(math.floor(3 * (PIXEL_LEVELS * Fraction(sigma)) ** 2))
-
-
-def _uniform_scale(sigma: float) -> float:
-    """Return the half-width sigma sqrt 3, rounded down."""
-    nearest = sigma * math.sqrt(3.0)
-    return nearest if Fraction(nearest) ** 2 <= 3 * Fraction(sigma) ** 2 else math.nextafter(nearest, 0.0)
-
-
-def _uniform_grid_scale(sigma: float) -> float:
-    """Return the half-width (m + 1/2) / 255, rounded down."""
-    exact = Fraction(2 * _uniform_steps(sigma) + 1, 2 * PIXEL_LEVELS)
-    nearest = float(exact)
-    return nearest if Fraction(nearest) <= exact else math.nextafter(nearest, 0.0)
-
-
-LEVELS: Mapping[str, Callable[[float], int]] = {
-    "gaussian": lambda _: 0,
-    "gaussian-255": _integer_levels,
-    "gaussian-diagonal": lambda _: 0,
-    "gaussian-diagonal-255": _integer_levels,
-    "uniform": lambda _: 0,
-    "uniform-255": lambda sigma: 2 * _uniform_steps(sigma),
-}
-"""Levels of each noise law at the sigma of its widest coordinate; 0 where alpha is not charged."""
-
-
-SCALES: Mapping[str, Callable[[float], float]] = {
-    "gaussian": lambda sigma: sigma,
-    "gaussian-255": lambda sigma: sigma,
-    "gaussian-diagonal": lambda sigma: math.nextafter(sigma * (1.0 - 2.0**-52), 0.0),
-    "gaussian-diagonal-255": lambda sigma: math.nextafter(sigma * (1.0 - 2.0**-52), 0.0),
-    "uniform": _uniform_scale,
-    "uniform-255": _uniform_grid_scale,
-}
-"""What the radii of each noise law are proportional to."""
 
 RADIUS_MAPS: Mapping[str, RadiusMap] = {"gaussian": radius_l2, "uniform": radius_l1}
 
@@ -84,9 +32,7 @@ def check_tables(report: SmoothingReport) -> Iterator[Finding]:
         ValueError: If a setting is out of the range of the statistics.
     """
     settings, tables = report.settings, report.tables
-    plain = settings.noise if settings.scales is UNSET else f"{settings.noise}-diagonal"
-    laws = [plain] if settings.float_noise else [plain, f"{plain}-{PIXEL_LEVELS}"]
-    yield from require(tables.noise_law in laws, "tables.noise_law", f"one of {laws}", tables.noise_law)
+    yield from check_noise(report)
     yield from _check_plan(report)
     yield from check_score_table(report)
     if tables.noise_law in LEVELS:
@@ -94,19 +40,6 @@ def check_tables(report: SmoothingReport) -> Iterator[Finding]:
         yield from compare("tables.alpha_charged", charge, tables.alpha_charged)
         scale = SCALES[tables.noise_law](settings.sigma)
         yield from check_sequential_tables(report, charged_alpha(settings.alpha, tables.alpha_charged), scale)
-
-
-def expected_charge(settings: SmoothingSettings, noise_law: str, dimension: int) -> float:
-    """Return the part of alpha that the rounding of a noise law costs, at the cap of the draws.
-
-    Example:
-        >>> settings = SmoothingSettings(sigma=0.5, n=2**17)
-        >>> expected_charge(settings, "gaussian", 3072), expected_charge(settings, "gaussian-255", 3072) < 1.5e-7
-        (0.0, True)
-    """
-    widest = settings.sigma if settings.scales is UNSET else settings.sigma * settings.scales.largest
-    levels = LEVELS[noise_law](widest)
-    return noise_charge(settings.n, dimension, levels) if levels else 0.0
 
 
 def _check_plan(report: SmoothingReport) -> Iterator[Finding]:

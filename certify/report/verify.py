@@ -20,6 +20,7 @@ from certify.policy import evaluate_gates, parse_gates
 from certify.report import rederive_lipschitz, rederive_smoothing
 from certify.report.findings import Finding, compare, require
 from certify.report.rederive_comparison import check_comparison
+from certify.report.rederive_data import check_order, check_selection
 from certify.report.rederive_log import check_log
 from certify.report.rederive_outputs import check_outputs
 from certify.report.statement import lipschitz_statement, smoothing_statement
@@ -94,18 +95,16 @@ def _check_rows(report: Report) -> Iterator[Finding]:
     classes = len(report.model.classes)
     norm = report.settings.norm
     examples: Sequence[LipschitzExample | SmoothingExample] = report.examples
-    previous = -1
+    yield from check_order("examples", examples)
     for position, example in enumerate(examples):
         where = f"examples[{position}]"
-        yield from require(example.index > previous, f"{where}.index", f"above {previous}", example.index)
-        previous = example.index
         yield from require(bool(HASH.fullmatch(example.hash)), f"{where}.hash", "64 hex digits", example.hash)
         yield from require(0 <= example.label < classes, f"{where}.label", f"one of {classes} classes", example.label)
         yield from compare(f"{where}.norm", norm, example.norm)
         yield from compare(f"{where}.correct", example.predicted == example.label, example.correct)
         reasoned = isinstance(example.reason, str)
         yield from require(reasoned == (example.predicted is None), f"{where}.reason", "one iff abstained", reasoned)
-    yield from _check_unsampled(report, previous)
+    yield from _check_unsampled(report, examples[-1].index if examples else -1)
 
 
 def _check_unsampled(report: Report, previous: int) -> Iterator[Finding]:
@@ -116,10 +115,9 @@ def _check_unsampled(report: Report, previous: int) -> Iterator[Finding]:
     yield from require(bool(report.settings.at), "unsampled", "absent, as no radius was asked for", "some")
     yield from require(bool(report.gates), "unsampled", "absent, as no gate was asked that could be settled", "some")
     classes = len(report.model.classes)
+    yield from check_order("unsampled", report.unsampled, previous)
     for position, example in enumerate(report.unsampled):
         where = f"unsampled[{position}]"
-        yield from require(example.index > previous, f"{where}.index", f"above {previous}", example.index)
-        previous = example.index
         yield from require(bool(HASH.fullmatch(example.hash)), f"{where}.hash", "64 hex digits", example.hash)
         yield from require(0 <= example.label < classes, f"{where}.label", f"one of {classes} classes", example.label)
 
@@ -140,6 +138,7 @@ def _check_data(report: Report) -> Iterator[Finding]:
     yield from compare("data.count", len(rows), report.data.count)
     yield from compare("data.sha256", hashlib.sha256(dump_json(rows).encode()).hexdigest(), report.data.sha256)
     yield from require(len({row[0] for row in rows}) == len(rows), "examples", "ids that differ", "equal ids")
+    yield from check_selection(report.settings, report.data, examples)
     yield from _check_part(report, report.data)
 
 

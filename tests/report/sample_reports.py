@@ -44,6 +44,11 @@ from certify.stats import BOUNDS, SequentialTest, charged_alpha, noise_charge, s
 
 CLASSES = ("cat", "dog", "ship")
 TOOL = Tool(version="0.1.0", python="3.11.2", torch="2.13.0", device_kind="cpu", dtype="float64")
+NOISE = {
+    True: "Gaussian noise rounded to whole 1/255 levels, drawn exactly (float-sound on 8-bit inputs)",
+    False: "float64 Gaussian noise added in float64 (not float-sound)",
+}
+SOURCE = "from numpy's Philox, assumed ideal, keyed by (seed, example, purpose, block, law)"
 QUICK = Falsifier(level="quick", tried="PGD, 20 steps, 2 starts on every certificate", found=0)
 
 
@@ -197,7 +202,7 @@ def noise_tables(settings: SmoothingSettings, *, integer_noise: bool = True) -> 
     return Tables(
         plan=plan,
         plan_sha256=None if plan is None else sha256(dump_json(plan)),
-        noise="numpy Philox",
+        noise=f"{NOISE[integer_noise]}; {SOURCE}",
         noise_law="gaussian-255" if integer_noise else "gaussian",
         alpha_charged=noise_charge(settings.n, 3 * 8 * 8, levels) if integer_noise else 0.0,
     )

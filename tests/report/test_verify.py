@@ -61,7 +61,6 @@ DIGEST_ONLY = [
     r"data\.selection",
     r"settings\.(limit|skip|seed|method|arithmetic|dtype|price|n|n0|float_noise|noise)",  # see SETTINGS_IMPLIED
     r"settings\.(procedure|bound)",  # play no part where radii were asked for
-    r"tables\.noise",
     r"network\.(upper|lower|method|proved|reason|data_floor|slope_floor)",  # rest on the weights
     r"layers\[\d+\]\..*",
     r"(examples|unsampled)\[\d+\]\.(index|method|reason|clean_predicted)",
@@ -195,6 +194,25 @@ def test_float_noise_cannot_pose_as_integer_noise():
     report = smoothing_float_fixed()
     posing = replace(report, tables=replace(noise_tables(report.settings), plan=None, plan_sha256=None))
     assert "tables.noise_law" in places(posing)
+
+
+def test_the_words_of_the_noise_are_those_of_its_law():
+    report = smoothing_clean()
+    for words in ("float64 Gaussian noise added in float64 (not float-sound)", report.tables.noise.lower()):
+        assert places(replace(report, tables=replace(report.tables, noise=words))) == {"tables.noise"}
+
+
+@pytest.mark.parametrize("build", [smoothing_clean, lipschitz_mixed], ids=lambda build: build.__name__)
+def test_the_selection_holds_the_examples(build):
+    """Nothing was left out behind the first example, and there are no more than were asked for."""
+    report = build()
+    count = len(report.examples)
+    moved = tuple(replace(example, index=example.index + 4) for example in report.examples)
+    for skip, limit, found in ((4, count, set()), (5, None, {"settings.skip"}), (-1, None, {"settings.skip"})):
+        settings = replace(report.settings, skip=skip, limit=limit)
+        assert places(replace(report, examples=moved, settings=settings)) == found
+    short = replace(report.settings, limit=count - 1)
+    assert places(replace(report, settings=short)) == {"settings.limit"}
 
 
 def test_an_unbounded_network_certifies_nothing():

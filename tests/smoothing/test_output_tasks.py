@@ -279,6 +279,25 @@ def test_what_does_not_follow_is_found(name, change, where, reports):
     assert any(at.startswith("examples[0]") and at.endswith(where) for at in found), found
 
 
+@pytest.mark.parametrize("name", REPORTS)
+def test_places_and_sizes_are_those_of_the_selection(name, reports):
+    report = reports[name]
+    count = len(report.examples)
+    settings, shape = report.settings, report.output_shape
+    again = (*report.examples[:-1], replace(report.examples[-1], index=report.examples[0].index))
+    edits = {
+        f"examples[{count - 1}].index": replace(report, examples=again),
+        "settings.limit": replace(report, settings=replace(settings, limit=count - 1)),
+        "settings.skip": replace(report, settings=replace(settings, skip=1)),
+        "tables.noise": replace(report, tables=replace(report.tables, noise="exact noise")),
+    }
+    if name == "segmentation":  # one class more
+        edits["statement.text"] = replace(report, output_shape=(shape[0] + 1, *shape[1:]))
+    assert count > 1
+    for where, edited in edits.items():
+        assert where in {finding.where for finding in verify_report(seal(edited))}
+
+
 @pytest.mark.parametrize(
     ("name", "task", "change", "message"),
     [

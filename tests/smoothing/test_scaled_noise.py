@@ -86,6 +86,36 @@ def test_a_report_of_other_scales_is_inconsistent(whole):
         assert found & {"tables.alpha_charged", "tables.noise_law"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"smallest": 1.5}, "settings.scales.geometric_mean"),  # above the mean
+        ({"smallest": 2.0}, "settings.scales.geometric_mean"),  # equal to the largest, and the mean is not
+        ({"smallest": 50.0}, "settings.scales"),
+        ({"smallest": 0.0}, "settings.scales"),
+        ({"smallest": 2.0**-20}, "settings.scales"),
+        ({"smallest": 0.9}, "settings.scales.geometric_mean"),  # one scale is the largest: no mean as small as this
+        ({"geometric_mean": 2.1}, "settings.scales.geometric_mean"),
+        ({"geometric_mean": 1.9}, "settings.scales.geometric_mean"),  # one scale is the smallest
+        ({"geometric_mean": -1.0}, "settings.scales.geometric_mean"),
+    ],
+)
+def test_scales_that_no_array_has_are_found(whole, changes, where):
+    """Of the six scales 0.5, 1, 2, 0.5, 1, 2 the geometric mean is 1."""
+    scales = replace(whole.settings.scales, **changes)
+    edited = replace(whole, settings=replace(whole.settings, scales=scales))
+    assert where in {finding.where for finding in verify_report(seal(edited))}
+
+
+@pytest.mark.parametrize("scales", [[3.0], [3.0, 3.0, 3.0], [1.0, 2.0**20], [1e-300, 3e-300], [0.1, 1.0, 1.0]])
+def test_scales_of_any_array_are_not_found(whole, scales):
+    """Equal ones have a mean that is off in its last bits, two have one mean alone."""
+    settings = replace(whole.settings, scales=describe_scales(check_scales(scales, (len(scales),))))
+    space = replace(whole.model.input, shape=(len(scales),))
+    edited = replace(whole, settings=settings, model=replace(whole.model, input=space))
+    assert not any(finding.where.startswith("settings") for finding in verify_report(seal(edited)))
+
+
 def test_gates_in_l2_count_the_ball_inside():
     settings = SmoothingSettings(sigma=0.1, scales=describe_scales(SCALES))
     gate = Gate(name="g", metric="certified_accuracy", min=0.5, radius=0.2)
