@@ -6,8 +6,9 @@ gives its whole score to a class of its own, the last one. Scores of one draw ad
 
 A record holds the votes, as for `certify.smoothing.votes`, and after them the sums of the scores and of their squares
 (rounded up, `certify.stats.empirical_bernstein`): in the pilot for every candidate, in the estimation for the one that
-the run has chosen from all its pilots, and behind them the number of that candidate, once a draw: sums that were made
-under another choice than the one in use are recognised. Integers: no order of addition can matter.
+the run has chosen from all its pilots, and behind them the number of that candidate, once a draw. Blocks merge only
+when their numbers are equal, so that sums that were made under another choice than the one in use are recognised, block
+by block. Integers: no order of addition can matter.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from certify.stats import ScoreMap
 from certify.stats.empirical_bernstein import UNITS
 
 DIGITS = 30  # binary, of a score
+OTHER_CHOICE = (
+    "expected estimation draws under the candidate that the pilots choose, got others: a pilot was made again in "
+    "between; use --restart"
+)
 BELOW = -2.0  # a logit this far below the largest has no sparsemax score: those that have lie above -1
 
 
@@ -145,7 +150,16 @@ class Scores:
         return torch.cat([votes, *sums, *marks])
 
     def merge(self, total: NDArray[np.int64], block: int, record: Sequence[int]) -> None:  # noqa: ARG002 - sums add
-        """Add the votes and sums of a block."""
+        """Add the votes and sums of a block.
+
+        Raises:
+            SoundnessError: If it is of the estimation, under another candidate than the blocks before it.
+        """
+        width = self._width
+        if len(record) % width:  # with a number behind the sums; equal to that of the total: as fractions of draws
+            before, draws = int(total[-1]), sum(total[:width].tolist())
+            if before * sum(record[:width]) != record[-1] * draws:
+                raise SoundnessError(OTHER_CHOICE)
         add_record(total, record)
 
     def refuse(self, record: Sequence[int], purpose: Purpose, draws: int) -> str:
@@ -179,10 +193,7 @@ class Scores:
         width = self._width
         rows = [tuple(row) for row in total[: len(total) // width * width].reshape(-1, width).tolist()]
         if purpose == "estimation" and int(total[-1]) != candidate * sum(rows[0]):
-            raise SoundnessError(
-                "expected estimation draws under the candidate that the pilots choose, got others: a pilot was made "
-                "again in between; use --restart"
-            )
+            raise SoundnessError(OTHER_CHOICE)
         if not self.candidates[candidate].soft:
             return Sums(rows[0])
         place = 1 + 2 * (self._soft.index(candidate) if purpose == "selection" else 0)

@@ -19,7 +19,7 @@ from certify.falsifier import falsify_scores
 from certify.loading import load, save
 from certify.pairing import refuse_incomparable
 from certify.policy import Gate, evaluate_gates
-from certify.report import verify_report
+from certify.report import summarise_smoothing, verify_report
 from certify.results import SmoothingSettings, seal
 from certify.runs import bound_logits, smooth, start_smoothing
 from certify.smoothing.addresses import BlockRequest
@@ -28,7 +28,7 @@ from certify.smoothing.scores import Scores, row_scores, score_sums
 from certify.smoothing.soft_classification import check_score_settings
 from certify.smoothing.soft_run import enclosing_ball
 from certify.smoothing.votes import row_votes
-from certify.stats import ScoreMap, score_candidates
+from certify.stats import ScoreMap, score_candidates, score_radius, score_slopes
 from certify.stats.empirical_bernstein import UNITS
 
 SIDE = np.array([1.0, -1.0, 1.0, -1.0]) / 4  # the logits +-<SIDE, x>: their difference has norm 1
@@ -150,6 +150,60 @@ def test_records_of_pieces_are_sums_over_their_rows_alone():
 
 
 # ---- the choice
+
+
+def test_blocks_under_two_candidates_do_not_pass_for_a_third():
+    """The numbers 1 and 3, once a draw, have the mean 2; a sum of them alone could not tell."""
+    reading = Scores(2, score_candidates("softmax"))
+    first, second = (
+        [128, 0, 0, 100 * UNITS, 28 * UNITS, 0, 90 * UNITS, 10 * UNITS, 0, 128 * candidate] for candidate in (1, 3)
+    )
+    assert not any(reading.refuse(record, "estimation", 128) for record in (first, second))
+    for one, other in ((first, second), (second, first), ([*first[:-1], 0], second)):
+        total = np.zeros(len(first), dtype=np.int64)
+        reading.merge(total, 0, one)
+        with pytest.raises(SoundnessError, match="candidate"):
+            reading.merge(total, 1, other)
+        reading.merge(total, 1, one)
+        assert reading.take_apart(total, "estimation", one[-1] // 128).votes == (256, 0, 0)
+
+
+def test_the_constant_of_the_logits_is_bound_to_the_worth_of_the_chosen_scores():
+    """A smaller constant gives larger radii: all of them computed again from it, and the worth left as it was."""
+    report = report_of(procedure="fixed", **FIXED)
+    table = report.tables.scores
+    better = msgspec.structs.replace(table, lipschitz=table.lipschitz / 20)
+    slopes = score_slopes(
+        "softmax", 8.0, classes=2, lipschitz=better.lipschitz, error=better.logit_error, rounded_coordinates=0
+    )
+    rows = tuple(with_slopes(example, report.settings, slopes) for example in report.examples)
+    assert any(new.radius > old.radius for new, old in zip(rows, report.examples, strict=True))
+    edited = msgspec.structs.replace(
+        report,
+        examples=rows,
+        tables=msgspec.structs.replace(report.tables, scores=better),
+        summary=summarise_smoothing(rows, report.settings),
+    )
+    assert [finding.where for finding in verify_report(seal(edited))] == ["tables.scores.candidates[0].worth"]
+
+
+def with_slopes(example, settings, slopes):
+    """The example as its sums certify it under these slopes."""
+    sums, n = example.scores, example.counts.n
+    selected = sums.selection.index(max(sums.selection))
+    assert n == settings.n  # so the plan asks for the same draws
+    radius, method = score_radius(
+        sums.estimation, sums.estimation_squares, selected, n, alpha=settings.alpha, sigma=settings.sigma, slopes=slopes
+    )
+    assert radius > 0.0
+    return msgspec.structs.replace(
+        example,
+        radius=radius,
+        predicted=selected,
+        correct=selected == example.label,
+        reason=msgspec.UNSET,
+        scores=msgspec.structs.replace(sums, method=method),
+    )
 
 
 def test_a_flat_network_is_smoothed_by_scores_and_a_steep_one_by_votes(tmp_path):
