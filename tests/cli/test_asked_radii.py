@@ -98,6 +98,7 @@ def test_asked_radii_are_decided_and_the_report_verifies(project, capsys):
         assert (code, bool(out)) == (0, True)
 
 
+@pytest.mark.slow
 def test_the_library_call_gives_the_same_rows_whatever_runs_side_by_side(project, capsys):
     assert smooth(capsys, "--at", "0.1") == (0, "")
     expected = [(row.counts, row.decisions) for row in read_report("s.json").examples]

@@ -74,8 +74,14 @@ def wait_for_a_commit(process: subprocess.Popen[bytes], store: str) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("asked", [(), ("--at", "0.1", "--at", "0.4")], ids=["measured", "asked"])
+@pytest.mark.parametrize(
+    "kills, asked",
+    [
+        pytest.param(2, (), id="measured"),
+        pytest.param(20, (), id="measured at length", marks=pytest.mark.slow),
+        pytest.param(20, ("--at", "0.1", "--at", "0.4"), id="asked at length", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_continued_runs_give_the_same_report(project, kills, asked):
     """Every second process is interrupted instead: it says how to go on, and leaves no report."""
     assert in_this_process("whole.json", "undisturbed", *asked) == 0

@@ -138,7 +138,7 @@ def test_large_circular_convolutions(shape, n):
 @pytest.mark.parametrize(
     "shape,n,zero,torus",
     [
-        ((64, 64, 3, 3), 32, 48.6410394052, 48.6989509682),
+        pytest.param((64, 64, 3, 3), 32, 48.6410394052, 48.6989509682, marks=pytest.mark.slow),
         ((32, 16, 3, 3), 32, 28.1897046919, 28.2502784400),
         ((16, 32, 5, 5), 16, 48.0145216199, 49.0266900581),
     ],

@@ -122,7 +122,7 @@ def test_the_interval_jacobian_holds_every_jacobian_of_the_ball():
         assert bool((jacobian(made, x + delta).abs().sum(1) <= rows).all())
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("norm", ["l2", pytest.param("linf", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["relu", "convolutional"])
 def test_functionals_stand_for_rows_that_do_not_bend(name, norm, monkeypatch):
     """The same optimum with fewer rows; and with no rows at all where nothing bends."""

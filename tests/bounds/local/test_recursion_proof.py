@@ -122,7 +122,7 @@ LARGE = {"relu": two_convolutions("relu"), "leaky": two_convolutions("leaky_relu
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("name", sorted(LARGE))
+@pytest.mark.parametrize("name", ["relu", pytest.param("leaky", marks=pytest.mark.slow)])
 def test_large_networks_are_certified_in_factors(name, norm, monkeypatch):
     """The ways of layers with many rows, on a small network: as good as its matrices, and attacked in 60 digits."""
     graph = LARGE[name](3)
