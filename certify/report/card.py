@@ -18,9 +18,11 @@ from typing import TypeAlias
 
 from msgspec import UNSET
 
+from certify.policy.promises import certified_words
 from certify.report.figures import lower_digits, radius_label, upper_digits
 from certify.report.neutralise import strip_controls
-from certify.report.wording import until_zero
+from certify.report.statement import INTEGER_NOISE_LAWS, points_words, promise_words, scores_in_use, scores_words
+from certify.report.wording import answers_known, until_zero
 from certify.results import CertifiedAccuracy, CertifiedCount, LipschitzReport, Report, SmoothingReport, Summary
 
 HEAD = (
@@ -95,9 +97,10 @@ def _accuracy(report: Report, row: CertifiedAccuracy, summary: Summary) -> Yaml:
         "upper": Number(upper_digits(row.upper)),
         "confidence": Number(repr(row.confidence)),
     }
+    kind, name = _measured(report)
     return {
-        "type": "certified_accuracy",
-        "name": f"Certified accuracy, {_norm(report)} radius {radius_label(row.radius)}",
+        "type": kind,
+        "name": f"{name}, {_norm(report)} radius {radius_label(row.radius)}",
         "value": Number(repr(row.accuracy)),
         "args": {**_at(report, row.radius), "examples": summary.examples, **limits, **_claim(report)},
     }
@@ -106,9 +109,10 @@ def _accuracy(report: Report, row: CertifiedAccuracy, summary: Summary) -> Yaml:
 def _count(report: Report, row: CertifiedCount) -> Yaml:
     """Return what a run that stopped early shows: of all examples at least so many."""
     least = Number(lower_digits(row.at_least / row.examples if row.examples else 0.0))
+    kind, name = _measured(report)
     return {
-        "type": "certified_accuracy",
-        "name": f"Certified accuracy, {_norm(report)} radius {radius_label(row.radius)}, at least",
+        "type": kind,
+        "name": f"{name}, {_norm(report)} radius {radius_label(row.radius)}, at least",
         "value": least,
         "args": {
             **_at(report, row.radius),
@@ -118,6 +122,13 @@ def _count(report: Report, row: CertifiedCount) -> Yaml:
             **_claim(report),
         },
     }
+
+
+def _measured(report: Report) -> tuple[str, str]:
+    """Return type and name of a share of certified examples: among the k likeliest it is another metric."""
+    if answers_known(report):
+        return "certified_accuracy", "Certified accuracy"
+    return "certified_top_k_accuracy", f"Examples {certified_words(report.settings)}"
 
 
 def _at(report: Report, radius: float) -> dict[str, Yaml]:
@@ -139,11 +150,26 @@ def _claim(report: Report) -> dict[str, Yaml]:
         "report_digest": report.digest,
         "certify": report.tool.version,
     }
-    if isinstance(report, SmoothingReport):
-        settings = report.settings
-        drawn: dict[str, Yaml] = {"sigma": Number(repr(settings.sigma)), "n": settings.n, "noise": settings.noise}
-        return {**drawn, **claim}
-    return claim
+    return {**_smoothed(report), **claim} if isinstance(report, SmoothingReport) else claim
+
+
+def _smoothed(report: SmoothingReport) -> dict[str, Yaml]:
+    """Return what is smoothed, how, and what is certified of it."""
+    settings, scores = report.settings, scores_in_use(report.tables)
+    points = points_words(settings, report.model, on_grid=report.tables.noise_law in INTEGER_NOISE_LAWS)
+    found: dict[str, Yaml] = {
+        "sigma": Number(repr(settings.sigma)),
+        "n": settings.n,
+        "noise": settings.noise,
+        "task": "class" if settings.top_k == 1 else "top-k",
+        "k": settings.top_k,
+        "promise": f"the smoothed classifier {promise_words(settings)} {points}",
+    }
+    if scores is not None:
+        found["answer"] = scores_words(scores.map, scores.temperature)
+    if settings.scales is not UNSET:
+        found["scales_sha256"] = settings.scales.sha256
+    return found
 
 
 def yaml_lines(value: Yaml, indent: str = "") -> Iterator[str]:

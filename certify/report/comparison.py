@@ -20,7 +20,9 @@ from certify._version import __version__
 from certify.errors import InputError
 from certify.pairing import change_at, count_pairs, indices_of, kind_of, pair_examples
 from certify.policy.drops import DropQuestion, PairedTally, drop_reason, drop_row
-from certify.report.statement import ARITHMETIC_WORDS, INTEGER_NOISE_LAWS
+from certify.policy.promises import certified_words
+from certify.report.score_words import describe_answer
+from certify.report.statement import ARITHMETIC_WORDS, INTEGER_NOISE_LAWS, noise_words, points_words, promise_words
 from certify.report.summary import CONFIDENCE, RADII
 from certify.results import (
     Baseline,
@@ -224,10 +226,10 @@ def comparison_statement(old: ComparedRun, new: ComparedRun, settings: Compariso
     exact = "" if isinstance(new.lipschitz, UnsetType) else ARITHMETIC_WORDS[new.lipschitz.arithmetic]
     return Statement(
         text=(
-            f"For examples drawn independently, the share of them certified correct at {settings.norm} {radius} "
+            f"For examples drawn independently, the share of them {_certified(new)} at {settings.norm} {radius} "
             f"changes from {_who(old)} to {_who(new)} by at least the lower and at most the upper limit, each alone "
-            f"with confidence {settings.confidence!r}. What is not certified is not proved fragile: nothing is said "
-            "about the difference of true robust accuracies."
+            f"with confidence {settings.confidence!r}.{_promise(new)} What is not certified is not proved fragile: "
+            "nothing is said about the difference of true robust accuracies."
         ),
         object=OBJECTS[settings.certificates],
         arithmetic=exact or "the networks as run; the noise generator is assumed ideal",
@@ -241,4 +243,18 @@ def _who(run: ComparedRun) -> str:
     network = f"the network with the weights of sha256 {run.model.sha256}"
     if isinstance(run.smoothing, UnsetType):
         return network
-    return f"the noisy vote of {network} (sigma {run.smoothing.sigma!r}, seed {run.smoothing.seed})"
+    answer = "".join(f"; {words}" for words in describe_answer(run.smoothing))
+    noise = noise_words(str(run.noise_law), run.smoothing)
+    return f"the smoothed classifier ({noise}, seed {run.smoothing.seed}{answer}) of {network}"
+
+
+def _certified(run: ComparedRun) -> str:
+    return "certified correct" if isinstance(run.smoothing, UnsetType) else certified_words(run.smoothing)
+
+
+def _promise(run: ComparedRun) -> str:
+    """Return what one certificate of a smoothed classifier says."""
+    if isinstance(run.smoothing, UnsetType):
+        return ""
+    points = points_words(run.smoothing, run.model, on_grid=run.noise_law in INTEGER_NOISE_LAWS)
+    return f" A certificate says that the smoothed classifier {promise_words(run.smoothing)} {points}."

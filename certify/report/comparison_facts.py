@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from certify.report.figures import lower_figure, radius_label
-from certify.results import ComparedRun, ComparisonReport, PairedCounts, PairedExample
+from certify.report.score_words import describe_answer
+from certify.report.statement import promise_words, scales_words
+from certify.results import ComparedRun, ComparisonReport, PairedCounts, PairedExample, SmoothingSettings
 from certify.rounding import ceiling_text, floor_text
 
 DIGITS = 3
@@ -55,7 +57,17 @@ def describe_common(report: ComparisonReport) -> str:
     smoothing = run.smoothing
     drawn = f"asked at {', '.join(map(radius_label, smoothing.at))}" if smoothing.at else smoothing.procedure
     bound = "" if smoothing.at else f", bound {smoothing.bound}"
-    return f"{run.noise_law} noise, {drawn}, n {smoothing.n:,}, n0 {smoothing.n0}, alpha {smoothing.alpha!r}{bound}"
+    facts = f"{run.noise_law} noise, {drawn}, n {smoothing.n:,}, n0 {smoothing.n0}, alpha {smoothing.alpha!r}{bound}"
+    return "; ".join([facts, *_promised(smoothing)])
+
+
+def _promised(settings: SmoothingSettings) -> Iterator[str]:
+    """Yield task, scores and scales, where they are not the plain ones."""
+    if settings.top_k > 1:
+        yield f"the smoothed classifier {promise_words(settings)} every point of the ball"
+    yield from describe_answer(settings)
+    if settings.scales is not UNSET:
+        yield scales_words(settings).removesuffix(", ")
 
 
 def shown_rows(report: ComparisonReport) -> Iterator[PairedCounts]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from msgspec import UNSET
 
 from certify.report.figures import upper_figure
-from certify.report.statement import scores_in_use
-from certify.results import ScoreTable, SmoothingReport
+from certify.report.statement import scores_in_use, scores_words
+from certify.results import ScoreTable, SmoothingReport, SmoothingSettings
 
 
 def describe_scores(report: SmoothingReport) -> Iterator[tuple[str, str]]:
@@ -26,6 +26,22 @@ def describe_scores(report: SmoothingReport) -> Iterator[tuple[str, str]]:
     methods = Counter(each.scores.method for each in report.examples if each.radius > 0.0 and each.scores is not UNSET)
     if methods:
         yield "radii", ", ".join(f"{count} by {method}" for method, count in methods.most_common())
+
+
+def describe_answer(settings: SmoothingSettings) -> Iterator[str]:
+    """Yield what is answered in place of the class with the most votes, when the settings alone decide that.
+
+    Example:
+        >>> next(describe_answer(SmoothingSettings(sigma=0.5, scores="soft", score_map="sparsemax", temperature=2.0)))
+        'its answer is the class with the largest mean score, the scores being the sparsemax of 2.0 times the logits, in
+        multiples of 2^-30'
+    """
+    if settings.scores is UNSET:
+        return
+    if settings.score_map is UNSET or settings.temperature is UNSET:
+        yield "its answer is of the votes or soft scores that the run chose"
+    else:
+        yield f"its answer is {scores_words(settings.score_map, settings.temperature)}"
 
 
 def _proved(table: ScoreTable) -> str:

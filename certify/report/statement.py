@@ -123,16 +123,27 @@ def smoothing_statement(*, settings: SmoothingSettings, model: ModelRecord, tabl
 
 
 def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, tables: Tables, *, on_grid: bool) -> str:
-    noise_law = tables.noise_law
-    points = "8-bit grid point x'" if on_grid else "x'"
-    noise = NOISE_WORDS[noise_law](settings.sigma) if noise_law in NOISE_WORDS else f"unknown noise {noise_law!r}"
+    classifier = f"the smoothed classifier ({noise_words(tables.noise_law, settings)}{_scores(tables)})"
     return (
         f"For each example x with a positive radius, except with probability at most {settings.alpha!r} over its own "
-        f"draws, the smoothed classifier ({noise}{_scores(tables)}) of the network with the weights "
-        f"of sha256 {model.sha256} {_promise(settings)} every {points} with {NORM_WORDS[settings.norm]} < "
-        f"radius, {scales_words(settings)}{describe_input_space(model)}. The network without noise is promised nothing."
-        f"{_randomized(settings)}{_score_choice(tables)}"
+        f"draws, {classifier} of the network with the weights of sha256 {model.sha256} "
+        f"{promise_words(settings)} {points_words(settings, model, on_grid=on_grid)}. The network without noise is "
+        f"promised nothing.{_randomized(settings)}{_score_choice(tables)}"
     )
+
+
+def points_words(settings: SmoothingSettings, model: ModelRecord, *, on_grid: bool) -> str:
+    """Return at which points a smoothed certificate holds, and in which unit their distance is."""
+    points = "8-bit grid point x'" if on_grid else "x'"
+    return (
+        f"every {points} with {NORM_WORDS[settings.norm]} < radius, {scales_words(settings)}"
+        f"{describe_input_space(model)}"
+    )
+
+
+def noise_words(noise_law: str, settings: SmoothingSettings) -> str:
+    """Return which noise the input gets."""
+    return NOISE_WORDS[noise_law](settings.sigma) if noise_law in NOISE_WORDS else f"unknown noise {noise_law!r}"
 
 
 def scores_in_use(tables: Tables) -> ScoreCandidate | None:
@@ -149,9 +160,20 @@ def _scores(tables: Tables) -> str:
     chosen = scores_in_use(tables)
     if chosen is None:
         return ""
+    return f"; its answer is {scores_words(chosen.map, chosen.temperature)}"
+
+
+def scores_words(score_map: str, temperature: float) -> str:
+    """Return what a classifier of soft scores answers.
+
+    Example:
+        >>> scores_words("softmax", 8.0)
+        'the class with the largest mean score, the scores being the softmax of 8.0 times the logits, in multiples of
+        2^-30'
+    """
     return (
-        f"; its answer is the class with the largest mean score, the scores being the {chosen.map} of "
-        f"{chosen.temperature!r} times the logits, in multiples of 2^-30"
+        f"the class with the largest mean score, the scores being the {score_map} of {temperature!r} times the logits, "
+        "in multiples of 2^-30"
     )
 
 
@@ -176,7 +198,8 @@ def _randomized(settings: SmoothingSettings) -> str:
     return " The bound is randomized: each radius also depends on a number drawn for the example from the run's seed."
 
 
-def _promise(settings: SmoothingSettings) -> str:
+def promise_words(settings: SmoothingSettings) -> str:
+    """Return what is certified of the predicted class, up to the points x' at which it is."""
     if settings.top_k == 1:
         return "gives the predicted class to"
     return f"has the predicted class, the likeliest of the pilot, among its {settings.top_k} likeliest at"
