@@ -77,6 +77,16 @@ def test_weighted_radii_are_asked_for_in_named_scales(scaled, metric):
             evaluate_gates(scaled, [weighted(metric=metric, scales=wrong)])
 
 
+def test_drops_name_task_and_scales(among_two, scaled):
+    for report, asked, words in (
+        (among_two, gate, "counted are examples with the label certified among the 2 likeliest"),
+        (scaled, weighted, f"D the scales of sha256 {SHA256}"),
+    ):
+        own = {} if asked is gate else {"scales": SHA256[:8]}
+        drop = asked(min=0.0, baseline="old.json", max_drop=0.5, claim="population", **own)
+        assert evaluate_gates(report, [drop], {"old.json": report})[0].reason.endswith(words)
+
+
 def test_other_norms_need_no_scales(scaled):
     row = evaluate_gates(scaled, [gate(radius=0.01)])[0]
     assert row.norm == "l2"
