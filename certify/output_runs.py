@@ -219,7 +219,7 @@ def _report(
             ),
             model=record,
             output_shape=shape,
-            data=DataRecord(sha256=data.sha256, count=count, selection=data.selection),
+            data=DataRecord(sha256=data.sha256, count=count, selection=data.selection, eight_bit=data.eight_bit),
             settings=settings,
             statement=outputs_statement(settings=settings, model=record, tables=tables, shape=shape, examples=count),
             tables=tables,

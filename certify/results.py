@@ -132,12 +132,16 @@ class Part(_Row, frozen=True, kw_only=True):
 
 
 class DataRecord(_Row, frozen=True, kw_only=True):
-    """Which examples the report speaks of; with ``part``, ``sha256`` and ``count`` are of that part of them."""
+    """Which examples the report speaks of; with ``part``, all that it says is of that part of them.
+
+    ``eight_bit`` says whether every one of them is stored as 8-bit pixels: integer noise is for these alone.
+    """
 
     sha256: str
     count: int
     selection: str
     part: Part | UnsetType = UNSET
+    eight_bit: bool | UnsetType = UNSET
 
 
 class LipschitzSettings(_Row, frozen=True, kw_only=True):

@@ -128,7 +128,9 @@ def read_dataset(
 
 def _data_record(data: Dataset) -> DataRecord:
     part = UNSET if data.part is None else data.part
-    return DataRecord(sha256=data.sha256, count=len(data), selection=data.selection, part=part)
+    return DataRecord(
+        sha256=data.sha256, count=len(data), selection=data.selection, part=part, eight_bit=data.eight_bit
+    )
 
 
 def _tool(device: str, dtype: str) -> Tool:

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Sequence
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from certify.errors import InputError
 from certify.report.verify import expected_statement, expected_summary
@@ -99,13 +99,22 @@ def _put_together(parts: Sequence[SmoothingReport], whole: Part) -> SmoothingRep
         raise InputError(f"expected {whole.of} examples in all parts, got {len(examples)} or some of them twice")
     rows = [[example.id, example.label, example.hash] for example in examples]
     data = DataRecord(
-        sha256=hashlib.sha256(dump_json(rows).encode()).hexdigest(), count=whole.of, selection=_selection(parts[0])
+        sha256=hashlib.sha256(dump_json(rows).encode()).hexdigest(),
+        count=whole.of,
+        selection=_selection(parts[0]),
+        eight_bit=_eight_bit(parts),
     )
     merged = msgspec.structs.replace(
         parts[0], data=data, examples=examples, falsifier=_falsifier(parts), execution=_execution(parts)
     )
     merged = msgspec.structs.replace(merged, summary=expected_summary(merged), statement=expected_statement(merged))
     return seal(merged)
+
+
+def _eight_bit(parts: Sequence[SmoothingReport]) -> bool | UnsetType:
+    """Return whether every part is of 8-bit pixels; unset where one does not say."""
+    said = [report.data.eight_bit for report in parts if report.data is not UNSET]
+    return UNSET if UNSET in said else all(said)
 
 
 def _falsifier(parts: Sequence[SmoothingReport]) -> Falsifier:

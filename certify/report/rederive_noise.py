@@ -5,7 +5,7 @@ The integer Gaussian law is cut at K = ceil(12 * 255 * sigma) and has 2 K thresh
 uniform law on -m..m has 2 m, m the largest integer with m <= 255 sigma sqrt 3.
 
 *Integer or not.* The law is the integer one exactly where every example is stored as 8-bit pixels and no float noise
-was asked for. A report whose data say how they are stored is held to that; of an older one, law and words must agree.
+was asked for. A report that says how its data are stored is held to that; of an older one, law and words must agree.
 
 *Scales.* Of the scales d_1, ..., d_n the record holds a hash, the extremes a <= b and an estimate of the geometric
 mean g. One of them is a and, when n > 1, another is b, so that
@@ -116,7 +116,12 @@ def _possible_laws(report: SmoothingReport | OutputsReport) -> list[str]:
     """Return the laws that the settings leave: one, where the report says how its data are stored."""
     settings = report.settings
     plain = settings.noise if settings.scales is UNSET else f"{settings.noise}-diagonal"
-    laws = [plain] if settings.float_noise else [plain, f"{plain}-{PIXEL_LEVELS}"]
+    sound = f"{plain}-{PIXEL_LEVELS}"
+    eight_bit = UNSET if report.data is UNSET else report.data.eight_bit
+    if settings.float_noise or sound not in LEVELS:
+        laws = [plain]
+    else:
+        laws = [plain, sound] if eight_bit is UNSET else [sound if eight_bit else plain]
     return [law for law in laws if law in LEVELS]
 
 

@@ -136,7 +136,7 @@ OPTIONAL: Mapping[str, frozenset[str]] = {
     "SmoothingReport": frozenset({"data", "summary", "unsampled"}),
     "Summary": frozenset({"unsampled", "certified_counts", "whole_curve"}),
     "Tables": frozenset({"sequential", "scores"}),
-    "DataRecord": frozenset({"part"}),
+    "DataRecord": frozenset({"part", "eight_bit"}),
     "NetworkBound": frozenset({"reason", "data_floor", "slope_floor", "limited_by"}),
     "ScoreTable": frozenset({"reason"}),
     "SmoothingSettings": frozenset({"scores", "score_map", "temperature", "scales", "task"}),

@@ -45,6 +45,17 @@ def parts_of(report, parts):
     return [part_of(report, number, parts) for number in range(1, parts + 1)]
 
 
+@pytest.mark.parametrize("said", [(True, True), (True, UNSET), (UNSET, UNSET)])
+def test_the_whole_is_of_8_bit_pixels_where_every_part_says_so(said):
+    given = [
+        seal(replace(part, data=replace(part.data, eight_bit=one)))
+        for part, one in zip(parts_of(whole(), 2), said, strict=True)
+    ]
+    merged = merge_reports(given)
+    assert merged.data.eight_bit is (UNSET if UNSET in said else True)
+    assert verify_report(merged) == ()
+
+
 RUNS = ((None, 1), (None, 3), (None, 7), (smoothing_clean, 5), (lambda: sequential_report([1.0, 0.7, 0.3]), 2))
 
 

@@ -91,11 +91,14 @@ def test_the_procedure_and_its_verification_agree_on_every_count(eight_bit, proc
         smoothing_report([], settings=settings, integer_noise=eight_bit),
         tables=tables,
         examples=rows,
-        data=data_record(rows),
+        data=replace(data_record(rows), eight_bit=eight_bit),
         statement=smoothing_statement(settings=settings, model=model, tables=tables, examples=len(rows)),
         summary=summarise_smoothing(rows, settings),
     )
     assert verify_report(seal(report)) == ()
+    assert verify_report(seal(replace(report, data=data_record(rows)))) == ()  # as before there was a word on it
+    otherwise = seal(replace(report, data=replace(report.data, eight_bit=not eight_bit)))
+    assert [finding.where for finding in verify_report(otherwise)] == ["tables.noise_law"]
 
 
 def example_of(run, settings, rng, index):

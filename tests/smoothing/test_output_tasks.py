@@ -290,6 +290,7 @@ def test_places_and_sizes_are_those_of_the_selection(name, reports):
         "settings.limit": replace(report, settings=replace(settings, limit=count - 1)),
         "settings.skip": replace(report, settings=replace(settings, skip=1)),
         "tables.noise": replace(report, tables=replace(report.tables, noise="exact noise")),
+        "tables.noise_law": replace(report, data=replace(report.data, eight_bit=False)),
     }
     if name == "segmentation":  # one class more
         edits["statement.text"] = replace(report, output_shape=(shape[0] + 1, *shape[1:]))
