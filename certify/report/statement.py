@@ -183,7 +183,10 @@ def _score_choice(tables: Tables) -> str:
     if table is UNSET:
         return ""
     proved = scores_in_use(tables) is not None and table.lipschitz is not None
-    slopes = " Radii may rest on the proved Lipschitz constant of the logits, less the rounding of program and noise."
+    slopes = (
+        " Radii may rest on the proved Lipschitz constant of the logits, less the rounding of program and noise; that "
+        "of the program is bounded on one ball around all examples of the run, so a radius also depends on the others."
+    )
     number = len(table.candidates)
     chosen = (
         f" What is smoothed was chosen among {number} candidates, votes included, on the selection draws of these "

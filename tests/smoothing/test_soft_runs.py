@@ -187,6 +187,18 @@ def test_the_constant_of_the_logits_is_bound_to_the_worth_of_the_chosen_scores()
     assert [finding.where for finding in verify_report(seal(edited))] == ["tables.scores.candidates[0].worth"]
 
 
+def test_the_statement_says_that_the_error_is_one_for_all_examples(tmp_path):
+    """The error on the ball around other examples is another one, and so are the radii that it is taken from."""
+    settings = msgspec.structs.replace(SOFT, procedure="fixed", **FIXED)
+    whole, alone = (
+        run(tmp_path / str(data.total), settings, data=data) for data in (DATA, Dataset(DATA.examples[:1], 1, "all"))
+    )
+    assert whole.examples[0].scores == alone.examples[0].scores
+    assert whole.tables.scores.logit_error > alone.tables.scores.logit_error
+    assert whole.examples[0].radius < alone.examples[0].radius
+    assert "so a radius also depends on the others" in whole.statement.text
+
+
 def with_slopes(example, settings, slopes):
     """The example as its sums certify it under these slopes."""
     sums, n = example.scores, example.counts.n
