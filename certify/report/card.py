@@ -18,10 +18,9 @@ from typing import TypeAlias
 
 from msgspec import UNSET
 
-from certify.policy.promises import certified_words
 from certify.report.figures import lower_digits, radius_label, upper_digits
 from certify.report.neutralise import strip_controls
-from certify.report.statement import INTEGER_NOISE_LAWS, points_words, promise_words, scores_in_use, scores_words
+from certify.report.promise_words import INTEGER_NOISE_LAWS, points_words, promise_words, scores_in_use, scores_words
 from certify.report.wording import answers_known, until_zero
 from certify.results import CertifiedAccuracy, CertifiedCount, LipschitzReport, Report, SmoothingReport, Summary
 
@@ -128,7 +127,7 @@ def _measured(report: Report) -> tuple[str, str]:
     """Return type and name of a share of certified examples: among the k likeliest it is another metric."""
     if answers_known(report):
         return "certified_accuracy", "Certified accuracy"
-    return "certified_top_k_accuracy", f"Examples {certified_words(report.settings)}"
+    return "certified_top_k_accuracy", "Label certified among the k likeliest"
 
 
 def _at(report: Report, radius: float) -> dict[str, Yaml]:

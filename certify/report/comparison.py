@@ -21,8 +21,9 @@ from certify.errors import InputError
 from certify.pairing import change_at, count_pairs, indices_of, kind_of, pair_examples
 from certify.policy.drops import DropQuestion, PairedTally, drop_reason, drop_row
 from certify.policy.promises import certified_words
+from certify.report.promise_words import INTEGER_NOISE_LAWS, points_words, promise_words
 from certify.report.score_words import describe_answer
-from certify.report.statement import ARITHMETIC_WORDS, INTEGER_NOISE_LAWS, noise_words, points_words, promise_words
+from certify.report.statement import ARITHMETIC_WORDS, noise_words
 from certify.report.summary import CONFIDENCE, RADII
 from certify.results import (
     Baseline,

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from msgspec import UNSET, UnsetType
 
 from certify.report.figures import lower_figure, radius_label
+from certify.report.promise_words import promise_words, scales_words
 from certify.report.score_words import describe_answer
-from certify.report.statement import promise_words, scales_words
 from certify.results import ComparedRun, ComparisonReport, PairedCounts, PairedExample, SmoothingSettings
 from certify.rounding import ceiling_text, floor_text
 

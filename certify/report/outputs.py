@@ -6,15 +6,8 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from certify.report.statement import (
-    INTEGER_NOISE_LAWS,
-    NOISE_WORDS,
-    NORM_WORDS,
-    describe_input_space,
-    joint_statement,
-    scales_words,
-    smoothing_arithmetic,
-)
+from certify.report.promise_words import INTEGER_NOISE_LAWS, NORM_WORDS, describe_input_space, scales_words
+from certify.report.statement import NOISE_WORDS, joint_statement, smoothing_arithmetic
 from certify.results import (
     ModelRecord,
     OutputInterval,

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import UNSET
 
 from certify.report.findings import Finding, compare, require
-from certify.report.statement import scores_in_use
+from certify.report.promise_words import scores_in_use
 from certify.results import ScoreSums, ScoreTable, SmoothingExample, SmoothingReport
 from certify.stats import (
     Slopes,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from msgspec import UNSET
 
 from certify.report.figures import upper_figure
-from certify.report.statement import scores_in_use, scores_words
+from certify.report.promise_words import scores_in_use, scores_words
 from certify.results import ScoreTable, SmoothingReport, SmoothingSettings
 
 

@@ -28,13 +28,20 @@ from decimal import ROUND_FLOOR, Context, Decimal
 from msgspec import UNSET
 
 from certify.report.figures import upper_figure
+from certify.report.promise_words import (
+    INTEGER_NOISE_LAWS,
+    NORM_WORDS,
+    describe_input_space,
+    points_words,
+    promise_words,
+    scores_in_use,
+    scores_words,
+)
 from certify.results import (
-    AnyNorm,
     LipschitzExample,
     LipschitzSettings,
     ModelRecord,
     NetworkBound,
-    ScoreCandidate,
     SmoothingSettings,
     Statement,
     Tables,
@@ -43,14 +50,7 @@ from certify.stats import false_certificates_quantile
 from certify.stats.radius import RANDOMIZED
 from certify.stats.uniform import grid_steps, half_width
 
-INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255", "gaussian-diagonal-255"})
 QUANTILES = (0.95, 0.99)
-NORM_WORDS: Mapping[AnyNorm, str] = {
-    "l1": "||x' - x||_1",
-    "l2": "||x' - x||_2",
-    "linf": "||x' - x||_inf",
-    "weighted-l2": "||D^-1 (x' - x)||_2",
-}
 NOISE_WORDS: Mapping[str, Callable[[float], str]] = {
     "gaussian": lambda sigma: f"Gaussian noise, sigma {sigma!r}",
     "gaussian-255": lambda sigma: f"Gaussian noise rounded to the 8-bit grid, sigma {sigma!r}",
@@ -132,27 +132,9 @@ def _smoothing_text(settings: SmoothingSettings, model: ModelRecord, tables: Tab
     )
 
 
-def points_words(settings: SmoothingSettings, model: ModelRecord, *, on_grid: bool) -> str:
-    """Return at which points a smoothed certificate holds, and in which unit their distance is."""
-    points = "8-bit grid point x'" if on_grid else "x'"
-    return (
-        f"every {points} with {NORM_WORDS[settings.norm]} < radius, {scales_words(settings)}"
-        f"{describe_input_space(model)}"
-    )
-
-
 def noise_words(noise_law: str, settings: SmoothingSettings) -> str:
     """Return which noise the input gets."""
     return NOISE_WORDS[noise_law](settings.sigma) if noise_law in NOISE_WORDS else f"unknown noise {noise_law!r}"
-
-
-def scores_in_use(tables: Tables) -> ScoreCandidate | None:
-    """Return the scores that are smoothed; None where votes are."""
-    table = tables.scores
-    if table is UNSET or not 0 <= table.chosen < len(table.candidates):
-        return None
-    chosen = table.candidates[table.chosen]
-    return None if chosen.map == "argmax" else chosen
 
 
 def _scores(tables: Tables) -> str:
@@ -161,20 +143,6 @@ def _scores(tables: Tables) -> str:
     if chosen is None:
         return ""
     return f"; its answer is {scores_words(chosen.map, chosen.temperature)}"
-
-
-def scores_words(score_map: str, temperature: float) -> str:
-    """Return what a classifier of soft scores answers.
-
-    Example:
-        >>> scores_words("softmax", 8.0)
-        'the class with the largest mean score, the scores being the softmax of 8.0 times the logits, in multiples of
-        2^-30'
-    """
-    return (
-        f"the class with the largest mean score, the scores being the {score_map} of {temperature!r} times the logits, "
-        "in multiples of 2^-30"
-    )
 
 
 def _score_choice(tables: Tables) -> str:
@@ -199,20 +167,6 @@ def _randomized(settings: SmoothingSettings) -> str:
     if settings.bound not in RANDOMIZED or settings.at:
         return ""
     return " The bound is randomized: each radius also depends on a number drawn for the example from the run's seed."
-
-
-def promise_words(settings: SmoothingSettings) -> str:
-    """Return what is certified of the predicted class, up to the points x' at which it is."""
-    if settings.top_k == 1:
-        return "gives the predicted class to"
-    return f"has the predicted class, the likeliest of the pilot, among its {settings.top_k} likeliest at"
-
-
-def scales_words(settings: SmoothingSettings) -> str:
-    """Return which scales D stands for; nothing where the noise has none."""
-    if settings.scales is UNSET:
-        return ""
-    return f"D the diagonal matrix of the scales of sha256 {settings.scales.sha256}, the same for every x, "
 
 
 def smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:
@@ -245,10 +199,3 @@ def joint_statement(examples: int, alpha: float) -> str:
         f"with noise of its own for each example {quantiles}; "
         f"all hold together, except with probability {alpha!r}, when each is run at alpha {each:f}"
     )
-
-
-def describe_input_space(model: ModelRecord) -> str:
-    """Return the space of the inputs, and the range of their values when it is declared."""
-    bounds = model.input.range
-    values = "" if bounds is None else f" with values in [{bounds[0]:g}, {bounds[1]:g}]"
-    return f"in the space {model.input.space!r}{values}"

@@ -8,7 +8,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from certify.report import FORMATS, compare_reports, verify_report
-from certify.report.statement import scales_words, scores_words
+from certify.report.promise_words import scales_words, scores_words
 from certify.results import Scales, ScoreCandidate, ScoreTable, TopK
 from tests.report.sample_reports import SETTINGS, lipschitz_clean, smoothing_report
 
@@ -83,7 +83,7 @@ def test_cards_of_the_k_likeliest_measure_something_else():
     assert certified
     for metric in certified:
         assert metric["type"] == "certified_top_k_accuracy"
-        assert metric["name"].startswith("Examples with the label certified among the 2 likeliest, l2 radius")
+        assert metric["name"].startswith("Label certified among the k likeliest, l2 radius")
         assert (metric["args"]["task"], metric["args"]["k"]) == ("top-k", 2)
 
 

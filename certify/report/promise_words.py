@@ -1,0 +1,73 @@
+"""The words for what a smoothed classifier promises: of which class, at which points, answered by which scores.
+
+Statements, comparisons and cards share them. No statistics are loaded for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import UNSET
+
+from certify.results import AnyNorm, ModelRecord, ScoreCandidate, SmoothingSettings, Tables
+
+INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255", "gaussian-diagonal-255"})
+NORM_WORDS: Mapping[AnyNorm, str] = {
+    "l1": "||x' - x||_1",
+    "l2": "||x' - x||_2",
+    "linf": "||x' - x||_inf",
+    "weighted-l2": "||D^-1 (x' - x)||_2",
+}
+
+
+def promise_words(settings: SmoothingSettings) -> str:
+    """Return what is certified of the predicted class, up to the points x' at which it is."""
+    if settings.top_k == 1:
+        return "gives the predicted class to"
+    return f"has the predicted class, the likeliest of the pilot, among its {settings.top_k} likeliest at"
+
+
+def points_words(settings: SmoothingSettings, model: ModelRecord, *, on_grid: bool) -> str:
+    """Return at which points a smoothed certificate holds, and in which unit their distance is."""
+    points = "8-bit grid point x'" if on_grid else "x'"
+    return (
+        f"every {points} with {NORM_WORDS[settings.norm]} < radius, {scales_words(settings)}"
+        f"{describe_input_space(model)}"
+    )
+
+
+def scales_words(settings: SmoothingSettings) -> str:
+    """Return which scales D stands for; nothing where the noise has none."""
+    if settings.scales is UNSET:
+        return ""
+    return f"D the diagonal matrix of the scales of sha256 {settings.scales.sha256}, the same for every x, "
+
+
+def describe_input_space(model: ModelRecord) -> str:
+    """Return the space of the inputs, and the range of their values when it is declared."""
+    bounds = model.input.range
+    values = "" if bounds is None else f" with values in [{bounds[0]:g}, {bounds[1]:g}]"
+    return f"in the space {model.input.space!r}{values}"
+
+
+def scores_in_use(tables: Tables) -> ScoreCandidate | None:
+    """Return the scores that are smoothed; None where votes are."""
+    table = tables.scores
+    if table is UNSET or not 0 <= table.chosen < len(table.candidates):
+        return None
+    chosen = table.candidates[table.chosen]
+    return None if chosen.map == "argmax" else chosen
+
+
+def scores_words(score_map: str, temperature: float) -> str:
+    """Return what a classifier of soft scores answers.
+
+    Example:
+        >>> scores_words("softmax", 8.0)
+        'the class with the largest mean score, the scores being the softmax of 8.0 times the logits, in multiples of
+        2^-30'
+    """
+    return (
+        f"the class with the largest mean score, the scores being the {score_map} of {temperature!r} times the logits, "
+        "in multiples of 2^-30"
+    )
