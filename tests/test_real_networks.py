@@ -28,11 +28,7 @@ NAMES = (
     *("sdp_cifar_cnn_a_mix", "kw_cifar_small_l2_36_stage0"),
 )
 QUICK = ("lipsdp_mnist_50", "lirpa_mnist_fc_3layer")
-EVERYDAY = (
-    "lipsdp_mnist_50",
-    "abc_mnist_conv_small_nat",
-    "kw_cifar_small_l2_36_stage0",
-)  # dense, convolutional, colour
+EVERYDAY = ("lipsdp_mnist_50", "abc_mnist_conv_small_nat")  # dense, convolutional
 pytestmark = pytest.mark.skipif(not (REAL / "models").is_dir(), reason=f"no real networks at {REAL}")
 DATA = {"mnist": "data/mnist/t10k-images-idx3-ubyte.gz", "cifar": "data/cifar10_300.npz"}
 ACCURACY = {"mnist": "mnist_test_10000", "cifar": "cifar10_300"}

@@ -73,8 +73,18 @@ def test_every_row_is_what_the_addresses_and_the_tables_give(truth):
     assert len({verdicts for _, verdicts in seen}) > 2
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-@pytest.mark.parametrize("batch", [1, 50, 300])
+@pytest.mark.parametrize(
+    "batch, workers",
+    [
+        (1, 1),
+        (300, 2),
+        (50, 4),
+        *(
+            pytest.param(b, w, marks=pytest.mark.slow)
+            for b, w in ((50, 1), (300, 1), (1, 2), (50, 2), (1, 4), (300, 4))
+        ),
+    ],
+)
 def test_workers_and_batch_change_no_row(tmp_path, truth, workers, batch):
     assert run(tmp_path, DATA, SETTINGS, workers=workers, batch=batch) == truth
 

@@ -25,7 +25,9 @@ def plain_value(k, n0, n, price, alpha):
     return statistics.fmean(ratios) - price * n
 
 
-@pytest.mark.parametrize("price", [1e-3, 1.2e-5, 0.0])  # at 1.2e-5 a larger size loses less than the smallest
+@pytest.mark.parametrize(
+    "price", [1e-3, 1.2e-5, pytest.param(0.0, marks=pytest.mark.slow)]
+)  # at 1.2e-5 a larger size loses less than the smallest
 def test_the_plan_is_the_argmax_of_its_formula(price):
     n0, cap, alpha = 12, 3000, 0.001
     plan = sample_plan(n0, cap, price, alpha)

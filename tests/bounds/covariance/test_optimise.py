@@ -130,6 +130,7 @@ def test_the_same_plan_gives_the_same_multipliers():
     assert all(torch.equal(first[position], second[position]) for position in first)
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_hardly_matters():
     plan = dense_chain(gaussian_network(10, 30, 30, 4))
     threads = torch.get_num_threads()
