@@ -10,6 +10,7 @@ for circular padding the flipped kernel with its channels swapped.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch.nn.functional as F
@@ -41,7 +42,34 @@ def refuse_other_slopes(activation: nn.Module) -> None:
         )
 
 
-class LipschitzResidual(nn.Module):
+class _Residual(nn.Module, ABC):
+    """What both blocks share: the first map, its row scales, the activation, and the weight of the step back."""
+
+    def __init__(self, first: nn.Linear | nn.Conv2d, law: str | nn.Module, activation: nn.Module | None) -> None:
+        super().__init__()
+        self.first = first
+        nn.init.xavier_normal_(first.weight)
+        self.rescaling = make_rescaling(law, len(first.weight))
+        self.activation = nn.ReLU() if activation is None else activation
+        refuse_other_slopes(self.activation)
+
+    @property
+    def step_weight(self) -> Tensor:
+        """2 T^-1 W in the shape of W, whose adjoint is the second map."""
+        weight = precise(self.first.weight, training=self.training)
+        inverse = inverse_or_zero(self.rescaling(weight))
+        return (2.0 * per_row(inverse * inverse, weight) * weight).to(self.first.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x - 2 W^T T^-1 act(W x + b)."""
+        return x - self.adjoint(self.activation(self.first(x)))
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return the adjoint of the first map with the weight `step_weight`, applied to y."""
+
+
+class LipschitzResidual(_Residual):
     """The dense block x - 2 W^T T^-1 act(W x + b), 1-Lipschitz in l2.
 
     Args:
@@ -69,23 +97,11 @@ class LipschitzResidual(nn.Module):
         law: str | nn.Module = "sll",
         activation: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        rows = features if hidden is None else hidden
-        self.first = nn.Linear(features, rows)
-        nn.init.xavier_normal_(self.first.weight)
-        self.rescaling = make_rescaling(law, rows)
-        self.activation = nn.ReLU() if activation is None else activation
-        refuse_other_slopes(self.activation)
+        super().__init__(nn.Linear(features, features if hidden is None else hidden), law, activation)
 
-    @property
-    def step_weight(self) -> Tensor:
-        """2 T^-1 W ``[hidden, features]``, whose transpose is the second map."""
-        weight = precise(self.first.weight, training=self.training)
-        return _step(weight, self.rescaling(weight)).to(self.first.weight.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x - 2 W^T T^-1 act(W x + b)."""
-        return x - F.linear(self.activation(self.first(x)), self.step_weight.mT)
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return the transposed `step_weight` times y ``[..., hidden]``."""
+        return F.linear(y, self.step_weight.mT)
 
     def materialised(self) -> GradientStep:
         """Return the block of plain layers that computes the same."""
@@ -94,7 +110,7 @@ class LipschitzResidual(nn.Module):
         return GradientStep(self.first, self.activation, second)
 
 
-class LipschitzResidualConv2d(nn.Module):
+class LipschitzResidualConv2d(_Residual):
     """The convolutional block x - 2 W^T T^-1 act(W x + b), 1-Lipschitz in l2; the size stays.
 
     T and b are constant over positions, so that T commutes with the slopes of the activation.
@@ -128,33 +144,20 @@ class LipschitzResidualConv2d(nn.Module):
         law: str | nn.Module = "sll",
         activation: nn.Module | None = None,
     ) -> None:
-        super().__init__()
         if padding_mode not in ("zeros", "circular"):
             raise ValueError(f"expected zero or circular padding, got {padding_mode!r}, which copies inputs; use zeros")
         if padding_mode == "circular" and kernel_size % 2 == 0:
             raise ValueError(f"expected an odd kernel with circular padding, got {kernel_size}: the size would change")
         rows = channels if hidden is None else hidden
-        self.first = nn.Conv2d(channels, rows, kernel_size, padding=kernel_size // 2, padding_mode=padding_mode)
-        nn.init.xavier_normal_(self.first.weight)
-        self.rescaling = make_rescaling(law, rows)
-        self.activation = nn.ReLU() if activation is None else activation
-        refuse_other_slopes(self.activation)
-
-    @property
-    def step_weight(self) -> Tensor:
-        """2 T^-1 K ``[hidden, channels, *taps]``, the kernel whose adjoint is the second map."""
-        weight = precise(self.first.weight, training=self.training)
-        return _step(weight, self.rescaling(weight)).to(self.first.weight.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x - 2 W^T T^-1 act(W x + b)."""
-        return x - self.adjoint(self.activation(self.first(x)))
+        conv = nn.Conv2d(channels, rows, kernel_size, padding=kernel_size // 2, padding_mode=padding_mode)
+        super().__init__(conv, law, activation)
+        self._circular = padding_mode == "circular"
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return the adjoint of the first map with the kernel `step_weight`, applied to y ``[N, hidden, H, W]``."""
         kernel = self.step_weight
         amount = kernel.shape[-1] // 2
-        if self.first.padding_mode == "circular":
+        if self._circular:
             wrapped = F.pad(y, [amount] * 4, mode="circular")
             return F.conv2d(wrapped, kernel.transpose(0, 1).flip(2, 3))
         return F.conv_transpose2d(y, kernel, padding=amount)
@@ -163,7 +166,7 @@ class LipschitzResidualConv2d(nn.Module):
         """Return the block of plain layers that computes the same."""
         kernel, first = self.step_weight, self.first
         rows, channels, size, _ = kernel.shape
-        if first.padding_mode == "circular":
+        if self._circular:
             second = nn.Conv2d(rows, channels, size, padding=size // 2, bias=False, padding_mode="circular")
             return GradientStep(first, self.activation, store(second, kernel.transpose(0, 1).flip(2, 3), None))
         transposed = nn.ConvTranspose2d(rows, channels, size, padding=size // 2, bias=False)
@@ -181,8 +184,3 @@ class GradientStep(nn.Module):
         """Return x - second(activation(first(x)))."""
         found: Tensor = x - self.second(self.activation(self.first(x)))
         return found
-
-
-def _step(weight: Tensor, r: Tensor) -> Tensor:
-    inverse = inverse_or_zero(r)
-    return 2.0 * per_row(inverse * inverse, weight) * weight
