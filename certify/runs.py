@@ -30,10 +30,11 @@ from certify.bounds import (
     Analysis,
     analyse,
     certify_examples,
-    data_floor,
     limit_sentence,
     logit_facts,
+    network_lower,
     slope_floor,
+    steepest_place,
     weight_rows,
 )
 from certify.errors import InputError, SoundnessError
@@ -240,7 +241,8 @@ class LipschitzRun:
         """Return the proved bound with what was found beside it: how steep the network is, how steep it might be."""
         graph, norm, seed = self.model.graph, self.settings.norm, self.settings.seed
         examples = () if self.data is None else self.data.examples
-        steepest = data_floor(graph, examples, norm=norm, seed=seed, range=self.model.input.range)
+        place = steepest_place(graph, examples, norm=norm, seed=seed, range=self.model.input.range)
+        steepest = None if place is None else place.slope
         slopes = slope_floor(graph, norm=norm, seed=seed)
         # The network's own slopes are among those that are free: what was found of them counts.
         possible = None if isinstance(slopes, Unbounded) else max(slopes, steepest or 0.0)
@@ -248,6 +250,7 @@ class LipschitzRun:
         sentence = UNSET if found.upper is None or steepest is None else self._limit(found.upper, steepest, possible)
         return msgspec.structs.replace(
             found,
+            lower=None if place is None else network_lower(self.analysis, place, range=self.model.input.range),
             data_floor=UNSET if steepest is None else steepest,
             slope_floor=UNSET if possible is None else possible,
             limited_by=sentence,

@@ -2,9 +2,10 @@
 
 from certify.bounds.analysis import Analysis, analyse
 from certify.bounds.certificates import certify_example, certify_examples
-from certify.bounds.floor import data_floor, jacobian_floor
+from certify.bounds.floor import SteepPlace, data_floor, jacobian_floor, steepest_place
 from certify.bounds.limits import limit_sentence
 from certify.bounds.logits import LogitFacts, logit_facts
+from certify.bounds.network_lower import network_lower
 from certify.bounds.slope_climb import slope_floor
 from certify.bounds.treatable import unbounded_near_examples, unbounded_operations
 from certify.bounds.weights import weight_rows
@@ -12,6 +13,7 @@ from certify.bounds.weights import weight_rows
 __all__ = [
     "Analysis",
     "LogitFacts",
+    "SteepPlace",
     "analyse",
     "certify_example",
     "certify_examples",
@@ -19,7 +21,9 @@ __all__ = [
     "jacobian_floor",
     "limit_sentence",
     "logit_facts",
+    "network_lower",
     "slope_floor",
+    "steepest_place",
     "unbounded_near_examples",
     "unbounded_operations",
     "weight_rows",

@@ -20,6 +20,7 @@ from certify.bounds.steepest import (
     Box,
     Network,
     ascend,
+    input_direction,
     inside,
     jacobian_gains,
     random_inputs,
@@ -112,6 +113,20 @@ def _effort(graph: Graph) -> _Effort:
     return _Effort(screened=int(min(SCREENED, max(2, passes / (2 * 5 * SCREEN_STEPS)))), starts=starts, steps=steps)
 
 
+@dataclass(frozen=True, eq=False)
+class SteepPlace:
+    """An input with a large Jacobian: where, in which direction, how large.
+
+    ``slope`` is the norm of the Jacobian, an estimate; ``x`` the input ``[*input_shape]`` in float64; ``direction`` one
+    of l2 norm 1 that the Jacobian stretches most; ``distance`` a typical l2 distance of two inputs.
+    """
+
+    slope: float
+    x: Tensor
+    direction: Tensor
+    distance: float
+
+
 def data_floor(
     graph: Graph,
     examples: Sequence[Example] = (),
@@ -120,7 +135,28 @@ def data_floor(
     seed: int = 0,
     range: tuple[float, float] | None = None,  # noqa: A002 - the field of the input space
 ) -> float | None:
-    """Return the largest Jacobian norm found: an estimate of the Lipschitz constant from below.
+    """Return the largest Jacobian norm found: the ``slope`` of `steepest_place`, with the same arguments.
+
+    Example:
+        >>> from certify.graph import Operation
+        >>> ops = (Operation(name="x", kind="input"),
+        ...        Operation(name="y", kind="linear", inputs=("x",), weights={"weight": "W"}))
+        >>> round(data_floor(Graph(ops, "y", (2,), {"W": torch.diag(torch.tensor([3.0, 4.0]))})), 9)
+        4.0
+    """
+    found = steepest_place(graph, examples, norm=norm, seed=seed, range=range)
+    return None if found is None else found.slope
+
+
+def steepest_place(
+    graph: Graph,
+    examples: Sequence[Example] = (),
+    *,
+    norm: Norm = "l2",
+    seed: int = 0,
+    range: tuple[float, float] | None = None,  # noqa: A002 - the field of the input space
+) -> SteepPlace | None:
+    """Return where the largest Jacobian norm was found, which is an estimate of the Lipschitz constant from below.
 
     Looked at are the examples, and inputs ascended to from the steepest of them and from random ones
     (`certify.bounds.steepest`). The search runs in float32, the norms that count in float64.
@@ -133,14 +169,14 @@ def data_floor(
         range: Where inputs lie; None for everywhere.
 
     Returns:
-        The norm, lowered by the rounding of the pass; None when PyTorch cannot differentiate the network.
+        The place, its slope lowered by the rounding of the pass; None when PyTorch cannot differentiate the network.
 
     Example:
         >>> from certify.graph import Operation
         >>> ops = (Operation(name="x", kind="input"),
         ...        Operation(name="y", kind="linear", inputs=("x",), weights={"weight": "W"}))
-        >>> round(data_floor(Graph(ops, "y", (2,), {"W": torch.diag(torch.tensor([3.0, 4.0]))})), 9)
-        4.0
+        >>> steepest_place(Graph(ops, "y", (2,), {"W": torch.diag(torch.tensor([3.0, 4.0]))})).direction.abs().round()
+        tensor([0., 1.], dtype=torch.float64)
     """
     try:
         return _search(graph, _thinned(examples, _effort(graph).screened), norm, seed, range)
@@ -156,9 +192,10 @@ def _thinned(examples: Sequence[Example], most: int) -> Tensor | None:
     return torch.from_numpy(np.stack([examples[position].values() for position in chosen]))
 
 
-def _search(graph: Graph, data: Tensor | None, norm: Norm, seed: int, box: Box) -> float:
+def _search(graph: Graph, data: Tensor | None, norm: Norm, seed: int, box: Box) -> SteepPlace:
     if graph.output in independent_values(graph):
-        return 0.0
+        nowhere = torch.zeros(graph.input_shape, dtype=torch.float64)
+        return SteepPlace(0.0, nowhere, nowhere, 1.0)
     effort, rows = _effort(graph), rows_at_once(graph)
     fast, exact = (partial(run, graph.to(dtype)) for dtype in (torch.float32, torch.float64))
     loose = random_inputs(effort.starts if data is None else effort.starts // 2, graph.input_shape, box=box, seed=seed)
@@ -176,7 +213,22 @@ def _search(graph: Graph, data: Tensor | None, norm: Norm, seed: int, box: Box) 
     gains, directions = _gains(exact, points, norm, 1e-6 * distance, SCREEN_STEPS, seed, rows)
     best = gains.argsort(descending=True, stable=True)[:FINALISTS]
     last = _final_norms(graph, points[best], directions[best], norm, 1e-6 * distance)
-    return float(torch.cat([gains, last]).max()) * SHAVED
+    steepest = best[last.argmax()]
+    place, before = points[steepest], directions[steepest]
+    direction = _stretched_most(graph, place, before, norm, 1e-6 * distance)
+    return SteepPlace(float(torch.cat([gains, last]).max()) * SHAVED, place, direction, distance)
+
+
+def _stretched_most(graph: Graph, x: Tensor, before: Tensor, norm: Norm, half: float) -> Tensor:
+    """Return a direction of l2 norm 1 that the Jacobian stretches most: exactly where there are few outputs."""
+    if math.prod(value_shapes(graph)[graph.output]) > CHUNK:
+        gain = partial(jacobian_gains, partial(run, graph.to(torch.float64)), norm=norm, half=half, steps=LAST_STEPS)
+        return gain(x.unsqueeze(0), before.unsqueeze(0))[1][0]
+    matrix = jacobian(graph.to(torch.float64), x)
+    if not bool(torch.isfinite(matrix).all()):
+        return before
+    row = torch.linalg.svd(matrix, full_matrices=False).Vh[0] if norm == "l2" else matrix[matrix.abs().sum(1).argmax()]
+    return input_direction(row.reshape(1, *x.shape), before.unsqueeze(0), norm)[0]
 
 
 def _final_norms(graph: Graph, points: Tensor, directions: Tensor, norm: Norm, half: float) -> Tensor:

@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from certify.bounds.evaluated import exact_point
 from certify.bounds.steepest import Box, Network, differentiate
 from certify.examples import Example
 from certify.falsifier.balls import Balls
-from certify.falsifier.exactly import exact_example, exact_point, is_inside, is_nearer
+from certify.falsifier.exactly import exact_example, is_inside, is_nearer
 from certify.results import SmoothingNorm
 
 STRETCHES = 40

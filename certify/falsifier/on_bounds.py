@@ -10,20 +10,18 @@ import torch
 from msgspec import UNSET
 from torch import Tensor
 
+from certify.bounds.evaluated import (
+    Evaluated,
+    distance_upper,
+    evaluate,
+    movement_lower,
+    pair_movement_lower,
+)
 from certify.bounds.steepest import Network, inside, random_inputs, typical_distance
 from certify.errors import BrokenCertificate
 from certify.falsifier.attacked import Attacked, broken, listed
 from certify.falsifier.balls import Balls
-from certify.falsifier.exactly import (
-    Evaluated,
-    distance_upper,
-    evaluate,
-    exact_example,
-    is_inside,
-    is_nearer,
-    movement_lower,
-    pair_movement_lower,
-)
+from certify.falsifier.exactly import exact_example, is_inside, is_nearer
 from certify.falsifier.levels import LipschitzEffort
 from certify.falsifier.quotients import (
     Pairs,

@@ -9,13 +9,14 @@ import torch
 from msgspec import UNSET
 from torch import Tensor
 
+from certify.bounds.evaluated import distance_upper, evaluate, exact_point
 from certify.bounds.steepest import Network
 from certify.bounds.work import multiplications
 from certify.errors import BrokenCertificate
 from certify.examples import Example
 from certify.falsifier.attacked import Attacked, broken, listed
 from certify.falsifier.balls import Balls
-from certify.falsifier.exactly import distance_upper, evaluate, exact_example, exact_point, is_inside, is_nearer
+from certify.falsifier.exactly import exact_example, is_inside, is_nearer
 from certify.falsifier.flips import ddn, margins, pgd
 from certify.falsifier.levels import FEWEST, LipschitzEffort
 from certify.results import LipschitzExample

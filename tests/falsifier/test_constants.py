@@ -11,12 +11,12 @@ import torch
 from msgspec.structs import replace
 
 from certify.bounds import Analysis, data_floor
+from certify.bounds.evaluated import Evaluated, movement_lower, pair_movement_lower
 from certify.bounds.floor import jacobian_norm
 from certify.errors import BrokenCertificate
 from certify.examples import Example
 from certify.falsifier import falsify_lipschitz
 from certify.falsifier.attacked import Attacked
-from certify.falsifier.exactly import Evaluated, movement_lower, pair_movement_lower
 from certify.falsifier.levels import LIPSCHITZ
 from certify.falsifier.on_bounds import attack_constants
 from certify.falsifier.quotients import pairs_of, steepest_examples, tightest_classes
