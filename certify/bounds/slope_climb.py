@@ -68,15 +68,18 @@ class _Climb:
         """One step of the power method."""
         self.v = input_direction(found.gradient, self.v, self.norm)
 
-    def improve(self, name: str, found: _Pass) -> None:
-        """Set every entry of one operation to the end that its coefficient asks for."""
+    def improve(self, name: str, found: _Pass) -> bool:
+        """Set every entry of one operation to the end that its coefficient asks for; return whether any changed."""
+        before = self.choices[name]
+        self.choices[name] = self._best(name, found)
+        return not torch.equal(before, self.choices[name])
+
+    def _best(self, name: str, found: _Pass) -> Tensor:
         coefficient = found.coefficients[name]
         if name in self.part.selections:
-            self.choices[name] = self.part.best_selection(name, found.inputs[name], coefficient)
-            return
+            return self.part.best_selection(name, found.inputs[name], coefficient)
         low, high = self.part.ends[name]
-        best = torch.where(coefficient > 0.0, high, torch.where(coefficient < 0.0, low, self.choices[name]))
-        self.choices[name] = best
+        return torch.where(coefficient > 0.0, high, torch.where(coefficient < 0.0, low, self.choices[name]))
 
 
 def slope_floor(graph: Graph, *, norm: Norm = "l2", seed: int = 0) -> float | Unbounded:
@@ -133,13 +136,16 @@ def _random_ends(low: Tensor, high: Tensor, restarts: int, generator: torch.Gene
 
 
 def _ascend(climb: _Climb, passes: float) -> None:
-    """Sweep over the layers, to and fro, as long as the passes last."""
+    """Sweep over the layers, to and fro, until a sweep changes no choice or the passes are used up."""
     order = [operation.name for operation in climb.part.graph if operation.name in climb.choices]
     sweeps = int(min(SWEEPS, max(1, passes / (2 * max(1, len(order))))))
     for sweep in range(sweeps):
+        changed = False
         for name in reversed(order) if sweep % 2 else order:
             climb.turn(climb.run())
-            climb.improve(name, climb.run())
+            changed |= climb.improve(name, climb.run())
+        if not changed:
+            return
 
 
 def _turned(climb: _Climb) -> float:

@@ -14,6 +14,7 @@ from certify.graph.run import KERNELS
 
 SIZES = [(), (1,), (3,), (1, 3), (2, 3), (3, 2), (2, 3, 1), (2, 3, 3)]
 WEIGHTS = [(), (2,), (3,), (2, 2), (2, 3), (1, 3), (1, 2, 3)]
+ATTRIBUTES = {"leaky_relu": {"negative_slope": 0.1}, "gelu": {"approximate": "tanh"}}
 TWO = frozenset({"add", "sub", "mul", "div", "maximum", "minimum"})
 
 
@@ -29,9 +30,20 @@ def kernel_shape(kind, values, weights, **attributes):
 def test_entry_by_entry(kind):
     for shapes in product(SIZES, repeat=2 if kind in TWO else 1):
         values = [torch.ones(shape) for shape in shapes]
-        found = plain_shape(Operation(name="y", kind=kind, inputs=("x",) * len(shapes)), values, {})
+        attributes = ATTRIBUTES.get(kind, {})
+        operation = Operation(name="y", kind=kind, inputs=("x",) * len(shapes), attributes=attributes)
+        found = plain_shape(operation, values, {})
         assert (found is not None) == (len(set(shapes)) == 1)
-        assert found in (None, kernel_shape(kind, values, {}))
+        assert found in (None, kernel_shape(kind, values, {}, **attributes))
+
+
+def test_halves_where_there_are_two():
+    for shape, dim in product([*SIZES, (4,), (2, 4)], range(3)):
+        found = plain_shape(
+            Operation(name="y", kind="max_min", inputs=("x",), attributes={"dim": dim}), [torch.ones(shape)], {}
+        )
+        even = dim < len(shape) and shape[dim] % 2 == 0
+        assert found == (kernel_shape("max_min", [torch.ones(shape)], {}, dim=dim) if even else None)
 
 
 @pytest.mark.parametrize("bias", [None, *WEIGHTS], ids=str)
@@ -58,10 +70,42 @@ def test_batch_norms():
             assert plain_shape(operation, values, odd) is None
 
 
-@pytest.mark.parametrize("kind", ["conv", "reshape", "softmax", "leaky_relu"])
+@pytest.mark.parametrize("kind", ["reshape", "softmax", "prelu"])
 def test_other_kinds_and_numbers_are_left_to_the_kernel(kind):
     assert plain_shape(Operation(name="y", kind=kind, inputs=("x",)), [torch.ones(2, 3)], {}) is None
     assert plain_shape(Operation(name="y", kind="add", inputs=("x", "c")), [torch.ones(2, 3), 1.0], {}) is None
+
+
+def geometries(transposed):
+    """Yield attributes of convolutions in one and two dimensions, odd and impossible ones among them."""
+    for rank, stride, dilation, groups in product((1, 2), (1, 2), (1, 2), (1, 2)):
+        attributes = {"stride": [stride] * rank, "dilation": [dilation] * rank, "groups": groups}
+        if transposed:
+            for padding, extra in product((0, 1), (0, 1)):
+                yield {**attributes, "padding": [padding] * rank, "output_padding": [extra] * rank}
+        else:
+            for before, after in product((0, 1), (0, 2)):
+                yield {**attributes, "padding": [[before, after]] * rank, "padding_mode": "zeros"}
+
+
+@pytest.mark.parametrize("kind", ["conv", "conv_transpose"])
+def test_convolutions(kind):
+    plain = 0
+    sizes = [(2, 4, 5), (2, 2, 1), (2, 4, 5, 4), (2, 2, 2, 3), (4, 5)]
+    kernels = [(4, 2, 3), (2, 4, 1), (4, 4, 3, 2), (4, 2, 1, 2), (3, 2, 2), (4, 2)]
+    for attributes, shape, kernel, bias in product(geometries(kind != "conv"), sizes, kernels, (None, 4)):
+        weights = {"weight": torch.ones(kernel)} | ({} if bias is None else {"bias": torch.ones(bias)})
+        operation = Operation(name="y", kind=kind, inputs=("x",), attributes=attributes)
+        found = plain_shape(operation, [torch.ones(shape)], weights)
+        plain += found is not None
+        assert found in (None, kernel_shape(kind, [torch.ones(shape)], weights, **attributes))
+    assert plain > 100
+
+
+def test_a_padding_that_copies_is_left_to_the_kernel():
+    attributes = {"stride": [1], "dilation": [1], "groups": 1, "padding": [[1, 1]], "padding_mode": "circular"}
+    operation = Operation(name="y", kind="conv", inputs=("x",), attributes=attributes)
+    assert plain_shape(operation, [torch.ones(1, 2, 5)], {"weight": torch.ones(3, 2, 3)}) is None
 
 
 def test_a_plain_network_needs_no_kernel(monkeypatch):
