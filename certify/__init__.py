@@ -16,10 +16,10 @@ report needs none of it):
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from certify._version import __version__
 
+TYPE_CHECKING = False  # `typing` takes longer to load than this file, and a command starts with it
 if TYPE_CHECKING:
     from certify import layers, norms
     from certify.loading import Model, load, save

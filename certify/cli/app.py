@@ -1,4 +1,4 @@
-"""The application: its commands, its exit codes, and the one place where errors become messages.
+"""The application: its exit codes, and the one place where errors become messages.
 
 =====  ===============================================================================================
 0      done, and every gate passed (or none was asked)
@@ -14,60 +14,21 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
 
 import typer
 
-from certify._version import __version__
-from certify.cli import compare, gate, inspect, lipschitz, merge, report, smooth
-from certify.cli.output import write_note, write_text
+from certify.cli.commands import build_app
+from certify.cli.output import write_note
 from certify.errors import BrokenCertificate, CertifyError
-from certify.files import write_file_atomically
-from certify.results import dump_json
 
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
 EVIDENCE = "certify-broken-certificate.json"
 INTERRUPTED = "certify: interrupted; what a smoothing run had finished is kept, run the same command again to go on"
-
-app = typer.Typer(
-    name="certify",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Certify the robustness of trained neural networks: proved Lipschitz bounds, randomized smoothing, CI gates.",
-)
-
-
-def _show_version(asked: bool) -> None:
-    if asked:
-        write_text(f"certify {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
-    ] = False,
-) -> None:
-    pass
-
-
-app.command("inspect")(inspect.inspect_command)
-app.command("export")(inspect.export_command)
-app.command("lipschitz")(lipschitz.command)
-app.command("smooth")(smooth.command)
-app.command("gate")(gate.command)
-app.command("compare")(compare.command)
-app.command("report")(report.report_command)
-app.command("merge")(merge.command)
-app.command("verify")(report.verify_command)
-app.command("schema")(report.schema_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; default: those of the process.
     """
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        asked = next((argument for argument in given if not argument.startswith("-")), "")
+        code = build_app(asked)(args=given, standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # what typer makes of a KeyboardInterrupt
             write_note(INTERRUPTED)
         return code if isinstance(code, int) else 0
@@ -110,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _save_evidence(error: BrokenCertificate) -> None:
     """Write both inputs and the settings beside the caller, where a bug report can take them from."""
+    from certify.files import write_file_atomically
+    from certify.results import dump_json
+
     try:
         write_file_atomically(EVIDENCE, dump_json(error.evidence, indent=1).encode())
     except (OSError, CertifyError) as failed:

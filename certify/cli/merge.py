@@ -24,7 +24,10 @@ def command(
     color: options.ColorOption = options.Color.auto,
     quiet: options.Quiet = False,
 ) -> int:
-    """Put the parts of one run together; parts that are missing, differ in a setting or contradict it are refused."""
+    """Put the parts of one run together to the report of the whole run.
+
+    Parts that are missing, differ in a setting or contradict the others are refused.
+    """
     from certify.report import merge_reports, read_report, verify_report
 
     out = Output(format, output, color, quiet)

@@ -7,12 +7,14 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from certify.cli.options import Color, Format
 from certify.errors import InputError
 from certify.files import check_output, read_start
-from certify.results import Document, report_to_json
+
+if TYPE_CHECKING:
+    from certify.results import Document
 
 REPORT_START = b"{\n"
 
@@ -45,6 +47,7 @@ class Output:
     def show(self, report: Document) -> None:
         """Write the report file when one was asked for, then the view on stdout."""
         from certify.report import FORMATS, write_file_atomically
+        from certify.results import report_to_json
 
         if self.path is not None:
             write_file_atomically(self.path, report_to_json(report).encode())

@@ -44,9 +44,10 @@ def report_command(
     alpha: Alpha = None,
     n: Draws = None,
 ) -> int:
-    """Show reports in another format, with a warning where one is inconsistent; as HTML all of them on one page.
+    """Show reports in another format; as HTML, all of them on one page.
 
-    A tab-separated certification log (idx label predict radius correct time) is imported and audited.
+    One that is inconsistent is shown with a warning. A tab-separated certification log (idx label predict radius
+    correct time) is imported and audited.
     """
     from certify.report import verify_report
 

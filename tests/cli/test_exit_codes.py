@@ -21,7 +21,7 @@ RUN = "from certify.__main__ import main; import sys; sys.argv = ['certify', 'ga
 BROKEN = RUN + "import certify.cli.gate as gate; gate.judge = lambda *_: 1 / 0; main()"
 INTERRUPTED = (
     RUN + "import os, signal, time, certify.cli.gate as gate; "
-    "gate.judge = lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(30)); main()"
+    "gate.judge = lambda *_: (os.kill(os.getpid(), signal.{name}), time.sleep(30)); main()"
 )
 
 
@@ -89,8 +89,16 @@ def test_an_installation_that_cannot_start_exits_70(project, tmp_path):
     assert "half installed" in done.stderr
 
 
-def test_an_interrupt_exits_130_and_is_no_traceback(project):
-    done = process("-c", INTERRUPTED)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_exits_130_and_is_no_traceback(project, name):
+    done = process("-c", INTERRUPTED.format(name=name))
     assert (done.returncode, done.stdout) == (130, "")
     assert "interrupted" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_while_the_program_loads_exits_130_and_is_no_traceback(project, tmp_path):
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "typer.py").write_text("raise KeyboardInterrupt")
+    done = process("-m", "certify", "gate", "report.json", path=f"{tmp_path / 'slow'}{os.pathsep}{PACKAGE}")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "certify: interrupted\n")
