@@ -18,10 +18,10 @@ from tests.report.sample_reports import lipschitz_example, lipschitz_report
 PACKAGE = str(Path(certify.__file__).parents[1])
 GATE = '[[gate]]\nname = "g"\nmetric = "certified_accuracy"\nradius = 0.3\nmin = {least}\n'
 RUN = "from certify.__main__ import main; import sys; sys.argv = ['certify', 'gate', 'report.json']; "
-BROKEN = RUN + "import certify.cli.gate as gate; gate.judge = lambda *_: 1 / 0; main()"
+BROKEN = RUN + "import certify.cli.judging as judging; judging.judge = lambda *_: 1 / 0; main()"
 INTERRUPTED = (
-    RUN + "import os, signal, time, certify.cli.gate as gate; "
-    "gate.judge = lambda *_: (os.kill(os.getpid(), signal.{name}), time.sleep(30)); main()"
+    RUN + "import os, signal, time, certify.cli.judging as judging; "
+    "judging.judge = lambda *_: (os.kill(os.getpid(), signal.{name}), time.sleep(30)); main()"
 )
 
 
