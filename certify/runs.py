@@ -127,14 +127,16 @@ def read_dataset(
     return read_data(path, input=model.input, classes=model.classes, label=label, skip=skip, limit=limit)
 
 
-def _data_record(data: Dataset) -> DataRecord:
+def data_record(data: Dataset) -> DataRecord:
+    """Return which examples a report speaks of."""
     part = UNSET if data.part is None else data.part
     return DataRecord(
         sha256=data.sha256, count=len(data), selection=data.selection, part=part, eight_bit=data.eight_bit
     )
 
 
-def _tool(device: str, dtype: str) -> Tool:
+def tool_record(device: str, dtype: str) -> Tool:
+    """Return what computes a report here."""
     return Tool(
         version=__version__,
         python=platform.python_version(),
@@ -144,12 +146,13 @@ def _tool(device: str, dtype: str) -> Tool:
     )
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """Return the name of the processor behind a device."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
 
 
 @dataclass(frozen=True)
-class _Clock:
+class Clock:
     """When a run began."""
 
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -157,6 +160,7 @@ class _Clock:
 
     @property
     def seconds(self) -> float:
+        """Since the run began."""
         return round(time.monotonic() - self.zero, 3)
 
 
@@ -171,7 +175,7 @@ class LipschitzRun:
     data_path: str = ""
     falsify: FalsifyLevel = "quick"
     workers: int = 1
-    _clock: _Clock = field(default_factory=_Clock)
+    _clock: Clock = field(default_factory=Clock)
 
     def examples(self) -> Iterator[LipschitzExample]:
         """Yield the certificate of each example, in order.
@@ -214,7 +218,7 @@ class LipschitzRun:
             settings=self.settings, model=self.model.record, network=network, examples=examples
         )
         report = LipschitzReport(
-            tool=_tool("cpu", "float64"),
+            tool=tool_record("cpu", "float64"),
             model=self.model.record,
             settings=self.settings,
             statement=statement,
@@ -227,14 +231,14 @@ class LipschitzRun:
                 data_path=self.data_path,
                 workers=self.workers,
                 threads=torch.get_num_threads(),
-                device_name=_device_name("cpu"),
+                device_name=device_name("cpu"),
                 started=self._clock.started,
                 seconds=self._clock.seconds,
             ),
         )
         if self.data is not None:
             summary = summarise_lipschitz(examples, self.settings)
-            report = msgspec.structs.replace(report, data=_data_record(self.data), summary=summary)
+            report = msgspec.structs.replace(report, data=data_record(self.data), summary=summary)
         return seal(report)
 
     def _network(self) -> NetworkBound:
@@ -284,7 +288,7 @@ def start_lipschitz(
         raise InputError(f"expected DATA and a positive radius for local constants, got radius {settings.local}")
     if data is not None:
         check_dataset(data, input=model.input, classes=model.classes)
-    clock = _Clock()
+    clock = Clock()
     analysis = analyse(model.graph, settings, pairs=data is not None)
     side_by_side = workers or choose_workers("cpu")
     return LipschitzRun(model, data, settings, analysis, data_path, falsify, side_by_side, clock)
@@ -337,7 +341,7 @@ def lipschitz(
 def report_weights(weights: WeightsOnly, settings: LipschitzSettings | None = None) -> LipschitzReport:
     """Return the report of a file of weights without an architecture: each weight's bracket, no network bound."""
     settings = settings or LipschitzSettings()
-    clock = _Clock()
+    clock = Clock()
     parameters = sum(tensor.numel() for tensor in weights.tensors.values())
     model = ModelRecord(
         sha256=weights.sha256,
@@ -351,7 +355,7 @@ def report_weights(weights: WeightsOnly, settings: LipschitzSettings | None = No
     )
     return seal(
         LipschitzReport(
-            tool=_tool("cpu", "float64"),
+            tool=tool_record("cpu", "float64"),
             model=model,
             settings=settings,
             statement=lipschitz_statement(settings=settings, model=model, network=network, examples=()),
@@ -376,7 +380,7 @@ class SmoothingRun:
     workers: int = 1
     data_path: str = ""
     falsify: FalsifyLevel = "quick"
-    _clock: _Clock = field(default_factory=_Clock)
+    _clock: Clock = field(default_factory=Clock)
     scales: NDArray[np.float64] | None = None
     bound: LogitBound | None = None  # with soft scores
 
@@ -415,9 +419,9 @@ class SmoothingRun:
         record = self.model.record
         return seal(
             SmoothingReport(
-                tool=_tool(self.device, self.settings.dtype),
+                tool=tool_record(self.device, self.settings.dtype),
                 model=record,
-                data=_data_record(self.data),
+                data=data_record(self.data),
                 settings=self.settings,
                 statement=smoothing_statement(
                     settings=self.settings, model=record, tables=tables, examples=len(self.data)
@@ -491,7 +495,7 @@ class SmoothingRun:
             micro_batch=self.store.micro_batch() or 0,
             workers=self.workers,
             threads=torch.get_num_threads(),
-            device_name=_device_name(self.device),
+            device_name=device_name(self.device),
             started=self._clock.started,
             seconds=self._clock.seconds,
             earlier_seeds=earlier_seeds(self.store.path.parent, self.store.header),
@@ -523,7 +527,7 @@ def start_smoothing(
         SoundnessError: If the installed statistics do not give the check values.
     """
     self_test()
-    clock = _Clock()
+    clock = Clock()
     chosen = choose_device(device)
     sizes = None if scales is None else check_scales(scales, model.input.shape)
     if sizes is not None:
