@@ -6,7 +6,8 @@ lower bound of what is possible). Small curvature certifies nothing, and it is n
 consecutive ReLU layers scaled by s and 1/s compute the same, with another Hessian.
 """
 
-from certify.curvature.hessian import HessianProducts, hessian_of
+from certify.curvature.flips import flip_distances
+from certify.curvature.hessian import HessianProducts, hessian_of, require_curvlinops
 from certify.curvature.last_layer import LastLayerCurvature, last_layer_curvature, mean_largest
 from certify.curvature.loss_gap import smoothed_loss_gap
 from certify.curvature.sensitivity import gradient_norms, jacobian_norms
@@ -18,6 +19,7 @@ __all__ = [
     "LastLayerCurvature",
     "MeanEstimate",
     "RitzValue",
+    "flip_distances",
     "gradient_norms",
     "hessian_of",
     "hutch_plus_plus",
@@ -26,5 +28,6 @@ __all__ = [
     "largest_eigenvalues",
     "last_layer_curvature",
     "mean_largest",
+    "require_curvlinops",
     "smoothed_loss_gap",
 ]

@@ -44,7 +44,24 @@ def _deprecations_of_others() -> Iterator[None]:
         yield
 
 
-def hessian_of(module: nn.Module, inputs: Tensor, labels: Tensor) -> HessianProducts:
+def require_curvlinops() -> None:
+    """Return when Hessian products can be made here; asked before anything long is begun.
+
+    Raises:
+        InputError: If curvlinops is not installed.
+    """
+    try:
+        with _deprecations_of_others():
+            import curvlinops  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise InputError(
+            'expected curvlinops for the Hessian of all parameters, got none; pip install "certify-nn[curvature]"'
+        ) from error
+
+
+def hessian_of(
+    module: nn.Module, inputs: Tensor, labels: Tensor, *, rows_at_once: int = ROWS_AT_ONCE
+) -> HessianProducts:
     """Return products with the Hessian of a network's mean cross-entropy on a batch, in evaluation mode.
 
     Args:
@@ -52,6 +69,7 @@ def hessian_of(module: nn.Module, inputs: Tensor, labels: Tensor) -> HessianProd
             require gradients are the variables.
         inputs: ``[N, ...]``.
         labels: ``[N]``.
+        rows_at_once: Inputs side by side; products are sums over these micro-batches.
 
     Raises:
         InputError: If curvlinops is not installed, the module is in training mode, or has no parameters.
@@ -62,18 +80,14 @@ def hessian_of(module: nn.Module, inputs: Tensor, labels: Tensor) -> HessianProd
         >>> H(torch.ones(4, dtype=torch.float64)).tolist()  # an input of zeros leaves no curvature
         [0.0, 0.0, 0.0, 0.0]
     """
-    try:
-        with _deprecations_of_others():
-            from curvlinops import HessianLinearOperator
-    except ImportError as error:
-        raise InputError(
-            'expected curvlinops for the Hessian of all parameters, got none; pip install "certify-nn[curvature]"'
-        ) from error
+    require_curvlinops()
+    with _deprecations_of_others():
+        from curvlinops import HessianLinearOperator
     variables = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if module.training or not variables:
         raise InputError("expected a module in evaluation mode with parameters that require gradients")
-    starts = range(0, len(inputs), ROWS_AT_ONCE)
-    batches = [(inputs[at : at + ROWS_AT_ONCE], labels[at : at + ROWS_AT_ONCE]) for at in starts]
+    starts = range(0, len(inputs), rows_at_once)
+    batches = [(inputs[at : at + rows_at_once], labels[at : at + rows_at_once]) for at in starts]
     operator = HessianLinearOperator(
         module, nn.CrossEntropyLoss(), variables, batches, check_deterministic=False, progressbar=False
     )

@@ -13,11 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from certify.curvature.hessian import ROWS_AT_ONCE
 from certify.curvature.trace import MeanEstimate, mean_estimate
 
 
 def smoothed_loss_gap(
-    module: nn.Module, inputs: Tensor, labels: Tensor, *, sigma: float, pairs: int = 16, seed: int = 0
+    module: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    sigma: float,
+    pairs: int = 16,
+    seed: int = 0,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> MeanEstimate:
     """Return an estimate of E L(theta + Delta) - L(theta), Delta ~ N(0, sigma^2 I) over all parameters.
 
@@ -30,6 +38,7 @@ def smoothed_loss_gap(
         sigma: Standard deviation of the noise on every parameter.
         pairs: Pairs of opposite noise.
         seed: Of the noise.
+        rows_at_once: Inputs side by side; the loss is a sum over these micro-batches.
 
     Raises:
         ValueError: If sigma is not positive or there is no pair.
@@ -49,7 +58,11 @@ def smoothed_loss_gap(
     def loss(signed: float, noise: list[Tensor]) -> Tensor:
         for parameter, at, direction in zip(variables, kept, noise, strict=True):
             parameter.copy_(at + signed * direction)
-        return F.cross_entropy(module(inputs).double(), labels)
+        sums = [
+            F.cross_entropy(module(x).double(), y, reduction="sum")
+            for x, y in zip(inputs.split(rows_at_once), labels.split(rows_at_once), strict=True)
+        ]
+        return torch.stack(sums).sum() / len(inputs)
 
     with torch.no_grad():
         try:

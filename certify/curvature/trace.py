@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from statistics import mean, variance
 
 import torch
 from torch import Tensor
@@ -18,23 +20,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MeanEstimate:
-    """An unbiased estimate: a mean of ``samples`` independent values, with its standard error."""
+    """An unbiased estimate: ``known`` plus the mean of independent ``samples``, with its standard error."""
 
     value: float
     standard_error: float
-    samples: int
+    known: float
+    samples: tuple[float, ...]
 
 
-def mean_estimate(values: Tensor, offset: float = 0.0) -> MeanEstimate:
-    """Return offset + mean of ``values`` ``[m]`` with its standard error; the error of a single value is infinite.
+def mean_estimate(values: Tensor, known: float = 0.0) -> MeanEstimate:
+    """Return known + mean of ``values`` ``[m]`` with its standard error; the error of a single value is infinite.
+
+    Mean and variance are exact sums of these floats, rounded once, so that whoever has the samples finds the same.
+
+    Raises:
+        ValueError: If a value is not finite.
 
     Example:
         >>> mean_estimate(torch.tensor([1.0, 3.0], dtype=torch.float64))
-        MeanEstimate(value=2.0, standard_error=1.0, samples=2)
+        MeanEstimate(value=2.0, standard_error=1.0, known=0.0, samples=(1.0, 3.0))
     """
-    count = len(values)
-    error = float(values.std()) / math.sqrt(count) if count > 1 else math.inf
-    return MeanEstimate(offset + float(values.mean()), error, count)
+    samples: list[float] = values.double().tolist()
+    if not all(map(math.isfinite, (known, *samples))):
+        raise ValueError("expected finite samples, got NaN or infinity; check the loss on this batch")
+    exact = [Fraction(sample) for sample in samples]
+    error = math.sqrt(variance(exact) / len(exact)) if len(exact) > 1 else math.inf
+    return MeanEstimate(float(Fraction(known) + mean(exact)), error, known, tuple(samples))
 
 
 def hutchinson(product: Callable[[Tensor], Tensor], size: int, *, samples: int = 32, seed: int = 0) -> MeanEstimate:

@@ -6,6 +6,7 @@ from certify.graph.graph import Graph, Operation
 from certify.graph.passes import drop_unused, fold_batch_norm, merge_equal, merge_pads, recognise
 from certify.graph.run import run, run_all, to_module, value_shapes
 from certify.graph.trace import normalized, trace
+from certify.graph.trainable import to_trainable
 from certify.graph.vocabulary import KINDS, Kind
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "run",
     "run_all",
     "to_module",
+    "to_trainable",
     "trace",
     "value_shapes",
 ]
