@@ -17,13 +17,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from certify.layers.effective import EffectiveLinear
+from certify.layers.effective import EffectiveLinear, precise
 
 
 def cayley(parameters: Tensor) -> Tensor:
     """Return the orthonormal Q made of ``parameters`` = [U; V], ``[p, q]``; rows are orthonormal when p < q.
 
-    Solved in float64, returned in the dtype of the parameters; differentiable.
+    Solved and returned in the dtype of the parameters (half precision is solved in float32); differentiable.
 
     Raises:
         ValueError: If ``parameters`` is no matrix.
@@ -38,8 +38,9 @@ def cayley(parameters: Tensor) -> Tensor:
     if parameters.shape[0] < parameters.shape[1]:
         return cayley(parameters.mT).mT
     columns = parameters.shape[1]
-    U, V = parameters[:columns].double(), parameters[columns:].double()
-    A, eye = U - U.mT + V.mT @ V, torch.eye(columns, dtype=torch.float64, device=parameters.device)
+    wide = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+    U, V = wide[:columns], wide[columns:]
+    A, eye = U - U.mT + V.mT @ V, torch.eye(columns, dtype=wide.dtype, device=wide.device)
     both: Tensor = torch.linalg.solve(eye + A, torch.cat([eye - A, -2.0 * V]), left=False)  # X (I + A) = [I - A; -2 V]
     return both.to(parameters.dtype)
 
@@ -57,4 +58,4 @@ class CayleyLinear(EffectiveLinear):
     @property
     def effective_weight(self) -> Tensor:
         """The orthonormal Q ``[out, in]``."""
-        return cayley(self.weight)
+        return cayley(precise(self.weight, training=self.training)).to(self.weight.dtype)

@@ -183,6 +183,9 @@ def test_the_cayley_transform_is_orthonormal(shape: tuple[int, int]) -> None:
     least = min(shape)
     gram = Q.mT @ Q if shape[0] >= shape[1] else Q @ Q.mT
     assert float((gram - torch.eye(least)).abs().max()) <= 1e-14 * 10 * max(shape)
+    half = cayley(torch.ones(shape, dtype=torch.float16) / 8.0)
+    assert half.dtype == torch.float16
+    assert float(torch.linalg.matrix_norm(half.double(), ord=2)) == pytest.approx(1.0, abs=1e-2)
     with pytest.raises(ValueError, match="expected a matrix"):
         cayley(torch.ones(3))
 
