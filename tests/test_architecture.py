@@ -27,9 +27,14 @@ RANKS = {
     **dict.fromkeys(("report", "falsifier"), 4.1),  # verification judges the gates again
     "output_runs": 4.9,
     "runs": 5,
+    "curvature_runs": 5.1,
     "cli": 6,
+    "pytest_plugin": 7,
 }
-WITHOUT_TORCH = ("errors", "results", "rounding", "examples", "files", "stats", "pairing", "policy", "report", "cli")
+WITHOUT_TORCH = (
+    *("errors", "results", "rounding", "examples", "files"),
+    *("stats", "pairing", "policy", "report", "cli", "pytest_plugin"),
+)  # fmt: skip
 HOMES = {
     "typer": {"cli"},
     "rich": {"cli", "report"},
@@ -42,6 +47,7 @@ HOMES = {
     "curvlinops": {"curvature"},
     "jinja2": {"report"},
     "markupsafe": {"report"},
+    "pytest": {"pytest_plugin"},
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml"}
 UNSAFE_CALLS = {
