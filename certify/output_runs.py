@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ from certify.smoothing.regression import MedianSmoothing, regression_task
 from certify.smoothing.run import check_data, task_events
 from certify.smoothing.scales import check_scales, describe_scales
 from certify.smoothing.segmentation import PixelSmoothing, segmentation_task
+from certify.smoothing.shards import Engine
 from certify.stats import charged_alpha, noise_charge, self_test
 
 NO_LABEL = -1  # certificates of these tasks need no labels, and their examples have none
@@ -57,6 +59,7 @@ def smooth_outputs(
     device: str = "cpu",
     batch: int | Literal["auto"] = "auto",
     workers: int = 1,
+    engine: Engine = "local",
     restart: bool = False,
     scales: object = None,
 ) -> OutputsReport:
@@ -74,6 +77,7 @@ def smooth_outputs(
         device: "cpu", "cuda" or "cuda:i".
         batch: Rows per forward pass.
         workers: What runs side by side.
+        engine: "ray": on a Ray cluster.
         restart: Discard what an earlier run of the same settings has left.
         scales: Those of the noise, per coordinate, or None; see `certify.smooth`.
 
@@ -103,13 +107,15 @@ def smooth_outputs(
     )
     predict = network.predict(device, DTYPES[settings.dtype])
     with open_store(Path(store), header, reading=asked.reading, restart=restart) as opened:
-        events = task_events(predict, examples, asked, law, store=opened, device=device, batch=batch, workers=workers)
+        place = partial(task_events, store=opened, device=device, batch=batch, workers=workers, engine=engine)
+        events = place(predict, examples, asked, law)
         rows = tuple(_rows(events))
         execution = Execution(
             model_path=network.path,
             batch=str(batch),
             micro_batch=opened.micro_batch() or 0,
             workers=workers,
+            engine=engine,
             threads=torch.get_num_threads(),
             started=started,
             earlier_seeds=earlier_seeds(opened.path.parent, header),

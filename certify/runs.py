@@ -27,7 +27,9 @@ from torch import nn
 
 from certify._version import __version__
 from certify.bounds import (
+    WORTHWHILE,
     Analysis,
+    SearchPlace,
     analyse,
     certify_examples,
     limit_sentence,
@@ -90,6 +92,7 @@ from certify.smoothing.classification import Classification
 from certify.smoothing.loop import Events
 from certify.smoothing.sampler import use_one_core
 from certify.smoothing.scales import check_scales, describe_scales
+from certify.smoothing.shards import Engine, cluster_workers
 from certify.smoothing.soft_classification import LogitBound, check_score_settings, score_reading
 from certify.smoothing.soft_run import SoftRun, enclosing_ball
 from certify.smoothing.votes import Votes
@@ -115,8 +118,22 @@ def choose_device(name: str = "auto") -> str:
     return name
 
 
-def choose_workers(device: str) -> int:
-    """Return how much runs side by side on a device by default: the threads PyTorch would use, at most 8 for noise."""
+def search_place(device: str = "auto") -> SearchPlace:
+    """Return where multipliers are searched: "auto" is CUDA, where there is one, for all but small networks.
+
+    Raises:
+        InputError: As `choose_device`.
+    """
+    return SearchPlace(choose_device(device), WORTHWHILE if device == "auto" else 0.0)
+
+
+def choose_workers(device: str, engine: Engine = "local") -> int:
+    """Return how much runs side by side on a device by default: the threads PyTorch would use, at most 8 for noise.
+
+    On a Ray cluster: as many as it has cores, or GPUs.
+    """
+    if engine == "ray":
+        return cluster_workers(device)
     return torch.get_num_threads() if device == "cpu" else min(8, torch.get_num_threads())
 
 
@@ -175,7 +192,18 @@ class LipschitzRun:
     data_path: str = ""
     falsify: FalsifyLevel = "quick"
     workers: int = 1
+    device: str = "cpu"
     _clock: Clock = field(default_factory=Clock)
+
+    @property
+    def searched_on(self) -> str:
+        """The kind of device that multipliers of the network's bound were searched on; all proofs are the CPU's."""
+        return "cpu" if isinstance(self.analysis.covariance, Unbounded) else self.analysis.covariance.searched_on
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the bound came about."""
+        return () if isinstance(self.analysis.covariance, Unbounded) else self.analysis.covariance.notes
 
     def examples(self) -> Iterator[LipschitzExample]:
         """Yield the certificate of each example, in order.
@@ -218,7 +246,7 @@ class LipschitzRun:
             settings=self.settings, model=self.model.record, network=network, examples=examples
         )
         report = LipschitzReport(
-            tool=tool_record("cpu", "float64"),
+            tool=tool_record(self.searched_on, "float64"),
             model=self.model.record,
             settings=self.settings,
             statement=statement,
@@ -231,7 +259,7 @@ class LipschitzRun:
                 data_path=self.data_path,
                 workers=self.workers,
                 threads=torch.get_num_threads(),
-                device_name=device_name("cpu"),
+                device_name=device_name(self.device if self.searched_on != "cpu" else "cpu"),
                 started=self._clock.started,
                 seconds=self._clock.seconds,
             ),
@@ -274,24 +302,25 @@ def start_lipschitz(
     data_path: str = "",
     falsify: FalsifyLevel = "quick",
     workers: int | None = None,
+    device: str = "auto",
 ) -> LipschitzRun:
     """Prove the bounds of a network and return the run that certifies examples with them.
 
     ``falsify`` says how hard the certificates are attacked before the report leaves, ``workers`` how many batches of
-    examples are certified side by side (None: one a core).
+    examples are certified side by side (None: one a core), ``device`` where multipliers are searched.
 
     Raises:
-        InputError: If the data do not fit the model.
+        InputError: If the data do not fit the model, or the device is not there.
     """
-    settings = settings or LipschitzSettings()
+    settings, place = settings or LipschitzSettings(), search_place(device)
     if settings.local is not None and (data is None or not 0.0 < settings.local < math.inf):
         raise InputError(f"expected DATA and a positive radius for local constants, got radius {settings.local}")
     if data is not None:
         check_dataset(data, input=model.input, classes=model.classes)
     clock = Clock()
-    analysis = analyse(model.graph, settings, pairs=data is not None)
+    analysis = analyse(model.graph, settings, pairs=data is not None, place=place)
     side_by_side = workers or choose_workers("cpu")
-    return LipschitzRun(model, data, settings, analysis, data_path, falsify, side_by_side, clock)
+    return LipschitzRun(model, data, settings, analysis, data_path, falsify, side_by_side, place.device, clock)
 
 
 def lipschitz(
@@ -301,6 +330,7 @@ def lipschitz(
     *,
     falsify: FalsifyLevel = "quick",
     workers: int | None = None,
+    device: str = "auto",
 ) -> LipschitzReport:
     """Return the report of a network's Lipschitz bound and, with data, of certified radii.
 
@@ -313,6 +343,9 @@ def lipschitz(
         settings: Norm, method, effort and arithmetic; see `certify.results.LipschitzSettings`.
         falsify: How hard the certificates are attacked before the report leaves: "off", "quick" or "full".
         workers: How many batches of examples are certified side by side; None: one a core. Never changes a result.
+        device: Where multipliers of the network's bound are searched: "auto" (CUDA, where there is one, for all but
+            small networks), "cpu", "cuda" or "cuda:i". Proofs, local bounds and attacks stay on the CPU. Another kind
+            of device may find another bound, as sound as that of the CPU; the report names the kind that was used.
 
     Raises:
         BrokenCertificate: If an attack broke a certificate: a bug of this tool; there is no report.
@@ -334,7 +367,7 @@ def lipschitz(
     path = "" if data is None or isinstance(data, Dataset) else str(data)
     if data is not None and not isinstance(data, Dataset):
         data = read_dataset(data, loaded, skip=settings.skip, limit=settings.limit)
-    run = start_lipschitz(loaded, data, settings, data_path=path, falsify=falsify, workers=workers)
+    run = start_lipschitz(loaded, data, settings, data_path=path, falsify=falsify, workers=workers, device=device)
     return run.report(tuple(run.examples()))
 
 
@@ -383,12 +416,13 @@ class SmoothingRun:
     _clock: Clock = field(default_factory=Clock)
     scales: NDArray[np.float64] | None = None
     bound: LogitBound | None = None  # with soft scores
+    engine: Engine = "local"
 
     def events(self) -> Events[SmoothingExample]:
         """Yield certified examples in order, and progress between them; see `certify.smoothing.smoothing_events`."""
         if soft := self._soft():
             predict = self.model.predict(self.device, DTYPES[self.settings.dtype])
-            return soft.events(predict, device=self.device, batch=self.batch, workers=self.workers)
+            return soft.events(predict, device=self.device, batch=self.batch, workers=self.workers, engine=self.engine)
         return smoothing_events(
             self.model.predict(self.device, DTYPES[self.settings.dtype]),
             self.data,
@@ -398,6 +432,7 @@ class SmoothingRun:
             device=self.device,
             batch=self.batch,
             workers=self.workers,
+            engine=self.engine,
             scales=self.scales,
         )
 
@@ -494,6 +529,7 @@ class SmoothingRun:
             batch=str(self.batch),
             micro_batch=self.store.micro_batch() or 0,
             workers=self.workers,
+            engine=self.engine,
             threads=torch.get_num_threads(),
             device_name=device_name(self.device),
             started=self._clock.started,
@@ -516,11 +552,12 @@ def start_smoothing(
     data_path: str = "",
     falsify: FalsifyLevel = "quick",
     scales: object = None,
+    engine: Engine = "local",
 ) -> Iterator[SmoothingRun]:
     """Open the store of a run, continuing what an earlier start has left, and close it afterwards.
 
     ``falsify`` says how hard the certificates are attacked before the report leaves, ``scales`` the size of the noise
-    in every coordinate, as in `smooth`.
+    in every coordinate and ``engine`` where the workers are, as in `smooth`.
 
     Raises:
         InputError: If the settings or the data do not fit, or the store is in use or damaged.
@@ -534,9 +571,9 @@ def start_smoothing(
         settings = msgspec.structs.replace(settings, scales=describe_scales(sizes))
     header, reading, bound = _opening(model, data, settings, chosen)
     with open_store(Path(store), header, reading=reading, restart=restart) as opened:
-        side_by_side = workers or choose_workers(chosen)
+        side_by_side = workers or choose_workers(chosen, engine)
         place = (opened, chosen, batch, side_by_side)
-        yield SmoothingRun(model, data, settings, *place, data_path, falsify, clock, sizes, bound)
+        yield SmoothingRun(model, data, settings, *place, data_path, falsify, clock, sizes, bound, engine)
 
 
 def has_complete_run(
@@ -630,6 +667,7 @@ def smooth(
     device: str = ...,
     batch: int | Literal["auto"] = ...,
     workers: int | None = ...,
+    engine: Engine = ...,
     restart: bool = ...,
     falsify: FalsifyLevel = ...,
     scales: object = ...,
@@ -647,6 +685,7 @@ def smooth(
     device: str = ...,
     batch: int | Literal["auto"] = ...,
     workers: int | None = ...,
+    engine: Engine = ...,
     restart: bool = ...,
     falsify: FalsifyLevel = ...,
     scales: object = ...,
@@ -667,6 +706,7 @@ def smooth(
     falsify: FalsifyLevel = "quick",
     scales: object = None,
     task: TopK | Regression | Segmentation | None = None,
+    engine: Engine = "local",
 ) -> SmoothingReport | OutputsReport:
     """Return the report of randomized smoothing: for each example a class and a radius that hold for the noisy vote.
 
@@ -693,6 +733,8 @@ def smooth(
             the k likeliest; ``correct`` still says whether it is the label. ``Regression`` and ``Segmentation``: bounds
             of noisy outputs, and pixels, of any network (`certify.output_runs`): their report has no labels and no
             attacks, and every example gets exactly n draws.
+        engine: "ray": the workers are processes of a Ray cluster, as many as it has cores or GPUs
+            (`certify.smoothing.shards`). Never changes a count.
 
     Raises:
         InputError: If a file or setting is not what it must be, or data and model do not fit.
@@ -709,9 +751,10 @@ def smooth(
             store=store,
             device=chosen,
             batch=batch,
-            workers=workers or choose_workers(chosen),
+            workers=workers or choose_workers(chosen, engine),
             restart=restart,
             scales=scales,
+            engine=engine,
         )
     if isinstance(model, nn.Module) or isinstance(data, np.ndarray):
         raise InputError("expected a loaded model and a data set or their paths; save a module with certify.save first")
@@ -733,6 +776,7 @@ def smooth(
         data_path=path,
         falsify=falsify,
         scales=scales,
+        engine=engine,
     ) as run:
         examples = [event for event in run.events() if isinstance(event, SmoothingExample)]
         return run.report(examples)

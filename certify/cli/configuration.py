@@ -1,7 +1,7 @@
 """The configuration file: ``certify.toml``, or ``[tool.certify]`` in ``pyproject.toml``, searched upward.
 
 Paths in it are relative to it. Unknown keys are errors, since a misspelt key would silently gate nothing. Flags win
-over the file. ``[smooth]`` and ``[lipschitz]`` take the long flags of their command as keys.
+over the file. ``[smooth]``, ``[lipschitz]`` and ``[curvature]`` take the long flags of their command as keys.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import msgspec
 from certify.errors import InputError
 from certify.files import read_file_once
 from certify.policy import Gate, parse_gates
-from certify.results import FalsifyLevel, LipschitzSettings, SmoothingSettings, refuse_other_words
+from certify.results import CurvatureSettings, FalsifyLevel, LipschitzSettings, SmoothingSettings, refuse_other_words
 
 MAX_BYTES = 2**20
 NAMES = ("certify.toml", "pyproject.toml")
-TOP_KEYS = frozenset({"model", "data", "arch", "store", "smooth", "lipschitz", "gate"})
-RUN_KEYS = frozenset({"device", "batch", "workers"})
+TOP_KEYS = frozenset({"model", "data", "arch", "store", "smooth", "lipschitz", "curvature", "gate"})
+RUN_KEYS = frozenset({"device", "batch", "workers", "engine"})
 ATTACK_KEYS = frozenset({"falsify"})
+SEARCH_KEYS = frozenset({"device"})
 Settings = TypeVar("Settings", SmoothingSettings, LipschitzSettings)
 
 
@@ -40,6 +41,7 @@ class Configuration:
     store: Path | None = None
     smooth: Mapping[str, Any] = field(default_factory=dict)
     lipschitz: Mapping[str, Any] = field(default_factory=dict)
+    curvature: Mapping[str, Any] = field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
 
 
@@ -82,9 +84,9 @@ def _section(path: Path, parsed: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _read(path: Path) -> Configuration:
     content = _section(path, _parse(path)) or {}
     _refuse_unknown(path, "", content, TOP_KEYS)
-    tables = {name: _table(path, content, name) for name in ("smooth", "lipschitz")}
+    tables = {name: _table(path, content, name) for name in ("smooth", "lipschitz", "curvature")}
     _refuse_unknown(path, "smooth", tables["smooth"], _keys(SmoothingSettings) | RUN_KEYS | ATTACK_KEYS)
-    _refuse_unknown(path, "lipschitz", tables["lipschitz"], _keys(LipschitzSettings) | ATTACK_KEYS)
+    _refuse_unknown(path, "lipschitz", tables["lipschitz"], _keys(LipschitzSettings) | ATTACK_KEYS | SEARCH_KEYS)
     return Configuration(
         path=path,
         model=_path(path, content, "model"),
@@ -93,6 +95,7 @@ def _read(path: Path) -> Configuration:
         store=_path(path, content, "store"),
         smooth=tables["smooth"],
         lipschitz=tables["lipschitz"],
+        curvature=tables["curvature"],
         gates=_gates(path, content),
     )
 
@@ -172,11 +175,26 @@ def lipschitz_settings(configuration: Configuration, flags: Mapping[str, Any]) -
     Raises:
         InputError: If a value does not fit.
     """
-    merged = _merged(configuration.lipschitz, flags, ATTACK_KEYS)
+    merged = _merged(configuration.lipschitz, flags, ATTACK_KEYS | SEARCH_KEYS)
     settings = _converted(merged, LipschitzSettings, "lipschitz", configuration)
     if settings.local is not None and not 0.0 < settings.local < math.inf:
         raise InputError(f"lipschitz: expected --local to be a positive radius, got {settings.local}")
     return settings
+
+
+def search_device(flag: str | None, configuration: Configuration) -> str:
+    """Return where a Lipschitz run searches: the flag's word, else the table's, else auto."""
+    return str(flag or configuration.lipschitz.get("device", "auto"))
+
+
+def curvature_settings(configuration: Configuration, flags: Mapping[str, Any]) -> CurvatureSettings:
+    """Return the settings of readings of curvature: the file's, overridden by the flags that were given.
+
+    Raises:
+        InputError: If a value does not fit.
+    """
+    merged = _merged(configuration.curvature, flags, DEVICE_KEYS)
+    return _converted(merged, CurvatureSettings, "curvature", configuration)
 
 
 def falsify_level(flag: str | None, table: Mapping[str, Any]) -> FalsifyLevel:

@@ -101,6 +101,13 @@ class Scores(StrEnum):
     soft = "soft"
 
 
+class Engine(StrEnum):
+    """Where the workers of a smoothing run are."""
+
+    local = "local"
+    ray = "ray"
+
+
 class ScoreMap(StrEnum):
     """How logits become soft scores."""
 
@@ -133,12 +140,24 @@ Falsify: TypeAlias = Annotated[
     typer.Option("--falsify", help="Attack the certificates before the report leaves. [default: quick]"),
 ]
 Device: TypeAlias = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:i. [default: auto]")]
+SearchDevice: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Where multipliers of the network's bound are searched: auto, cpu, cuda or cuda:i. All proofs, and the"
+        " bounds around examples, are the CPU's. [default: auto]",
+    ),
+]
 Batch: TypeAlias = Annotated[
     str | None, typer.Option("--batch", help="Rows per forward pass, or auto; never changes a result. [default: auto]")
 ]
 Workers: TypeAlias = Annotated[
     int | None,
     typer.Option("--workers", help="What runs side by side; never changes a result. [default: one a core]", min=1),
+]
+EngineOption: TypeAlias = Annotated[
+    Engine | None,
+    typer.Option("--engine", help="ray: the workers are processes of a Ray cluster (RAY_ADDRESS). [default: local]"),
 ]
 Config: TypeAlias = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: certify.toml, searched upward.")

@@ -27,6 +27,7 @@ from certify.results import Report, SmoothingReport, SmoothingSettings
 if TYPE_CHECKING:
     from certify.examples import Dataset
     from certify.loading import Model
+    from certify.smoothing.shards import Engine
 
 
 NUMBER = re.compile(r"[0-9]{1,7}")
@@ -104,6 +105,7 @@ def command(
     device: options.Device = None,
     batch: options.Batch = None,
     workers: options.Workers = None,
+    engine: options.EngineOption = None,
     store: options.StoreFolder = None,
     config: options.Config = None,
     output: options.Output = None,
@@ -144,7 +146,9 @@ def command(
         write_text(plan_text(settings, _asked_radii(settings, model, data, configuration, arch, label)))
         return 0
     path, examples = model_path(model, configuration), data_path(data, configuration)
-    places = Places(configuration, device=device, batch=batch, workers=workers, store=store, falsify=falsify)
+    places = Places(
+        configuration, device=device, batch=batch, workers=workers, engine=engine, store=store, falsify=falsify
+    )
     found = read_known_model(path, arch or configuration.arch)
     dataset = _part(read_examples(found, examples, label, settings), shard, settings)
     out.show(run(found, dataset, settings, places, out, no_progress, data=examples, restart=restart))
@@ -194,6 +198,7 @@ class Places:
         device: str | None,
         batch: str | None,
         workers: int | None,
+        engine: str | None = None,
         store: Path | None,
         falsify: str | None = None,
     ) -> None:
@@ -205,8 +210,17 @@ class Places:
         self.batch: int | Literal["auto"] = "auto" if rows == "auto" else _number("batch", "auto or ", rows, MOST_ROWS)
         asked = workers or table.get("workers")
         self.workers = None if asked is None else _number("workers", "", str(asked), MOST_WORKERS)
+        self.engine: Engine = _engine(engine or table.get("engine", "local"))
         self.store = store or configuration.store or Path(STORE_FOLDER)
         self.falsify = falsify_level(falsify, table)
+
+
+def _engine(word: object) -> Engine:
+    if word == "local":
+        return "local"
+    if word == "ray":
+        return "ray"
+    raise InputError(f"expected engine local or ray, got {word!r:.100}")
 
 
 def _number(flag: str, others: str, text: str, most: int) -> int:
@@ -253,6 +267,7 @@ def run(
         device=places.device,
         batch=places.batch,
         workers=places.workers,
+        engine=places.engine,
         restart=restart,
         data_path=str(data),
         falsify=places.falsify,

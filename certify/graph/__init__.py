@@ -4,6 +4,7 @@ from certify.graph.apart import check_examples_apart
 from certify.graph.freeze import frozen
 from certify.graph.graph import Graph, Operation
 from certify.graph.passes import drop_unused, fold_batch_norm, merge_equal, merge_pads, recognise
+from certify.graph.program import Program
 from certify.graph.run import run, run_all, to_module, value_shapes
 from certify.graph.trace import normalized, trace
 from certify.graph.trainable import to_trainable
@@ -14,6 +15,7 @@ __all__ = [
     "Graph",
     "Kind",
     "Operation",
+    "Program",
     "check_examples_apart",
     "drop_unused",
     "fold_batch_norm",

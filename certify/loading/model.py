@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from certify.errors import InputError
-from certify.graph import Graph, check_examples_apart, fold_batch_norm, to_module, value_shapes
+from certify.graph import Graph, Program, check_examples_apart, value_shapes
 from certify.results import InputSpace, ModelRecord
 
 MAX_CLASSES = 1_000_000
@@ -63,22 +63,13 @@ class Model:
     def predict(
         self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Callable[[Tensor], Tensor]:
-        """Return the network as a function from a batch of inputs to logits, for running it, not for proving.
-
-        Batch norms are folded into the layers before them in float64; the result is then rounded to ``dtype``.
+        """Return the network as a function from a batch of inputs to logits; see `certify.graph.Program`.
 
         Args:
             device: Where it runs.
             dtype: The floating type of its weights and activations; inputs are cast to it.
         """
-        module = to_module(fold_batch_norm(self.graph.to(torch.float64))).to(device, dtype).eval()
-
-        def logits(x: Tensor) -> Tensor:
-            with torch.inference_mode():
-                result: Tensor = module(x.to(device, dtype))
-                return result
-
-        return logits
+        return Program(self.graph, device, dtype)
 
 
 def check_classes(classes: tuple[str, ...]) -> None:

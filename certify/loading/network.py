@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from certify.errors import InputError
-from certify.graph import Graph, fold_batch_norm, to_module, trace
+from certify.graph import Graph, Program, trace
 from certify.loading.model import Model
 from certify.results import InputSpace, ModelRecord
 
@@ -40,14 +40,7 @@ class Network:
         self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Callable[[Tensor], Tensor]:
         """Return the network as a function from a batch of inputs to outputs; see `certify.loading.Model.predict`."""
-        module = to_module(fold_batch_norm(self.graph.to(torch.float64))).to(device, dtype).eval()
-
-        def outputs(x: Tensor) -> Tensor:
-            with torch.inference_mode():
-                result: Tensor = module(x.to(device, dtype))
-                return result.reshape(len(x), *self.output_shape)
-
-        return outputs
+        return Program(self.graph, device, dtype, self.output_shape)
 
 
 def trace_network(model: Model | nn.Module, input_shape: tuple[int, ...]) -> Network:

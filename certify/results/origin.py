@@ -80,6 +80,7 @@ class Execution(Row, frozen=True, kw_only=True):
     batch: str = ""
     micro_batch: int = 0
     workers: int = 1
+    engine: str = "local"
     threads: int = 0
     shard: str = ""
     device_name: str = ""

@@ -27,6 +27,7 @@ from certify.smoothing.jobs import Job, read_example
 from certify.smoothing.micro_batch import choose_micro_batch, halve_micro_batch
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.sampler import BlockResult, Sampler
+from certify.smoothing.shards import Engine, RayShards, Work
 from certify.smoothing.store import Store
 from certify.smoothing.tasks import Row, Task
 
@@ -60,10 +61,11 @@ class SmoothingLoop(Generic[Row]):
     store: Store
     micro_batch: int | None  # None until the first block is due
     workers: int
+    engine: Engine = "local"
     _jobs: deque[Job] = field(default_factory=deque, init=False)  # those not yielded yet, in order
     _open: list[Job] = field(default_factory=list, init=False)  # those of them that are not done, in order
     _finished: list[int] = field(default_factory=list, init=False)  # estimation draws of each finished example
-    _sampler: Sampler | None = field(default=None, init=False)
+    _sampler: Sampler | RayShards | None = field(default=None, init=False)
     _exhausted: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +84,7 @@ class SmoothingLoop(Generic[Row]):
                     yield self._progress()
 
     def close(self) -> None:
-        """Stop the sampler's threads."""
+        """Stop the sampler's threads, or dismiss the workers of a cluster."""
         if self._sampler is not None:
             self._sampler.close()
 
@@ -95,8 +97,7 @@ class SmoothingLoop(Generic[Row]):
             self._sampler.push(request)
 
     def _wants_rows(self) -> bool:
-        ahead = 2 if self.workers > 1 else 1
-        return self._sampler is None or self._sampler.queued < ahead * self._sampler.micro_batch
+        return self._sampler is None or self._sampler.queued < self._sampler.wanted
 
     def _next_request(self) -> BlockRequest | None:
         for job in self._open:
@@ -126,12 +127,15 @@ class SmoothingLoop(Generic[Row]):
         self.store.discard([job.key])
         return Job(example, self.task, [])
 
-    def _ready(self) -> Sampler:
+    def _ready(self) -> Sampler | RayShards:
         """Return the sampler; the first call chooses the micro-batch and checks that the network is a function."""
         if self._sampler is None:
             size = self._checked_micro_batch()
             shape, task = self.dataset.examples[0].stored.shape, self.task
-            self._sampler = Sampler(self.network, task.reading, self.law, shape, size, task.settings.seed, self.workers)
+            work = Work(self.network, task.reading, self.law, shape, size, task.settings.seed)
+            remote = self.engine == "ray"
+            first = self.dataset.examples[0]
+            self._sampler = RayShards(work, first, self.workers) if remote else work.sampler(self.workers)
         return self._sampler
 
     def _checked_micro_batch(self) -> int:
@@ -191,7 +195,7 @@ class SmoothingLoop(Generic[Row]):
         self._finished.append(job.estimation_draws or 0)
         return found
 
-    def _shrink(self, sampler: Sampler, error: BaseException) -> None:
+    def _shrink(self, sampler: Sampler | RayShards, error: BaseException) -> None:
         """After running out of memory: halve the micro-batch and begin the open examples again."""
         self.micro_batch = halve_micro_batch(sampler.micro_batch, error)
         sampler.close()

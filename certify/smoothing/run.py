@@ -25,6 +25,7 @@ from certify.smoothing.laws import make_law
 from certify.smoothing.loop import Events, SmoothingLoop
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.procedure import plan_procedure
+from certify.smoothing.shards import Engine
 from certify.smoothing.store import Store
 from certify.smoothing.tasks import Row, Task
 
@@ -74,6 +75,7 @@ def smoothing_events(
     device: str | torch.device = "cpu",
     batch: int | Literal["auto"] = "auto",
     workers: int = 1,
+    engine: Engine = "local",
     scales: NDArray[np.float64] | None = None,
 ) -> Events[SmoothingExample]:
     """Yield the certified examples of a run in order, and between them how far it is.
@@ -89,6 +91,7 @@ def smoothing_events(
         batch: Rows per forward pass; "auto" takes that of the store, else times a few sizes. Never changes a count.
         workers: How many forward passes run side by side on a CPU, each on one core; for a CUDA device w - 1 threads
             draw noise. Never changes a count.
+        engine: "ray": the workers are processes of a Ray cluster (`certify.smoothing.shards`). Never changes a count.
         scales: Those of the noise, where each coordinate has its own; the array that the settings name by its hash.
 
     Raises:
@@ -103,7 +106,9 @@ def smoothing_events(
     shape = dataset.examples[0].stored.shape
     procedure = plan_procedure(settings, classes=classes, law=law, dimension=int(np.prod(shape)))
     task = Classification(procedure)
-    return task_events(predict, dataset, task, law, store=store, device=device, batch=batch, workers=workers)
+    return task_events(
+        predict, dataset, task, law, store=store, device=device, batch=batch, workers=workers, engine=engine
+    )
 
 
 def task_events(
@@ -116,6 +121,7 @@ def task_events(
     device: str | torch.device = "cpu",
     batch: int | Literal["auto"] = "auto",
     workers: int = 1,
+    engine: Engine = "local",
 ) -> Events[Row]:
     """Yield the rows of any task in the order of the data set, and progress between them; see `smoothing_events`.
 
@@ -128,6 +134,7 @@ def task_events(
         device: Where the network runs.
         batch: Rows per forward pass, or "auto".
         workers: What runs side by side.
+        engine: Where it runs.
 
     Raises:
         InputError: If the settings, the data or the store do not fit.
@@ -138,7 +145,7 @@ def task_events(
     _check_store(store, dataset, task, law, network)
     _check_at_least_one(batch=1 if batch == "auto" else batch, workers=workers)
     size = _rows_per_pass(task, store.micro_batch() if batch == "auto" else batch)
-    return SmoothingLoop(network, law, task, dataset, store, size, workers).events()
+    return SmoothingLoop(network, law, task, dataset, store, size, workers, engine).events()
 
 
 def _rows_per_pass(task: Task[object], asked: int | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.procedure import Procedure
 from certify.smoothing.run import check_data, is_complete, task_events
 from certify.smoothing.scores import Scores
+from certify.smoothing.shards import Engine
 from certify.smoothing.soft_classification import (
     LogitBound,
     ScorePilots,
@@ -92,6 +94,7 @@ class SoftRun:
         device: str | torch.device = "cpu",
         batch: int | Literal["auto"] = "auto",
         workers: int = 1,
+        engine: Engine = "local",
     ) -> Events[SmoothingExample]:
         """Yield the certified examples in order, and progress; see `certify.smoothing.smoothing_events`.
 
@@ -101,16 +104,13 @@ class SoftRun:
             InterruptedRun: After SIGINT or SIGTERM; finished blocks are in the store.
         """
         check_data(self.dataset)
+        events = partial(task_events, store=self.store, device=device, batch=batch, workers=workers, engine=engine)
         if missing := self.missing():
             part = replace(self.dataset, examples=tuple(missing))
-            for event in task_events(
-                predict, part, self.pilots, self.law, store=self.store, device=device, batch=batch, workers=workers
-            ):
+            for event in events(predict, part, self.pilots, self.law):
                 if isinstance(event, SmoothingProgress):
                     yield self._whole(event, len(missing))
-        yield from task_events(
-            predict, self.dataset, self.task(), self.law, store=self.store, device=device, batch=batch, workers=workers
-        )
+        yield from events(predict, self.dataset, self.task(), self.law)
 
     def _whole(self, progress: SmoothingProgress, missing: int) -> SmoothingProgress:
         """Return the progress of the pilots as that of the run: nothing is decided, and the estimation is to come."""

@@ -1,0 +1,49 @@
+"""A network as it is run: in one dtype on one device, batch norms folded; it can be sent to another process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx
+
+from certify.graph.graph import Graph
+from certify.graph.passes import fold_batch_norm
+from certify.graph.run import to_module
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A function from a batch of inputs to outputs, for running a network, not for proving.
+
+    Batch norms are folded into the layers before them in float64; the result is then rounded to ``dtype``. Inputs are
+    cast to it. ``output_shape`` is that of one output, when it differs from the graph's.
+
+    Pickled is the graph, not what was made of it: what comes out elsewhere is made again from the same numbers.
+    """
+
+    graph: Graph
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    output_shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.module  # made here, once, not by the first of several threads
+
+    @cached_property
+    def module(self) -> fx.GraphModule:
+        """The network as a PyTorch module, in eval mode."""
+        folded: fx.GraphModule = to_module(fold_batch_norm(self.graph.to(torch.float64)))
+        folded.to(self.device, self.dtype).eval()
+        return folded
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the outputs of a batch of inputs, without gradients."""
+        with torch.inference_mode():
+            found: Tensor = self.module(x.to(self.device, self.dtype))
+            return found if self.output_shape is None else found.reshape(len(x), *self.output_shape)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return the fields alone."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
