@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
+    """Collect without searching for garbage."""
     gc.disable()
     try:
         return (yield)

@@ -17,6 +17,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from itertools import pairwise, product
 
 from certify.report.summary import RADII
@@ -28,6 +29,7 @@ APART, LEAST_RADII, FIRST_ROWS = 1.5, 2, 20
 ROUNDINGS = ((0.5, 0.5), (1.0, 0.0), (0.0, 1.0))  # to nearest, down, up: how far below and above its rung, in units
 SLACK = 1e-6  # of a unit: our ladder and theirs differ by float errors
 FLOAT_UNIT = 1e-9  # relative: radii written with all digits of a float agree with ours so far
+usual_ladder = lru_cache(maxsize=256)(radius_ladder)  # every log is held against the ladders of the same settings
 SIGMAS = (0.12, 0.25, 0.5, 1.0)
 ALPHAS = (0.05, 0.025, 0.01, 0.005, 0.001, 0.0005, 0.0001, 0.00001)
 DRAWS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
@@ -141,7 +143,7 @@ def _explain(radii: Sequence[float], significant: int, decimals: int, settings: 
     found = [
         Explanation(sigma=sigma, alpha=alpha, n=n, radii=count)
         for sigma, alpha, n in product(sigmas, alphas, draws)
-        if (count := _count_explained(radii, radius_ladder(sigma, n, alpha), significant, decimals)) >= LEAST_RADII
+        if (count := _count_explained(radii, usual_ladder(sigma, n, alpha), significant, decimals)) >= LEAST_RADII
     ]
     yield from sorted(found, key=lambda explanation: -explanation.radii)
 

@@ -112,6 +112,8 @@ def check_confidence(confidence: object) -> float:
 
 def _as_int(value: object) -> int | None:
     """Return a whole number as an int, and None for anything else."""
+    if type(value) is int:  # first: asking an abstract class takes longer than the bound that is checked here
+        return value
     if isinstance(value, bool) or not isinstance(value, Integral):
         return None
     return int(value)
@@ -119,6 +121,8 @@ def _as_int(value: object) -> int | None:
 
 def _as_float(value: object) -> float:
     """Return a real number as a float, and NaN for anything else: every check refuses it."""
+    if type(value) is float:
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan
     return float(value)

@@ -1,11 +1,12 @@
 """Named reports that the tests of every view, gate and check share: `SAMPLES` is name -> builder.
 
 Their certificates are put together here from the primitives of `certify.stats`, step by step as the procedure is
-defined, and not by the code that checks them.
+defined, and not by the code that checks them. Each is built once: reports are frozen.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -157,35 +158,42 @@ def lipschitz_report(
     return seal(replace(report, gates=evaluate_gates(report, gates)))
 
 
+@functools.cache
 def network_alone() -> LipschitzReport:
     return lipschitz_report(None)
 
 
+@functools.cache
 def lipschitz_clean() -> LipschitzReport:
     rows = [lipschitz_example(index, 0.1 + 0.02 * index) for index in range(100)]
     return lipschitz_report(rows, [gate(0.1, 0.6), gate(0.25, 0.5, claim="list"), clean_gate(0.9)])
 
 
+@functools.cache
 def lipschitz_mixed() -> LipschitzReport:
     rows = [lipschitz_example(0, 0.62499999), lipschitz_example(1, 1.0, predicted=2), lipschitz_example(2, 0.0)]
     return lipschitz_report(rows, [gate(0.25, 0.5)])
 
 
+@functools.cache
 def lipschitz_linf() -> LipschitzReport:
     network = replace(BOUND, norm="linf", upper=40.0)
     rows = [lipschitz_example(index, 0.5 + index, gain=30.0, norm="linf") for index in range(8)]
     return lipschitz_report(rows, [gate(8 / 255, 0.5, norm="linf", on="estimate")], network=network)
 
 
+@functools.cache
 def unbounded_network() -> LipschitzReport:
     return lipschitz_report(None, network=NO_BOUND, layers=(*LAYERS, ATTENTION))
 
 
+@functools.cache
 def unbounded_with_data() -> LipschitzReport:
     rows = [unbounded_example(index) for index in range(4)]
     return lipschitz_report(rows, [gate(0.1, 0.9)], network=NO_BOUND, layers=(*LAYERS, ATTENTION))
 
 
+@functools.cache
 def lipschitz_empty() -> LipschitzReport:
     return lipschitz_report([], [gate(0.1, 0.5), gate(0.1, 0.5, claim="list")])
 
@@ -195,6 +203,7 @@ def lipschitz_empty() -> LipschitzReport:
 SETTINGS = SmoothingSettings(sigma=0.25, n=1000, n0=16, alpha=0.001, price=1e-4)
 
 
+@functools.cache
 def noise_tables(settings: SmoothingSettings, *, integer_noise: bool = True) -> Tables:
     planned = settings.procedure == "planned"
     plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha) if planned else None
@@ -269,27 +278,33 @@ def smoothing_report(
     return seal(replace(report, gates=evaluate_gates(report, gates)))
 
 
+@functools.cache
 def smoothing_clean() -> SmoothingReport:
     return smoothing_report([1.0] * 90 + [0.95] * 10, [gate(0.1, 0.6), gate(0.1, 0.9, claim="list"), clean_gate(0.9)])
 
 
+@functools.cache
 def smoothing_failing() -> SmoothingReport:
     return smoothing_report([1.0] * 20 + [0.2] * 30, [gate(0.25, 0.9), gate(0.0, 0.1)])
 
 
+@functools.cache
 def smoothing_undecided() -> SmoothingReport:
     return smoothing_report([1.0] * 33 + [0.5] * 17, [gate(0.25, 0.6), gate(0.25, 0.99)])
 
 
+@functools.cache
 def smoothing_abstaining() -> SmoothingReport:
     return smoothing_report([0.55, 0.5, 0.9, 1.0, 1.0], [gate(0.25, 0.2, on="estimate")], invalid=(4,))
 
 
+@functools.cache
 def smoothing_float_fixed() -> SmoothingReport:
     settings = replace(SETTINGS, procedure="fixed", bound="clopper-pearson", float_noise=True, n=500)
     return smoothing_report([1.0, 0.9, 0.7], settings=settings, integer_noise=False)
 
 
+@functools.cache
 def smoothing_empty() -> SmoothingReport:
     return smoothing_report([], [gate(0.1, 0.5)])
 
@@ -323,12 +338,13 @@ def many_smoothing(count: int) -> SmoothingReport:
 ASKED = SmoothingSettings(sigma=0.25, n=1500, n0=16, alpha=0.001, at=(0.1, 0.25))
 
 
-def sequential_tables(settings: SmoothingSettings) -> tuple[Tables, list[SequentialTest]]:
+@functools.cache
+def sequential_tables(settings: SmoothingSettings) -> tuple[Tables, tuple[SequentialTest, ...]]:
     charge = noise_charge(settings.n, 3 * 8 * 8, 2 * math.ceil(12 * 255 * settings.sigma))
     alpha = charged_alpha(settings.alpha, charge)
-    tests = [
+    tests = tuple(
         sequential_test(math.nextafter(r / settings.sigma, math.inf), alpha, alpha, settings.n) for r in settings.at
-    ]
+    )
     rows = tuple(
         SequentialTable(radius=r, looks=t.looks, up=t.up, lo=t.lo, level=t.level, sha256=t.sha256)
         for r, t in zip(settings.at, tests, strict=True)
@@ -409,21 +425,25 @@ def sequential_report(
     return seal(replace(report, gates=evaluate_gates(report, gates)))
 
 
+@functools.cache
 def sequential_whole() -> SmoothingReport:
     shares = [1.0] * 30 + [0.78, 0.66, 0.3, 0.9, 0.845]
     return sequential_report(shares, [gate(0.25, 0.6), gate(0.1, 0.9), gate(0.25, 0.9, claim="list")], invalid=(2,))
 
 
+@functools.cache
 def sequential_few() -> SmoothingReport:
     settings = replace(ASKED, n=300)
     return sequential_report([1.0, 0.78, 0.3], [gate(0.25, 0.2, on="estimate")], settings=settings, invalid=(2,))
 
 
+@functools.cache
 def sequential_stopped() -> SmoothingReport:
     settings = replace(ASKED, n=300)
     return sequential_report([1.0, 1.0, 0.3], [gate(0.1, 0.5, on="estimate")], settings=settings, unsampled=1)
 
 
+@functools.cache
 def sequential_settled() -> SmoothingReport:
     return sequential_report([1.0] * 40 + [0.3], [gate(0.25, 0.5), gate(0.1, 0.5, claim="list")], unsampled=19)
 

@@ -149,7 +149,7 @@ def test_a_half_space_is_never_certified_beyond_its_distance(tmp_path, bound, ki
         score = torch.round(x[:, 0] * 255) - 127.5
         return torch.stack([-score, score, torch.full_like(score, -1e9)], dim=1)
 
-    settings = SmoothingSettings(sigma=0.25, n=5000, bound=bound, procedure=kind)
+    settings = SmoothingSettings(sigma=0.25, n=2000, bound=bound, procedure=kind)
     certified = 0
     for pixel, found in zip(pixels, run(tmp_path, data, settings, half_space), strict=True):
         if found.predicted is not None:

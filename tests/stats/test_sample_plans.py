@@ -1,5 +1,6 @@
 """The pilot's sample plan against a slow reading of its formula, and the charge of the integer noise."""
 
+import functools
 import math
 import statistics
 from fractions import Fraction
@@ -14,11 +15,15 @@ from statsmodels.stats.proportion import proportion_confint
 from certify.stats import charged_alpha, draw_grid, noise_charge, sample_plan
 
 
+@functools.cache
+def likely(k, n0):
+    return [scipy.stats.beta.ppf((j + 0.5) / 16, k + 0.5, n0 - k + 0.5) for j in range(16)]
+
+
 def plain_value(k, n0, n, price, alpha):
     """value(N) of the formula, one number at a time, with the interval of statsmodels and the normal law of Python."""
     ratios = []
-    for j in range(16):
-        p = scipy.stats.beta.ppf((j + 0.5) / 16, k + 0.5, n0 - k + 0.5)
+    for p in likely(k, n0):
         votes = min(round(p * n), n)
         lower = proportion_confint(votes, n, alpha=2 * alpha, method="beta")[0]
         ratios.append(statistics.NormalDist().inv_cdf(lower) if lower > 0.5 else 0.0)

@@ -32,9 +32,14 @@ def plain_recursion(looks, up, lo, p):
     return crossed, given, mean
 
 
-@pytest.mark.parametrize("alpha", [0.05, 1e-3, 1e-6])
-@pytest.mark.parametrize("p0", P0)
-def test_the_exact_level_is_at_most_alpha_and_nearly_used(p0, alpha):
+LEVELS = [  # every probability at one level and every level at one probability; all pairs in the slow suite
+    pytest.param(alpha, p0, marks=[] if alpha == 1e-3 or p0 == 0.9 else pytest.mark.slow)
+    for alpha, p0 in product((0.05, 1e-3, 1e-6), P0)
+]
+
+
+@pytest.mark.parametrize("alpha, p0", LEVELS)
+def test_the_exact_level_is_at_most_alpha_and_nearly_used(alpha, p0):
     test = sequential_test(float(ndtri(p0)), alpha, alpha, 20_000)
     crossed, _, _ = plain_recursion(test.looks, test.up, (-1,) * len(test.looks), p0)
     assert crossed <= alpha
@@ -44,7 +49,7 @@ def test_the_exact_level_is_at_most_alpha_and_nearly_used(p0, alpha):
     assert all(low < most for low, most in zip(test.lo, test.up, strict=True))
 
 
-@pytest.mark.parametrize("p0", P0)
+@pytest.mark.parametrize("p0", [0.9, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.6, 0.99, 0.999))])
 def test_the_level_at_the_default_cap(p0):
     test = sequential_test(float(ndtri(p0)), 1e-3, 1e-3, 100_000)
     assert 0.9e-3 <= crossing(test.looks, test.up, p0) <= 1e-3
@@ -112,7 +117,9 @@ MEAN_DRAWS = {  # (p, r / R): mean draws of the published test at alpha = beta =
 }
 
 
-@pytest.mark.parametrize("p, share", MEAN_DRAWS)
+@pytest.mark.parametrize(
+    "p, share", [pytest.param(*row, marks=pytest.mark.slow if row[0] == 0.6 else []) for row in MEAN_DRAWS]
+)
 def test_the_mean_draws_are_within_five_percent_of_the_published_ones(p, share):
     test = sequential_test(float(share * ndtri(p)), 1e-3, 1e-3, 100_000)
     _, _, mean = plain_recursion(test.looks, test.up, test.lo, p)
