@@ -62,7 +62,7 @@ class DeviceTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        owner = next(a.owner for a in tree_flatten((args, kwargs))[0] if isinstance(a, DeviceTensor))
+        owner = next(t.owner for t in _tensors(args, kwargs or {}) if isinstance(t, DeviceTensor))
         return owner.run(func, args, kwargs or {})
 
 
@@ -89,6 +89,14 @@ class AnyGenerator(RealGenerator, metaclass=_OfEither):
     """What stands for `torch.Generator`: makes generators of the device and of the host."""
 
 
+def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+    """Yield the tensors among arguments and in lists of them; quickly, as every operation of the host comes by too."""
+    for value in (*args, *kwargs.values()):
+        for found in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(found, torch.Tensor):
+                yield found
+
+
 class PretendDevice(TorchDispatchMode):
     """The device and what has been done on it."""
 
@@ -108,7 +116,7 @@ class PretendDevice(TorchDispatchMode):
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Evaluate one operation, on the host, on the device or from one to the other."""
-        tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, torch.Tensor)]
+        tensors = list(_tensors(args, kwargs))
         here = any(isinstance(t, DeviceTensor) for t in tensors)
         asked = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
         if func is aten._to_copy.default:

@@ -2,6 +2,7 @@
 
 from certify.bounds.analysis import Analysis, analyse
 from certify.bounds.certificates import certify_example, certify_examples
+from certify.bounds.covariance.place import WORTHWHILE, SearchPlace
 from certify.bounds.floor import SteepPlace, data_floor, jacobian_floor, steepest_place
 from certify.bounds.limits import limit_sentence
 from certify.bounds.logits import LogitFacts, logit_facts
@@ -11,8 +12,10 @@ from certify.bounds.treatable import unbounded_near_examples, unbounded_operatio
 from certify.bounds.weights import weight_rows
 
 __all__ = [
+    "WORTHWHILE",
     "Analysis",
     "LogitFacts",
+    "SearchPlace",
     "SteepPlace",
     "analyse",
     "certify_example",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from msgspec import UNSET, UnsetType
 
 from certify.bounds.covariance.network import CovarianceBound, covariance_bound
+from certify.bounds.covariance.place import ON_CPU, SearchPlace
 from certify.bounds.facts import Facts, collect_facts
 from certify.bounds.gains import Gains, combine_rules, gain_uppers, linf_from_l2
 from certify.bounds.limits import VACUOUS_ABOVE, growth_shares
@@ -55,13 +56,14 @@ class Analysis:
         return self.facts.norm
 
 
-def analyse(graph: Graph, settings: LipschitzSettings, *, pairs: bool = False) -> Analysis:
+def analyse(graph: Graph, settings: LipschitzSettings, *, pairs: bool = False, place: SearchPlace = ON_CPU) -> Analysis:
     """Return what is proved about a network: its layers' brackets and its Lipschitz bound.
 
     Args:
         graph: The network, in any floating dtype; its stored weights are converted to float64 exactly.
         settings: The norm, the method and the effort.
         pairs: Whether certificates will be made of it: bounds of class pairs are then searched for too.
+        place: Where multipliers of the covariance recursion are searched.
 
     Raises:
         InputError: If a tensor is not finite, or the output is not ``[N, classes]``.
@@ -79,7 +81,7 @@ def analyse(graph: Graph, settings: LipschitzSettings, *, pairs: bool = False) -
         raise InputError(f"expected an output [N, classes], got {['N', *facts.shapes[graph.output][1:]]}")
     rules = combine_rules(facts)
     gains_l2 = gain_uppers(facts, rules)
-    covariance = _covariance(facts, gains_l2, settings, pairs=pairs)
+    covariance = _covariance(facts, gains_l2, settings, place, pairs=pairs)
     if settings.norm == "l2":
         answers, product = rules, gains_l2
         gains_l2 = gains = gain_uppers(facts, rules, _improved(facts, covariance, settings))
@@ -101,14 +103,14 @@ def _local(facts: Facts, settings: LipschitzSettings) -> LocalNetwork | Unbounde
 
 
 def _covariance(
-    facts: Facts, gains_l2: Gains, settings: LipschitzSettings, *, pairs: bool
+    facts: Facts, gains_l2: Gains, settings: LipschitzSettings, place: SearchPlace, *, pairs: bool
 ) -> CovarianceBound | Unbounded:
     if settings.method == "product":
         return Unbounded("only the product bound was asked for")
     if settings.method == "auto" and settings.effort != "max" and _made_1_lipschitz(facts):
         return Unbounded("residual blocks are bounded as gradient steps; --effort max searches for more")
     value = deciding_value(facts, settings.arithmetic)
-    return covariance_bound(facts, value, settings.norm, gains_l2, settings.effort, pairs=pairs)
+    return covariance_bound(facts, value, settings.norm, gains_l2, settings.effort, pairs=pairs, place=place)
 
 
 def _made_1_lipschitz(facts: Facts) -> bool:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from certify.cli import lipschitz, options, smooth
 from certify.cli.baselines import Baselines, asked_settings, read_baselines
 from certify.cli.chance import chance_level_note
-from certify.cli.configuration import Configuration, falsify_level, lipschitz_settings, smoothing_settings
+from certify.cli.configuration import (
+    Configuration,
+    falsify_level,
+    lipschitz_settings,
+    search_device,
+    smoothing_settings,
+)
 from certify.cli.output import Output
 from certify.cli.reading import read_verified
 from certify.cli.remembered import question_name, recall, remember
@@ -170,7 +176,8 @@ def _run(
         level = falsify_level(question.falsify, configuration.lipschitz)
         of_examples = any(gate.metric != "lipschitz" for gate in gates_of(configuration, kind))
         data = data_path(None, configuration) if of_examples else None
-        report = lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level)
+        where = search_device(question.device, configuration)
+        report = lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level, device=where)
         if not report.model.input.shape:  # a file of weights alone
             raise NoRuleError(str(report.network.reason))
         return report

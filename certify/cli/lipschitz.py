@@ -8,7 +8,7 @@ import typer
 
 from certify.cli import options
 from certify.cli.chance import chance_level_note
-from certify.cli.configuration import falsify_level, find_configuration, lipschitz_settings
+from certify.cli.configuration import falsify_level, find_configuration, lipschitz_settings, search_device
 from certify.cli.output import Output
 from certify.cli.progress import consume_lipschitz, meter
 from certify.cli.sources import model_path, read_any
@@ -47,6 +47,7 @@ def command(
         ),
     ] = None,
     falsify: options.Falsify = None,
+    device: options.SearchDevice = None,
     workers: options.Workers = None,
     arch: options.Arch = None,
     label: options.Label = None,
@@ -80,7 +81,8 @@ def command(
     out = Output(format, output, color, quiet, verbose)
     path = model_path(model, configuration)
     level = falsify_level(falsify, configuration.lipschitz)
-    report = run(path, data, arch or configuration.arch, label, settings, out, no_progress, level, workers)
+    where = search_device(device, configuration)
+    report = run(path, data, arch or configuration.arch, label, settings, out, no_progress, level, workers, where)
     out.show(report)
     certified = any(example.radius > 0.0 for example in report.examples)
     return 0 if certified or report.network.upper is not None else EXIT_UNBOUNDED
@@ -96,11 +98,13 @@ def run(
     no_progress: bool,
     falsify: FalsifyLevel = "quick",
     workers: int | None = None,
+    device: str = "auto",
 ) -> LipschitzReport:
     """Return the report of one run, with progress on stderr."""
     from certify.loading import Model
-    from certify.runs import read_dataset, report_weights, start_lipschitz
+    from certify.runs import choose_device, read_dataset, report_weights, start_lipschitz
 
+    choose_device(device)  # one that is not there is refused before anything is read
     found = read_any(path, arch)
     if not isinstance(found, Model):
         return report_weights(found, settings)
@@ -110,7 +114,11 @@ def run(
     with meter(shown=not (out.quiet or no_progress)) as shown_by:
         shown_by.update(0, 1, "bounding the network")
         where = "" if data is None else str(data)
-        started = start_lipschitz(found, dataset, settings, data_path=where, falsify=falsify, workers=workers)
+        started = start_lipschitz(
+            found, dataset, settings, data_path=where, falsify=falsify, workers=workers, device=device
+        )
+        for note in started.notes:
+            out.note(note)
         examples = consume_lipschitz(started.examples(), 0 if dataset is None else len(dataset), shown_by)
         shown_by.update(1, 1, "attacking the certificates")
         report = started.report(examples)

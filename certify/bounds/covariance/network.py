@@ -18,7 +18,8 @@ from torch import Tensor
 from certify.bounds.covariance.effort import FEWEST, WORK, work
 from certify.bounds.covariance.memory import register_rows
 from certify.bounds.covariance.objectives import Objective
-from certify.bounds.covariance.optimise import optimise, polish, settle
+from certify.bounds.covariance.optimise import settle
+from certify.bounds.covariance.place import ON_CPU, Search, SearchPlace
 from certify.bounds.covariance.plan import compile_plan
 from certify.bounds.covariance.positions import MOST_POSITIONS, per_position
 from certify.bounds.covariance.proof import Proved, prove
@@ -36,13 +37,16 @@ class CovarianceBound:
 
     ``upper`` bounds its Lipschitz constant in the norm of the analysis; ``pair_uppers`` ``[K, K]`` those of all
     differences of two of its entries, None where it is no row of entries; ``growth`` bounds ||dv||_2 of other values
-    per distance of the inputs; ``fallbacks`` say where a correlation was given up.
+    per distance of the inputs; ``fallbacks`` say where a correlation was given up. ``searched_on`` is the kind of
+    device that multipliers were searched on, ``notes`` why it may be another one than was asked for.
     """
 
     upper: float
     pair_uppers: Tensor | None
     growth: Mapping[str, float]
     fallbacks: tuple[str, ...]
+    searched_on: str = "cpu"
+    notes: tuple[str, ...] = ()
 
 
 def covariance_bound(
@@ -54,6 +58,7 @@ def covariance_bound(
     *,
     pairs: bool = False,
     most_bytes: float | None = None,
+    place: SearchPlace = ON_CPU,
 ) -> CovarianceBound | Unbounded:
     """Return the covariance bound of a value, or why there is none.
 
@@ -66,19 +71,22 @@ def covariance_bound(
         pairs: Whether to search for multipliers that suit the differences of two entries too.
         most_bytes: How much memory may be needed at once; None: `limits.MOST_BYTES`, or most of what is free where that
             is less. Where it is too little, the first layers are bounded by their gain, and ``fallbacks`` say so.
+        place: Where multipliers are searched; what they give is proved on the CPU.
     """
     plan = compile_plan(facts, value, norm, gains_l2, most_bytes=most_bytes)
     if isinstance(plan, Unbounded):
         return plan
     plain = functools.partial(compile_plan, facts, value, norm, gains_l2, most_bytes=most_bytes, images=False)
     dense = _plain_rows(facts, plan, plain) if effort == "max" else None
-    found = _search(plan, dense, effort, pairs=pairs)
+    search = Search(place)
+    found = _search(search, plan, dense, effort, pairs=pairs)
     if not found:
         return Unbounded("no multipliers of its covariances could be proved feasible")
     uppers = [proved.upper() if norm == "l2" else float(proved.row_uppers().max()) for proved in found]
     pair_uppers = [proved.pair_uppers() for proved in found] if not plan.steps[-1].sides else []
     least = torch.stack(pair_uppers).amin(0) if pair_uppers else None
-    return CovarianceBound(min(uppers), least, found[0].growth, plan.fallbacks)
+    notes = (search.note,) if search.note else ()
+    return CovarianceBound(min(uppers), least, found[0].growth, plan.fallbacks, search.kind, notes)
 
 
 def _plain_rows(facts: Facts, plan: Plan, compiled: Callable[[], Plan | Unbounded]) -> Plan | None:
@@ -92,26 +100,26 @@ def _plain_rows(facts: Facts, plan: Plan, compiled: Callable[[], Plan | Unbounde
     return dense if work(dense) * FEWEST["max"] <= WORK["max"] else None
 
 
-def _search(plan: Plan, dense: Plan | None, effort: Effort, *, pairs: bool) -> list[Proved]:
+def _search(search: Search, plan: Plan, dense: Plan | None, effort: Effort, *, pairs: bool) -> list[Proved]:
     """Return what is proved with multipliers for the norm, for all pairs, and at most effort for every single pair.
 
     With a plan of plain rows those for the norm and for all pairs are searched once more there, for every position.
     """
     try:
-        candidates = [(plan, optimise(plan, effort, "norm", settled=False))]
+        candidates = [(plan, search.optimise(plan, effort, "norm"))]
     except ValueError:  # no closed form is feasible: the plan holds numbers beyond the range of float64
         return []
     classes = register_rows(plan)[-1]
     if pairs and classes > 1:
-        candidates.append((plan, optimise(plan, effort, "pairs", warm=candidates[0][1], settled=False)))
+        candidates.append((plan, search.optimise(plan, effort, "pairs", warm=candidates[0][1])))
     if dense is not None:
         objectives: tuple[Objective, ...] = ("norm", "pairs")
         for objective, (_, shared) in zip(objectives, tuple(candidates), strict=False):
             copied = per_position(plan, shared, dense)
             if copied is not None:
-                candidates.append((dense, optimise(dense, effort, objective, warm=copied, settled=False)))
+                candidates.append((dense, search.optimise(dense, effort, objective, warm=copied)))
     if pairs and effort == "max" and 1 < classes <= MOST_POLISHED:
-        polished = polish(plan, candidates[1][1], itertools.combinations(range(classes), 2))
+        polished = search.polish(plan, candidates[1][1], itertools.combinations(range(classes), 2))
         candidates.extend((plan, multipliers) for multipliers in polished.values())
     found = [_proved(*candidate, with_growth=not place) for place, candidate in enumerate(candidates)]
     return [proved for proved in found if proved is not None and math.isfinite(proved.upper())]
