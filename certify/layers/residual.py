@@ -11,7 +11,7 @@ for circular padding the flipped kernel with its channels swapped.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,7 +57,8 @@ class _Residual(nn.Module, ABC):
     def step_weight(self) -> Tensor:
         """2 T^-1 W in the shape of W, whose adjoint is the second map."""
         weight = precise(self.first.weight, training=self.training)
-        inverse = inverse_or_zero(self.rescaling(weight))
+        groups = self.first.groups if isinstance(self.first, nn.Conv2d) else 1
+        inverse = inverse_or_zero(self.rescaling(weight, groups))
         return (2.0 * per_row(inverse * inverse, weight) * weight).to(self.first.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,18 +114,22 @@ class LipschitzResidual(_Residual):
 class LipschitzResidualConv2d(_Residual):
     """The convolutional block x - 2 W^T T^-1 act(W x + b), 1-Lipschitz in l2; the size stays.
 
-    T and b are constant over positions, so that T commutes with the slopes of the activation.
+    T and b are constant over positions, so that T commutes with the slopes of the activation. There is no stride: what
+    leads back to the size of x would depend on that size.
 
     Args:
         channels: Channels of x.
         hidden: Channels of W x; as many as ``channels`` when None.
         kernel_size: Taps a side; odd for circular padding.
-        padding_mode: "zeros" (padded by half of the kernel, rounded down) or "circular".
+        dilation: As in `torch.nn.Conv2d`.
+        groups: As in `torch.nn.Conv2d`; 1 for circular padding.
+        padding_mode: "zeros" (padded by half of the kernel, rounded down, times the dilation) or "circular".
         law: As for `LipschitzResidual`.
         activation: As for `LipschitzResidual`.
 
     Raises:
-        ValueError: If the padding copies inputs or the activation's slopes are not known to lie in [0, 1].
+        ValueError: If the padding copies inputs, or is circular and the kernel even or in groups, or the slopes of the
+            activation are not known to lie in [0, 1].
 
     Example:
         >>> import torch
@@ -140,37 +145,49 @@ class LipschitzResidualConv2d(_Residual):
         hidden: int | None = None,
         kernel_size: int = 3,
         *,
+        dilation: int = 1,
+        groups: int = 1,
         padding_mode: Literal["zeros", "circular"] = "zeros",
         law: str | nn.Module = "sll",
         activation: nn.Module | None = None,
     ) -> None:
-        if padding_mode not in ("zeros", "circular"):
-            raise ValueError(f"expected zero or circular padding, got {padding_mode!r}, which copies inputs; use zeros")
-        if padding_mode == "circular" and kernel_size % 2 == 0:
-            raise ValueError(f"expected an odd kernel with circular padding, got {kernel_size}: the size would change")
-        rows = channels if hidden is None else hidden
-        conv = nn.Conv2d(channels, rows, kernel_size, padding=kernel_size // 2, padding_mode=padding_mode)
-        super().__init__(conv, law, activation)
-        self._circular = padding_mode == "circular"
+        refuse_geometry(kernel_size, groups, padding_mode)
+        rows, amount = channels if hidden is None else hidden, dilation * (kernel_size // 2)
+        geometry: dict[str, Any] = {"padding": amount, "dilation": dilation, "groups": groups}
+        super().__init__(nn.Conv2d(channels, rows, kernel_size, padding_mode=padding_mode, **geometry), law, activation)
+        self._geometry, self._circular = geometry, padding_mode == "circular"
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return the adjoint of the first map with the kernel `step_weight`, applied to y ``[N, hidden, H, W]``."""
-        kernel = self.step_weight
-        amount = kernel.shape[-1] // 2
+        kernel, geometry = self.step_weight, self._geometry
         if self._circular:
-            wrapped = F.pad(y, [amount] * 4, mode="circular")
-            return F.conv2d(wrapped, kernel.transpose(0, 1).flip(2, 3))
-        return F.conv_transpose2d(y, kernel, padding=amount)
+            wrapped = F.pad(y, [geometry["padding"]] * 4, mode="circular")
+            return F.conv2d(wrapped, kernel.transpose(0, 1).flip(2, 3), dilation=geometry["dilation"])
+        return F.conv_transpose2d(y, kernel, **geometry)
 
     def materialised(self) -> GradientStep:
         """Return the block of plain layers that computes the same."""
-        kernel, first = self.step_weight, self.first
-        rows, channels, size, _ = kernel.shape
+        kernel, first, geometry = self.step_weight, self.first, self._geometry
+        rows, size, channels = kernel.shape[0], kernel.shape[-1], kernel.shape[1] * geometry["groups"]
         if self._circular:
-            second = nn.Conv2d(rows, channels, size, padding=size // 2, bias=False, padding_mode="circular")
+            second = nn.Conv2d(rows, channels, size, bias=False, padding_mode="circular", **geometry)
             return GradientStep(first, self.activation, store(second, kernel.transpose(0, 1).flip(2, 3), None))
-        transposed = nn.ConvTranspose2d(rows, channels, size, padding=size // 2, bias=False)
+        transposed = nn.ConvTranspose2d(rows, channels, size, bias=False, **geometry)
         return GradientStep(first, self.activation, store(transposed, kernel, None))
+
+
+def refuse_geometry(kernel_size: int, groups: int, padding_mode: str) -> None:
+    """Refuse a first convolution whose adjoint is no convolution of the vocabulary.
+
+    Raises:
+        ValueError: If inputs are copied, or the padding is circular with an even kernel or with groups.
+    """
+    if padding_mode not in ("zeros", "circular"):
+        raise ValueError(f"expected zero or circular padding, got {padding_mode!r}, which copies inputs; use zeros")
+    if padding_mode == "circular" and kernel_size % 2 == 0:
+        raise ValueError(f"expected an odd kernel with circular padding, got {kernel_size}: the size would change")
+    if padding_mode == "circular" and groups > 1:
+        raise ValueError(f"expected one group with circular padding, got {groups}; use zeros")
 
 
 class GradientStep(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -77,13 +78,24 @@ def test_trained_convolutions_are_proved_1_lipschitz(law: str, case: str, tmp_pa
     assert 0.2 < proved(trained(layer, steps=8), tmp_path) <= ALMOST_1
 
 
+RESIDUAL = {
+    "zeros": {},
+    "even kernel": {"kernel_size": 2},
+    "wide kernel": {"kernel_size": 5},
+    "dilation": {"dilation": 2},
+    "even, dilated": {"kernel_size": 2, "dilation": 3},
+    "groups": {"groups": 2},
+    "circular": {"padding_mode": "circular"},
+    "circular, dilated": {"padding_mode": "circular", "dilation": 2},
+}
+
+
 @pytest.mark.parametrize(
-    "law, kernel, mode",
-    [*((law, 3, "zeros") for law in LAWS), ("sll", 2, "zeros"), ("sll", 3, "circular"), ("spectral", 1, "circular")],
+    "law, case", [*((law, "zeros") for law in LAWS), *(("sll", case) for case in RESIDUAL if case != "zeros")]
 )
-def test_trained_residual_convolutions_are_proved_1_lipschitz(law: str, kernel: int, mode: str, tmp_path: Path) -> None:
+def test_trained_residual_convolutions_are_proved_1_lipschitz(law: str, case: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    block = LipschitzResidualConv2d(2, 5, kernel, law=law, padding_mode=mode)
+    block = LipschitzResidualConv2d(2, 4, law=law, **RESIDUAL[case])
     assert 0.99 < proved(trained(block, steps=8), tmp_path) <= ALMOST_1
 
 
@@ -113,6 +125,8 @@ def test_scales_that_are_too_small_are_reported_above_1(factor: float, least: fl
     torch.manual_seed(0)
     block = nn.Sequential(nn.Flatten(), LipschitzResidual(72, 20, law=TooSmall()))
     assert least <= proved(block, tmp_path) <= 2.0 / factor - 1.0 + 1e-5
+    dense = nn.Sequential(nn.Flatten(), LipschitzLinear(72, 20, law=TooSmall()))
+    assert 1.0 + (least - 1.0) / 3.0 <= proved(dense, tmp_path) <= factor**-0.5 + 1e-5
 
 
 def test_one_step_of_power_iteration_is_reported_above_1(tmp_path: Path) -> None:
@@ -130,14 +144,15 @@ def test_one_step_of_power_iteration_is_reported_above_1(tmp_path: Path) -> None
     assert upper == pytest.approx(2.0 / share**2 - 1.0, rel=1e-4)
 
 
-@pytest.mark.parametrize("kernel, mode", [(3, "zeros"), (2, "zeros"), (5, "zeros"), (3, "circular")])
-def test_the_second_map_is_the_adjoint_of_the_first(kernel: int, mode: str) -> None:
+@pytest.mark.parametrize("case", RESIDUAL)
+def test_the_second_map_is_the_adjoint_of_the_first(case: str) -> None:
     torch.manual_seed(0)
-    block = LipschitzResidualConv2d(3, 4, kernel, padding_mode=mode).double().eval()
-    x = torch.randn(1, 3, 7, 6, dtype=torch.float64)
+    block = LipschitzResidualConv2d(4, 6, **RESIDUAL[case]).double().eval()
+    x = torch.randn(1, 4, 7, 6, dtype=torch.float64)
     with torch.no_grad():
-        plain = nn.Conv2d(3, 4, kernel, padding=kernel // 2, padding_mode=mode, bias=False).double()
+        plain = copy.deepcopy(block.first)
         plain.weight.copy_(block.step_weight)
+        plain.bias.zero_()
         forward = plain(x)
         y = torch.randn_like(forward)
         difference = (forward * y).sum() - (x * block.adjoint(y)).sum()
@@ -168,6 +183,8 @@ def test_circular_padding_that_changes_the_size_is_refused(padding: int | tuple[
     LipschitzConv2d(1, 1, 3, padding="same", padding_mode="circular")
     with pytest.raises(ValueError, match="odd kernel"):
         LipschitzResidualConv2d(1, kernel_size=2, padding_mode="circular")
+    with pytest.raises(ValueError, match="one group"):
+        LipschitzResidualConv2d(2, groups=2, padding_mode="circular")
 
 
 @pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), nn.LeakyReLU(-0.1), nn.LeakyReLU(1.5), MaxMin()])
@@ -202,6 +219,10 @@ def test_gradients_of_layers_against_finite_differences() -> None:
     def run(x: Tensor, *values: Tensor) -> Tensor:
         return torch.func.functional_call(block, dict(zip(names, values, strict=True)), (x,))
 
+    assert torch.autograd.gradcheck(run, (x, *block.parameters()))
+    block = LipschitzResidualConv2d(2, 3, 2, dilation=2, law="sr", activation=nn.Tanh()).double()
+    x = torch.randn(1, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in block.named_parameters()]
     assert torch.autograd.gradcheck(run, (x, *block.parameters()))
 
 

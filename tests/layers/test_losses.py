@@ -51,6 +51,22 @@ def test_an_example_that_is_not_certified_costs_at_least_ln_2(temperature: float
         assert bool((margin[certified_radii(logits, whole, labels) <= radius] >= least).all())
 
 
+def test_gradients_of_losses_against_finite_differences() -> None:
+    logits, labels, constants = batch(3)
+    wanted = (logits[:4].requires_grad_(), (constants + torch.ones(5, 5)).requires_grad_())
+
+    def pairwise(logits: Tensor, constants: Tensor) -> Tensor:
+        return losses.pairwise_cross_entropy(logits, labels[:4], radius=0.5, pair_constants=constants, temperature=0.25)
+
+    def hinge(logits: Tensor, constants: Tensor) -> Tensor:
+        return losses.certificate_hinge(logits, labels[:4], radius=2.0, pair_constants=constants)
+
+    def margin(logits: Tensor, constants: Tensor) -> Tensor:
+        return losses.margin_cross_entropy(logits, labels[:4], radius=0.5, lipschitz=constants[0, 0])
+
+    assert all(torch.autograd.gradcheck(loss, wanted) for loss in (pairwise, hinge, margin))
+
+
 def test_the_hinge_is_zero_exactly_where_all_are_certified() -> None:
     logits, labels, constants = batch(1)
     radii = certified_radii(logits, constants, labels)
