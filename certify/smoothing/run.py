@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,7 @@ def run_smoothing(
     device: str | torch.device = "cpu",
     batch: int | Literal["auto"] = "auto",
     workers: int = 1,
+    engine: Engine = "local",
 ) -> Iterator[SmoothingExample]:
     """Yield the certified examples of a run in the order of the data set; see `smoothing_events`, which adds progress.
 
@@ -59,10 +61,8 @@ def run_smoothing(
         >>> row.predicted, 0.3 < row.radius < (230 - 127) / 255  # the distance to the nearest input of class 0
         (1, True)
     """
-    events = smoothing_events(
-        predict, dataset, classes=classes, settings=settings, store=store, device=device, batch=batch, workers=workers
-    )
-    return _examples_of(events)
+    place = partial(smoothing_events, device=device, batch=batch, workers=workers, engine=engine)
+    return _examples_of(place(predict, dataset, classes=classes, settings=settings, store=store))
 
 
 def smoothing_events(

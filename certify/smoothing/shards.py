@@ -70,7 +70,7 @@ class Work:
         padded[:BLOCK_DRAWS] = rows
         inputs = self.law.inputs(torch.from_numpy(padded).to(self.network.device), self.network.dtype)
         with self.network.running() as network:
-            outputs = [network(part).double().cpu().numpy().tobytes() for part in inputs.split(self.micro_batch)]
+            outputs = [network(part).double().cpu().numpy().tobytes() for part in torch.split(inputs, self.micro_batch)]
         return f"certify {__version__}, torch {torch.__version__}, {hashlib.sha256(b''.join(outputs)).hexdigest()}"
 
 
