@@ -12,7 +12,7 @@ from certify.cli import options
 from certify.cli.output import Output, write_note, write_text
 from certify.cli.pages import show_page
 from certify.errors import InputError
-from certify.results import Document, LogReport, OutputsReport
+from certify.results import CurvatureReport, Document, LogReport, OutputsReport
 
 EXIT_INCONSISTENT = 2
 Thumbnails: TypeAlias = Annotated[
@@ -32,7 +32,6 @@ Alpha: TypeAlias = Annotated[
 Draws: TypeAlias = Annotated[
     int | None, typer.Option("--n", help="For an imported log: its draws per example. [default: 100000]", min=1)
 ]
-ReportArgument = Annotated[Path, typer.Argument(metavar="REPORT", help="A report.json.")]
 
 
 def report_command(
@@ -89,21 +88,27 @@ def read_reports(
     )
 
 
-def verify_command(report: ReportArgument, quiet: options.Quiet = False) -> int:
+def verify_command(
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports as JSON.")],
+    quiet: options.Quiet = False,
+) -> int:
     """Derive every radius, the summary and the verdicts again from the record; needs no model and no torch."""
-    from certify.report import read_document, verify_report
+    return max(_verify(path, len(reports) > 1, quiet) for path in reports)
 
-    found = read_document(report)
+
+def _verify(path: Path, named: bool, quiet: bool) -> int:
+    """Say whether the report in a file is consistent; return the exit code that says the same."""
+    from certify.report import read_document, strip_controls, verify_report
+
+    found = read_document(path)
     findings = verify_report(found)
     for finding in findings:
         write_note(f"inconsistent: {finding}")
     if findings:
-        write_note(f"{report}: inconsistent in {len(findings)} places; do not trust it")
+        write_note(f"{path}: inconsistent in {len(findings)} places; do not trust it")
         return EXIT_INCONSISTENT
-    if not quiet and isinstance(found, LogReport):
-        write_text(f"consistent: {len(found.examples)} rows and what follows from them; a log holds no votes to check")
-    elif not quiet:
-        write_text(f"consistent: {len(found.examples)} examples, {_what_was_checked(found)}")
+    if not quiet:
+        write_text(f"{strip_controls(f'{path}: ') if named else ''}consistent: {_what_was_checked(found)}")
     return 0
 
 
@@ -119,5 +124,9 @@ def _what_was_checked(report: Document) -> str:
     """Return what a verification without findings has shown."""
     from certify.report.outputs_words import describe_checking
 
+    if isinstance(report, LogReport):
+        return f"{len(report.examples)} rows and what follows from them; a log holds no votes to check"
+    if isinstance(report, CurvatureReport):
+        return f"{len(report.examples)} examples, all that follows from readings and samples, which rest on the weights"
     unchecked = describe_checking(report) if isinstance(report, OutputsReport) else ""
-    return unchecked or "every number re-derived from the record"
+    return f"{len(report.examples)} examples, {unchecked or 'every number re-derived from the record'}"
