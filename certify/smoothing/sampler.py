@@ -79,10 +79,10 @@ class _OpenBlock:
 
 @dataclass(frozen=True, eq=False)
 class _Flight:
-    """A launched burst: its pieces (block and number of rows), all its rows, and how to wait for the records."""
+    """A launched burst: its pieces (block and number of rows), its forward passes, and how to wait for the records."""
 
     pieces: list[tuple[_OpenBlock, int]]
-    rows: int
+    passes: int
     records: Callable[[], NDArray[np.int64]]
 
 
@@ -142,14 +142,14 @@ class Sampler:
         """Evaluate one burst of queued rows; return the blocks that are complete."""
         start = time.perf_counter()
         if self._queue:
-            self._flights.append(self._launch(*self._stage()))
+            self._flights.append(self._launch(min(self._burst, -(-self.queued // self.micro_batch))))
         keep = self._ahead if self._queue else 0
         results: list[BlockResult] = []
         while len(self._flights) > keep:
             flight = self._flights.popleft()
             found = flight.records()
             now = time.perf_counter()
-            results += _settle(flight, found, (now - start) / flight.rows, self.micro_batch)
+            results += _settle(flight, found, (now - start) / (flight.passes * self.micro_batch), self.micro_batch)
             start = now
         return results
 
@@ -165,44 +165,51 @@ class Sampler:
         return self.law.draw(request.example, block_generator(self.seed, request, self.law.name))
 
     def _stage(self) -> tuple[list[tuple[_OpenBlock, int]], NDArray[Any]]:
-        """Return the next rows of the queue and whose they are; padded with zeros when the queue runs dry."""
-        size = self.micro_batch * min(self._burst, -(-self.queued // self.micro_batch))
-        rows = np.empty((size, *self.shape), dtype=self.law.row_dtype)
+        """Return the rows of the next micro-batch and whose they are; padded with zeros when the queue runs dry."""
         pieces: list[tuple[_OpenBlock, int]] = []
-        filled = 0
-        while self._queue and filled < size:
+        parts: list[NDArray[Any]] = []
+        missing = self.micro_batch
+        while self._queue and missing:
             block = self._queue[0]
-            part = block.take_rows(size - filled)
-            rows[filled : filled + len(part)] = part
-            filled += len(part)
+            part = block.take_rows(missing)
+            missing -= len(part)
+            parts.append(part)
             pieces.append((block, len(part)))
             if block.staged == BLOCK_DRAWS:
                 self._queue.popleft()
-        rows[filled:] = 0
-        return pieces, rows
+        if missing:
+            parts.append(np.zeros((missing, *self.shape), dtype=self.law.row_dtype))
+        return pieces, parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _launch(self, staged: list[tuple[_OpenBlock, int]], rows: NDArray[Any]) -> _Flight:
-        """Start the forward passes of the rows, and the reading of their outputs."""
-        pieces = [Piece(block.request, block.staged - count, count) for block, count in staged]
+    def _launch(self, passes: int) -> _Flight:
+        """Start the next forward passes, and the reading of their outputs."""
+        staged: list[tuple[_OpenBlock, int]] = []
+        pieces: list[Piece] = []
+        batches: list[NDArray[Any]] = []
+        for _ in range(passes):
+            found, rows = self._stage()
+            staged += found
+            pieces += [Piece(block.request, block.staged - count, count) for block, count in found]
+            batches.append(rows)
         if self._lanes is not None:
-            future = self._lanes.submit(lambda: _on_host(self._evaluate(rows, pieces)))
-            return _Flight(staged, len(rows), future.result)
-        records = self._evaluate(rows, pieces)
-        return _Flight(staged, len(rows), lambda: _on_host(records))
+            future = self._lanes.submit(lambda: _on_host(self._evaluate(batches, pieces)))
+            return _Flight(staged, passes, future.result)
+        records = self._evaluate(batches, pieces)
+        return _Flight(staged, passes, lambda: _on_host(records))
 
-    def _evaluate(self, rows: NDArray[Any], pieces: list[Piece]) -> Tensor:
+    def _evaluate(self, batches: list[NDArray[Any]], pieces: list[Piece]) -> Tensor:
         """Return the records of the pieces, one after another, on the device."""
-        start, passes = time.perf_counter(), len(rows) // self.micro_batch
+        start = time.perf_counter()
         with self.network.running() as network:
-            # Outputs are copied: a network may return the same memory again.
-            outputs = [self._outputs(network, part).clone() for part in np.split(rows, passes)]
-            self._pass_seconds = (time.perf_counter() - start) / passes
-            return self.reading.records(torch.cat(outputs) if passes > 1 else outputs[0], pieces)
+            outputs = [self._outputs(network, rows) for rows in batches]
+            self._pass_seconds = (time.perf_counter() - start) / len(batches)
+            return self.reading.records(torch.cat(outputs), pieces)
 
     def _outputs(self, network: Callable[[Tensor], Tensor], rows: NDArray[Any]) -> Tensor:
         """Return the outputs of one forward pass."""
         inputs = self.law.inputs(torch.from_numpy(rows).to(self.network.device), self.network.dtype)
-        return self.reading.check(network(inputs), self.micro_batch)
+        outputs = self.reading.check(network(inputs), self.micro_batch)
+        return outputs.clone() if self._longest > 1 else outputs  # a network may return the same memory every time
 
 
 def use_one_core() -> None:

@@ -30,6 +30,8 @@ def row_votes(logits: Tensor) -> Tensor:
         [1, 3, 3]
     """
     classes = logits.shape[1]
+    if logits.device.type == "cpu" and bool(torch.isfinite(logits.sum())):
+        return logits.argmax(dim=1)  # a finite sum has finite terms; of equal logits argmax takes the first
     largest = logits.amax(dim=1, keepdim=True)
     indices = torch.arange(classes, device=logits.device)
     lowest = torch.where(logits == largest, indices, classes).amin(dim=1)

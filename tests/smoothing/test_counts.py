@@ -9,6 +9,7 @@ import torch
 from certify.examples import Dataset
 from certify.results import SmoothingSettings
 from certify.smoothing import make_law, select_class
+from certify.smoothing import sampler as sampler_module
 from certify.smoothing.addresses import block_requests
 from certify.smoothing.base_network import base_network
 from certify.smoothing.sampler import Sampler
@@ -152,3 +153,38 @@ def test_another_seed_gives_other_counts(tmp_path):
 def test_counts_are_integers(tmp_path):
     for found in run(tmp_path, DATA):
         assert {type(votes) for votes in (*found.counts.selection, *found.counts.estimation)} == {int}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e6])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_length_of_a_burst_changes_nothing(monkeypatch, seconds, workers):
+    monkeypatch.setattr(sampler_module, "BURST_SECONDS", seconds)
+    results = evaluate(REQUESTS, 48, workers)
+    assert {address: result.counts.tolist() for address, result in results.items()} == TRUTH
+
+
+def test_a_burst_is_read_before_a_network_writes_over_its_outputs(monkeypatch):
+    monkeypatch.setattr(sampler_module, "BURST_SECONDS", 1e6)
+    same = torch.empty(64, CLASSES)
+    work = sampler(64, classify=lambda x: same.copy_(predict(x)))
+    for request in REQUESTS:
+        work.push(request)
+    lengths, results = [], {}
+    while not work.idle:
+        found = work.step()
+        lengths.append(len(found))
+        results |= {(r.request.example.id, r.request.purpose, r.request.block): r.counts.tolist() for r in found}
+    assert max(lengths) > 2  # several forward passes were read together
+    assert results == TRUTH
+
+
+@pytest.mark.parametrize(("rows", "size", "burst"), [(2048, 2**22, 2048), (1000, 2**22, 960), (2048, 200, 64)])
+def test_a_burst_is_bounded_in_rows_and_bytes(monkeypatch, rows, size, burst):
+    monkeypatch.setattr(sampler_module, "BURST_SECONDS", 1e6)
+    monkeypatch.setattr(sampler_module, "BURST_ROWS", rows)
+    monkeypatch.setattr(sampler_module, "BURST_BYTES", size)
+    work = sampler(64)
+    assert work.wanted == 64  # the first burst is one forward pass, whose time is not known
+    work.push(REQUESTS[0])
+    work.step()
+    assert work.wanted == burst

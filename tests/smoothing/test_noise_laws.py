@@ -1,5 +1,6 @@
 """The integer law is the rounded Gaussian, exactly up to the stated charge; the two-level table changes nothing."""
 
+import hashlib
 from fractions import Fraction
 from itertools import pairwise
 
@@ -227,3 +228,21 @@ def test_the_half_width_is_that_of_the_rows():
     at_zero = Example(0, "t", 0, np.zeros(1000, dtype=np.float64))
     rows = UniformLaw(0.25).draw(at_zero, block_generator(0, REQUEST, "uniform")).rows
     assert 0.43 < np.abs(rows).max() <= UniformLaw(0.25).scale
+
+
+KEPT_DRAWS = {
+    "gaussian-255": "8f4b3d17de1ad4a18698eef5c764826256ca576380020aad7881ef4b88d636b4",
+    "uniform-255": "2a406bed271db9f8d81b040cbadd1eb162118633285ff2fe2c891f3545d60cbf",
+}
+
+
+@pytest.mark.parametrize(("law", "digest"), KEPT_DRAWS.items())
+def test_the_draws_of_a_key_are_those_of_earlier_versions(law, digest):
+    """Stores and reports of finished runs name a seed: the same seed must go on giving the same noise."""
+    image = Example(index=0, id="kept", label=0, stored=np.arange(60, dtype=np.uint8).reshape(3, 4, 5) * 4)
+    digests = hashlib.sha256()
+    for purpose in ("selection", "estimation"):
+        request = BlockRequest(image, purpose, 7, BLOCK_DRAWS)
+        rows = LAWS[law](0.25).draw(image, block_generator(12, request, law)).rows
+        digests.update(rows.astype("<i4").tobytes())
+    assert digests.hexdigest() == digest
