@@ -1,4 +1,4 @@
-"""Several reports side by side: one row each, and their curves in one plot for each norm."""
+"""Several reports side by side: one row each, and their curves in one plot for each share and norm."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ NOTE = (
 
 
 def compared_section(names: Sequence[str], reports: Sequence[Document], outlines: Sequence[Outline]) -> Section:
-    """Return the reports of certificates in one table, and their curves in one plot for each norm."""
+    """Return the reports of certificates in one table, and their curves in one plot for each share and norm."""
     curves = list(_curves(names, reports))
-    norms = list(dict.fromkeys(curve.norm for curve in curves))
-    figures: list[Block] = [_figure(norm, [curve for curve in curves if curve.norm == norm]) for norm in norms]
+    kinds = list(dict.fromkeys((curve.share, curve.norm) for curve in curves))
+    figures: list[Block] = [
+        _figure(share, norm, [curve for curve in curves if (curve.share, curve.norm) == (share, norm)])
+        for share, norm in kinds
+    ]
     return Section("curves", "Side by side", (_overview(names, reports, outlines), *figures, Text(NOTE, quiet=True)))
 
 
@@ -54,8 +57,8 @@ def _figures(report: Document) -> tuple[str, str, str]:
     return (f"{summary.examples:,}", describe_clean(summary), mean)
 
 
-def _figure(norm: str, curves: Sequence[Curve]) -> Figure:
-    title = f"Certified accuracy against radius, {norm}"
+def _figure(share: str, norm: str, curves: Sequence[Curve]) -> Figure:
+    title = f"{share.capitalize()} against radius, {norm}"
     alt = " ".join(f"{curve.name}: {describe_curve(curve)}." for curve in curves)
     legend = tuple((f"s{curve.series % SERIES}", f"{curve.name} ({_chance(curve)})") for curve in curves)
     return Figure(title, alt, draw_curves(curves), _table(norm, curves), legend)

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from msgspec import UNSET
 
+from certify.policy.promises import share_words
 from certify.report.figures import radius_label
 from certify.results import (
     CertifiedAccuracy,
@@ -44,7 +45,8 @@ class Curve:
 
     ``steps`` are (radius, share at it), empty where only the radii of ``limits`` were asked; ``beyond_upper`` is the
     upper limit beyond the last of these, ``fixed`` the radii that the summary names. ``chance`` says whether the
-    certificates can fail by chance, ``norm`` in which distance the radii are, ``series`` which report it is of.
+    certificates can fail by chance, ``norm`` in which distance the radii are, ``series`` which report it is of,
+    ``share`` what the share is called: among the k likeliest it is another one.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Curve:
     limits: tuple[CertifiedAccuracy, ...]
     beyond_upper: float
     fixed: frozenset[float] = frozenset()
+    share: str = "certified accuracy"
 
     @property
     def reach(self) -> float:
@@ -78,17 +81,22 @@ def curve_of(report: Listing, name: str = "", series: int = 0) -> Curve | None:
     radii = certified_radii(examples)
     if asked:
         rows = report.summary.certified_accuracy
-        return Curve(name, series, norm, chance, (), rows, rows[-1].upper, fixed)
+        return Curve(name, series, norm, chance, (), rows, rows[-1].upper, fixed, share_of(report))
     alpha = 0.0 if isinstance(report, LipschitzReport) else report.settings.alpha
     steps = tuple((r, share_at(radii, r, len(examples))) for r in thin_out([0.0, *radii], MOST_STEPS))
     rows = _limits(radii, report.summary, alpha)
     _, beyond = population_limits(0, len(examples), confidence=rows[0].confidence, alpha=alpha)
-    return Curve(name, series, norm, chance, steps, rows, beyond, fixed)
+    return Curve(name, series, norm, chance, steps, rows, beyond, fixed, share_of(report))
 
 
 def norm_of(report: Listing) -> str:
     """Return the norm of the radii of a report; logs are in l2."""
     return "l2" if isinstance(report, LogReport) else report.settings.norm
+
+
+def share_of(report: Listing) -> str:
+    """Return what the share of a report's examples that count is called; a log holds no task."""
+    return "certified accuracy" if isinstance(report, LogReport) else share_words(report.settings)
 
 
 def certified_radii(examples: Examples) -> list[float]:

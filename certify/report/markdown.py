@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from msgspec import UNSET
 
+from certify.report.curve import share_of
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.neutralise import markdown_text
 from certify.report.wording import (
@@ -129,7 +130,7 @@ def _accuracy(report: Report) -> Iterator[str]:
     if report.summary is UNSET:
         return
     summary, total = report.summary, report.summary.examples
-    yield f"### Certified accuracy ({_chance(report)})"
+    yield f"### {share_of(report).capitalize()} ({_chance(report)})"
     yield ""
     if summary.unsampled is not UNSET:
         counts = list(describe_counts(summary))

@@ -8,6 +8,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from certify.report import FORMATS, compare_reports, verify_report
+from certify.report.html_view import NamedReport, render_html_page
 from certify.report.promise_words import scales_words, scores_words
 from certify.results import Scales, ScoreCandidate, ScoreTable, TopK
 from tests.report.sample_reports import SETTINGS, lipschitz_clean, smoothing_report
@@ -89,3 +90,18 @@ def test_cards_of_the_k_likeliest_measure_something_else():
 
 def test_cards_of_the_network_itself_have_no_task():
     assert all("task" not in metric["args"] for metric in metrics(lipschitz_clean()))
+
+
+def test_headings_of_the_k_likeliest_name_another_share():
+    """Each view says top-2 where it says certified accuracy of votes, in reports, comparisons and beside others."""
+    report, plain = report_with({"task": TopK(2)}, [1.0] * 20), report_with({}, [1.0] * 20)
+    for shown in (report, compared({"task": TopK(2)})):
+        for name in ("terminal", "markdown", "html"):
+            text = " ".join(FORMATS[name](shown).split())
+            assert "Certified accuracy" not in text, name
+            assert "Top-2 certified accuracy" in text or name != "html", name
+    for name in ("terminal", "markdown"):
+        assert "Top-2 certified accuracy" in FORMATS[name](report)
+    page = render_html_page([NamedReport("two.json", report), NamedReport("votes.json", plain)])
+    assert "Top-2 certified accuracy against radius, l2" in page
+    assert "Certified accuracy against radius, l2" in page

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from msgspec import UNSET
 
-from certify.report.curve import UNLIMITED, Curve, certified_radii, curve_of, describe_curve, norm_of
+from certify.policy.promises import certified_words
+from certify.report.curve import UNLIMITED, Curve, certified_radii, curve_of, describe_curve, norm_of, share_of
 from certify.report.curve_plot import draw_curves
 from certify.report.figures import radius_label, radius_text
 from certify.report.outline import Block, Figure, Section, Table, Text, table_of
@@ -24,7 +25,7 @@ from certify.report.wording import (
     name_label,
     until_zero,
 )
-from certify.results import CertifiedAccuracy, Listing, SmoothingReport, Summary, certified_at, clean_correct
+from certify.results import CertifiedAccuracy, Listing, LogReport, SmoothingReport, Summary, certified_at, clean_correct
 from certify.rounding import ceiling_text, floor_text
 
 MOST_BINS, MOST_CLASSES = 20, 30
@@ -37,23 +38,23 @@ def accuracy_section(report: Listing) -> Section | None:
     """Return certified accuracy against radius, or the counts of a run that stopped early."""
     if report.summary is UNSET:
         return None
-    summary = report.summary
+    summary, share = report.summary, share_of(report).capitalize()
     curve = curve_of(report)
     if curve is not None:
-        return Section("accuracy", "Certified accuracy against radius", tuple(_curve_blocks(curve, summary)))
+        return Section("accuracy", f"{share} against radius", tuple(_curve_blocks(report, curve, summary)))
     rows = list(describe_counts(summary))
     table = table_of("What the examples that were drawn show", ("#radius", "examples"), rows, count=len(rows))
     blocks: list[Block] = [Text(f"{describe_stop(summary).capitalize()}."), table] if rows else [Text("No examples.")]
-    return Section("accuracy", "Certified accuracy", tuple(blocks))
+    return Section("accuracy", share, tuple(blocks))
 
 
-def _curve_blocks(curve: Curve, summary: Summary) -> Iterator[Block]:
+def _curve_blocks(report: Listing, curve: Curve, summary: Summary) -> Iterator[Block]:
     confidence = curve.limits[0].confidence
     shown = list(until_zero(summary.certified_accuracy))
-    plain = curve_table("Certified accuracy at fixed radii", shown, summary.examples)
+    plain = curve_table(f"{curve.share.capitalize()} at fixed radii", shown, summary.examples)
     shape = "Points with limits" if not curve.steps else "A falling line with the band of its limits"
     yield Figure(
-        "Share of examples certified correct", f"{shape}: {describe_curve(curve)}.", draw_curves([curve]), plain
+        f"Share of examples {_counted(report)}", f"{shape}: {describe_curve(curve)}.", draw_curves([curve]), plain
     )
     yield Text(
         f"{LIMITS_NOTE.format(confidence=confidence).capitalize()}. The band between radii follows from them.",
@@ -63,6 +64,11 @@ def _curve_blocks(curve: Curve, summary: Summary) -> Iterator[Block]:
         yield Text(f"{whole.capitalize()}.", quiet=True)
     if len(curve.limits) > len(shown):
         yield curve_table("Every limit that the band is drawn from", curve.limits, summary.examples, folded=True)
+
+
+def _counted(report: Listing) -> str:
+    """Return what an example that counts is; a log holds no task."""
+    return "certified correct" if isinstance(report, LogReport) else certified_words(report.settings)
 
 
 def curve_table(caption: str, rows: Sequence[CertifiedAccuracy], examples: int, *, folded: bool = False) -> Table:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from msgspec import UNSET
+
+from certify.policy.promises import certified_words, share_words
 from certify.report.comparison_facts import (
     CURVE_NOTE,
     CURVE_TITLES,
@@ -41,7 +44,8 @@ def _sections(report: ComparisonReport) -> Iterator[Section]:
     statement = report.statement
     facts = (("domain", statement.domain), ("confidence", f"{report.settings.confidence!r} for each limit"))
     yield Section("statement", "What is promised", (Quote(statement.text), Facts(facts)))
-    yield Section("accuracy", "Certified accuracy, old and new", (_figure(report), _note(report)))
+    share = "certified accuracy" if report.new.smoothing is UNSET else share_words(report.new.smoothing)
+    yield Section("accuracy", f"{share.capitalize()}, old and new", (_figure(report), _note(report)))
     yield from filter(None, (_changed(report, "lost"), _changed(report, "won")))
     yield Section("record", "Record", (Facts(tuple(_record(report))), Text(CHECK)))
 
@@ -56,7 +60,8 @@ def _figure(report: ComparisonReport) -> Figure:
     here = report.summary.at_radius
     alt = f"Two falling lines: at the asked radius {here.old} examples were certified before and {here.new} are now."
     legend = (("s0", "old"), ("s1", "new"))
-    return Figure("Share of examples certified correct", alt, draw_curves(_curves(report)), table, legend)
+    words = "certified correct" if report.new.smoothing is UNSET else certified_words(report.new.smoothing)
+    return Figure(f"Share of examples {words}", alt, draw_curves(_curves(report)), table, legend)
 
 
 def _curves(report: ComparisonReport) -> list[Curve]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from certify.report.terminal.certificates import draw_accuracy, draw_draws, draw_extremes
+from certify.report.terminal.certificates import accuracy_title, draw_accuracy, draw_draws, draw_extremes
 from certify.report.terminal.frame import draw_panes
 from certify.report.terminal.header import draw_data, draw_identity, draw_settings, draw_statement, draw_title
 from certify.report.terminal.network import draw_layers, draw_network
@@ -17,7 +17,7 @@ PANES = (
     ("Statement", draw_statement),
     ("Layers", draw_layers),
     ("Network", draw_network),
-    ("Certified accuracy", draw_accuracy),
+    (accuracy_title, draw_accuracy),
     ("Examples", draw_extremes),
     ("Draws", draw_draws),
     ("Gates", draw_gates),
@@ -32,4 +32,5 @@ def render_terminal(report: Report, *, width: int | None = None, color: bool = F
     Each pane shows only what the report holds; what was not done is said ("not run"), never left out. A report has one
     kind, so deterministic and probabilistic certificates never share a column.
     """
-    return draw_panes(((title, draw(report)) for title, draw in PANES), width=width, color=color)
+    panes = ((title if isinstance(title, str) else title(report), draw(report)) for title, draw in PANES)
+    return draw_panes(panes, width=width, color=color)

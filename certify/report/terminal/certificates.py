@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from certify.policy.promises import share_words
 from certify.report.figures import lower_figure, radius_label
 from certify.report.score_words import describe_scores
 from certify.report.terminal.header import label_rows
@@ -35,6 +36,11 @@ from certify.rounding import ceiling_text, floor_text
 
 BAR_CELLS = 24
 EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def accuracy_title(report: Report) -> str:
+    """Return what the share of certified examples is called."""
+    return share_words(report.settings).capitalize()
 
 
 def draw_accuracy(report: Report) -> Group | None:
