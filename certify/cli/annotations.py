@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from certify.cli.output import Output, write_note
-from certify.results import GateRow, Report
+from certify.results import GateRow, Judged
 
 LEVELS = {"failed": "error", "undecided": "warning"}
 LONGEST = 1000  # characters of one annotation; the runner cuts at 4 KiB
@@ -22,7 +22,7 @@ TITLE = {**MESSAGE, ":": "%3A", ",": "%2C"}
 
 
 def announce(
-    reports: Sequence[Report], out: Output, *, exit_zero: bool, environment: Mapping[str, str] = os.environ
+    reports: Sequence[Judged], out: Output, *, exit_zero: bool, environment: Mapping[str, str] = os.environ
 ) -> None:
     """Annotate the gates that did not pass and append to the step's summary, when this runs in GitHub Actions.
 
@@ -57,7 +57,7 @@ def _escaped(text: str, table: Mapping[str, str]) -> str:
     return text.translate({ord(character): code for character, code in table.items()})
 
 
-def _append(path: Path, report: Report, out: Output) -> None:
+def _append(path: Path, report: Judged, out: Output) -> None:
     """Append the view of a report to the summary, unless the file would become too large to be shown at all."""
     from certify.report import FORMATS
 

@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certify.cli.configuration import Configuration, smoothing_settings
-from certify.cli.reading import read_verified
+from certify.cli.reading import read_judged
 from certify.policy import Gate, asked_radii
 from certify.policy.drops import baseline_record
-from certify.results import Report, SmoothingReport, SmoothingSettings
+from certify.results import Judged, SmoothingReport, SmoothingSettings
 
 if TYPE_CHECKING:
     from certify.runs import SmoothingRun
 
-Baselines = Mapping[str, Report]  # by the path that a gate names
+Baselines = Mapping[str, Judged]  # by the path that a gate names
 
 
-def read_baselines(gates: Iterable[Gate]) -> dict[str, Report]:
+def read_baselines(gates: Iterable[Gate]) -> dict[str, Judged]:
     """Return the reports that gates name as their baseline, each after re-deriving every number in it.
 
     Raises:
         InputError: If one is no report, or a number in it does not follow from its record.
     """
-    return {name: read_verified(Path(name)) for name in sorted({gate.baseline for gate in gates if gate.baseline})}
+    return {name: read_judged(Path(name)) for name in sorted({gate.baseline for gate in gates if gate.baseline})}
 
 
 def asked_settings(

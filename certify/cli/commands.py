@@ -45,6 +45,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "command",
             "Certify the noisy vote of a network: each certificate is false with probability at most alpha.",
         ),
+        "curvature": Command(
+            "curvature", "command", "Read curvature and sensitivity on DATA: diagnostics, never certificates."
+        ),
         "gate": Command(
             "gate",
             "command",

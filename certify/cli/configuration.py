@@ -27,7 +27,8 @@ TOP_KEYS = frozenset({"model", "data", "arch", "store", "smooth", "lipschitz", "
 RUN_KEYS = frozenset({"device", "batch", "workers", "engine"})
 ATTACK_KEYS = frozenset({"falsify"})
 SEARCH_KEYS = frozenset({"device"})
-Settings = TypeVar("Settings", SmoothingSettings, LipschitzSettings)
+DEVICE_KEYS = frozenset({"device"})
+Settings = TypeVar("Settings", SmoothingSettings, LipschitzSettings, CurvatureSettings)
 
 
 @dataclass(frozen=True)

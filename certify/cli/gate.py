@@ -14,7 +14,7 @@ from certify.cli.gate_plan import plan_text
 from certify.cli.judging import Question, decide, gates_of, needed_kinds
 from certify.cli.output import Output, write_text
 from certify.errors import InputError
-from certify.policy import gate_exit_code
+from certify.policy import gate_exit_code, refuse_diagnostic
 
 
 def command(
@@ -25,6 +25,10 @@ def command(
         bool, typer.Option("--plan", help="Print what must be observed for each gate to pass, and run nothing.")
     ] = False,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever the verdicts are.")] = False,
+    allow_diagnostic: Annotated[
+        bool,
+        typer.Option("--allow-diagnostic-gate", help="Let gates judge readings of curvature, which certify nothing."),
+    ] = False,
     falsify: options.Falsify = None,
     config: options.Config = None,
     device: options.Device = None,
@@ -43,6 +47,8 @@ def command(
     if not configuration.gates:
         where = configuration.path or "certify.toml (none found)"
         raise InputError(f"{where}: expected at least one [[gate]], got none")
+    for gate in () if allow_diagnostic else configuration.gates:
+        refuse_diagnostic(gate)
     if plan:
         write_text(
             plan_text(configuration, {kind: gates_of(configuration, kind) for kind in needed_kinds(configuration)})

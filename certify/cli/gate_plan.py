@@ -11,6 +11,7 @@ from certify.cli.configuration import Configuration, lipschitz_settings, smoothi
 from certify.cli.sources import data_path, model_path, read_known_model
 from certify.policy import Gate, least_examples, requirement
 from certify.policy.classes import class_requirement, held_to_fail
+from certify.policy.diagnostics import TOLERANCE
 from certify.policy.drops import PairedTally, question_of
 from certify.rounding import ceiling_text, floor_text
 
@@ -30,7 +31,7 @@ def plan_text(configuration: Configuration, gates_by_kind: Mapping[str, Sequence
     model = read_known_model(path, configuration.arch)
     lines: list[str] = []
     for kind, gates in gates_by_kind.items():
-        counted = [gate for gate in gates if gate.metric != "lipschitz"]
+        counted = [gate for gate in gates if gate.metric != "lipschitz" and not gate.diagnostic]
         dataset, alpha = _examples_of(kind, model, configuration) if counted else (None, 0.0)
         for gate in gates:
             lines += [f"{gate.name} ({kind}, {_asked(gate)})", *_required(gate, dataset, alpha, len(model.classes))]
@@ -50,6 +51,9 @@ def _examples_of(kind: str, model: Model, configuration: Configuration) -> tuple
 
 
 def _asked(gate: Gate) -> str:
+    if gate.diagnostic:
+        rise = f"at most {gate.tolerance or TOLERANCE!r} errors above {gate.baseline}"
+        return f"{gate.metric.replace('_', ' ')} {rise if gate.max is None else f'at most {gate.max!r}'}, diagnostic"
     where = "" if gate.radius is None else f" at {gate.norm} {gate.radius!r}"
     if gate.baseline:
         return (
@@ -78,7 +82,9 @@ def _allowed(gate: Gate, n: int) -> Iterator[str]:
 def _required(gate: Gate, dataset: Dataset | None, alpha: float, classes: int) -> Iterator[str]:
     """Yield what must be observed for a gate to pass, and what makes it fail."""
     n = 0 if dataset is None else len(dataset)
-    if gate.metric == "lipschitz":
+    if gate.diagnostic:
+        yield "  passes when the plain value of the reading is within that, else fails; no certificate"
+    elif gate.metric == "lipschitz":
         yield f"  passes when the proved bound is at most {gate.max!r}, fails when the constant is proved to be above"
     elif not n or dataset is None:
         yield "  no examples: undecided"

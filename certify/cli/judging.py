@@ -8,18 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from certify.cli import lipschitz, options, smooth
+from certify.cli import curvature, lipschitz, options, smooth
 from certify.cli.baselines import Baselines, asked_settings, read_baselines
 from certify.cli.chance import chance_level_note
 from certify.cli.configuration import (
     Configuration,
+    curvature_settings,
     falsify_level,
     lipschitz_settings,
     search_device,
     smoothing_settings,
 )
 from certify.cli.output import Output
-from certify.cli.reading import read_verified
+from certify.cli.reading import read_judged
 from certify.cli.remembered import question_name, recall, remember
 from certify.cli.sources import data_path, model_path, read_known_model
 from certify.errors import InputError, NoRuleError
@@ -32,7 +33,16 @@ from certify.policy import (
     requirement,
 )
 from certify.policy.gates import COUNTED
-from certify.results import GateRow, LipschitzReport, Report, SmoothingReport, seal, unsampled_of
+from certify.results import (
+    CurvatureReport,
+    GateRow,
+    Judged,
+    LipschitzReport,
+    Report,
+    SmoothingReport,
+    seal,
+    unsampled_of,
+)
 from certify.rounding import ceiling_text
 
 if TYPE_CHECKING:
@@ -52,7 +62,7 @@ class Question:
     store: Path | None = None
 
 
-def decide(question: Question, out: Output, *, no_progress: bool) -> list[Report]:
+def decide(question: Question, out: Output, *, no_progress: bool) -> list[Judged]:
     """Return the reports with their verdicts: those of the question, else one of each kind that the gates need.
 
     Raises:
@@ -61,18 +71,18 @@ def decide(question: Question, out: Output, *, no_progress: bool) -> list[Report
     configuration = question.configuration
     baselines = read_baselines(configuration.gates)
     if question.reports:
-        found = [read_verified(path) for path in question.reports]
+        found: list[Judged] = [read_judged(path) for path in question.reports]
     else:
         found = [_found(kind, question, out, no_progress, baselines) for kind in needed_kinds(configuration)]
     return judge(found, configuration.gates, default_kind(configuration), baselines)
 
 
-def _found(kind: str, question: Question, out: Output, no_progress: bool, baselines: Baselines) -> Report:
+def _found(kind: str, question: Question, out: Output, no_progress: bool, baselines: Baselines) -> Judged:
     """Return the report of one kind, remembered from the last time the same was asked, or made now."""
     configuration = question.configuration
     folder = question.store or configuration.store or Path(options.STORE_FOLDER)
     memory = Memory(configuration, question.device, folder, question.falsify)
-    report = memory.recall(out) if kind == "smoothing" else None
+    report: Judged | None = memory.recall(out) if kind == "smoothing" else None
     if report is None:
         report = _run(kind, question, out, no_progress, baselines)
         memory.keep(report)
@@ -98,7 +108,7 @@ class Memory:
             out.note(warning)
         return report
 
-    def keep(self, report: Report) -> None:
+    def keep(self, report: Judged) -> None:
         """Remember a smoothing report."""
         if isinstance(report, SmoothingReport):
             remember(self._store, self._name(), report)
@@ -117,8 +127,10 @@ class Memory:
         )
 
 
-def kind_of(report: Report) -> str:
+def kind_of(report: Judged) -> str:
     """Return the kind of a report, as a gate names it."""
+    if isinstance(report, CurvatureReport):
+        return "curvature"
     return "lipschitz" if isinstance(report, LipschitzReport) else "smoothing"
 
 
@@ -138,9 +150,9 @@ def needed_kinds(configuration: Configuration) -> list[str]:
 
 
 def judge(
-    reports: list[Report], gates: tuple[Gate, ...], default: str, baselines: Baselines = MappingProxyType({})
-) -> list[Report]:
-    """Return the reports with the verdicts of the gates that speak of them.
+    reports: Sequence[Judged], gates: tuple[Gate, ...], default: str, baselines: Baselines = MappingProxyType({})
+) -> list[Judged]:
+    """Return the reports with the verdicts of the gates that speak of them; gates on diagnostics have leave by now.
 
     A gate that names no kind speaks of the only report, or among several of the one of the ``default`` kind.
 
@@ -156,21 +168,24 @@ def judge(
                 f"gate {gate.name!r}: expected exactly one report of kind {kind or 'any'}, got {len(fitting)};"
                 " set its `kind`, and give one report of each kind"
             )
-        rows[fitting[0]] += evaluate_gates(reports[fitting[0]], (gate,), baselines)
+        rows[fitting[0]] += evaluate_gates(reports[fitting[0]], (gate,), baselines, allow_diagnostic=True)
     return [_with_gates(report, tuple(rows[index])) for index, report in enumerate(reports)]
 
 
-def _with_gates(report: Report, rows: tuple[GateRow, ...]) -> Report:
+def _with_gates(report: Judged, rows: tuple[GateRow, ...]) -> Judged:
     import msgspec
 
     return seal(msgspec.structs.replace(report, gates=rows, digest=""))
 
 
-def _run(
-    kind: str, question: Question, out: Output, no_progress: bool, baselines: Baselines
-) -> LipschitzReport | SmoothingReport:
+def _run(kind: str, question: Question, out: Output, no_progress: bool, baselines: Baselines) -> Judged:
     configuration = question.configuration
     path = model_path(None, configuration)
+    if kind == "curvature":
+        readings, batch = curvature_settings(configuration, {}), data_path(None, configuration)
+        return curvature.run(
+            path, batch, configuration.arch, None, readings, configuration, out, no_progress, device=question.device
+        )
     if kind == "lipschitz":
         settings = lipschitz_settings(configuration, {})
         level = falsify_level(question.falsify, configuration.lipschitz)

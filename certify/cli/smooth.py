@@ -22,7 +22,7 @@ from certify.cli.progress import consume_smoothing, meter
 from certify.cli.sources import data_path, is_named, model_path, read_known_model
 from certify.errors import InputError
 from certify.policy import Gate, Settlement
-from certify.results import Report, SmoothingReport, SmoothingSettings
+from certify.results import Judged, SmoothingReport, SmoothingSettings
 
 if TYPE_CHECKING:
     from certify.examples import Dataset
@@ -248,7 +248,7 @@ def run(
     restart: bool = False,
     gates: Sequence[Gate] = (),
     compared: Sequence[Gate] = (),
-    baselines: Mapping[str, Report] = MappingProxyType({}),
+    baselines: Mapping[str, Judged] = MappingProxyType({}),
 ) -> SmoothingReport:
     """Return the report of one run, with progress on stderr; with gates it ends when their verdicts are settled.
 

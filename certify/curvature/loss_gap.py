@@ -60,7 +60,7 @@ def smoothed_loss_gap(
             parameter.copy_(at + signed * direction)
         sums = [
             F.cross_entropy(module(x).double(), y, reduction="sum")
-            for x, y in zip(inputs.split(rows_at_once), labels.split(rows_at_once), strict=True)
+            for x, y in zip(torch.split(inputs, rows_at_once), torch.split(labels, rows_at_once), strict=True)
         ]
         return torch.stack(sums).sum() / len(inputs)
 

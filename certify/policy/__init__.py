@@ -41,18 +41,21 @@ in the scales of the noise, so a gate in that norm names them, by their hash (`p
 *Other questions.* A gate may ask for the share in every class (`classes`), for the mean radius (`means`), for the
 network's own constant (`networks`), or for a share that drops by little from an earlier report (`drops`); each module
 states its rule and why it holds. Every class and the mean are judged on whole runs: no later example may be missing.
+Readings of curvature certify nothing: a gate on one needs leave, and its row says what it is (`diagnostics`).
 
 `gates` says what a gate may ask, `requirements` which counts decide it, `tallies` what it has seen, `fits` which report
 can answer it, and `verdicts` puts them together.
 """
 
+from certify.policy.diagnostics import refuse_diagnostic
 from certify.policy.fits import SMALLEST, answers_gate, asked_radii, check_fits, check_norm, in_native_norm
-from certify.policy.gates import Gate, parse_gates
+from certify.policy.gates import DIAGNOSTICS, Gate, parse_gates
 from certify.policy.requirements import least_examples, requirement
 from certify.policy.tallies import Settlement, Tally, tally
 from certify.policy.verdicts import evaluate_gates, gate_exit_code
 
 __all__ = [
+    "DIAGNOSTICS",
     "SMALLEST",
     "Gate",
     "Settlement",
@@ -66,6 +69,7 @@ __all__ = [
     "in_native_norm",
     "least_examples",
     "parse_gates",
+    "refuse_diagnostic",
     "requirement",
     "tally",
 ]

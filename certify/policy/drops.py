@@ -25,7 +25,9 @@ from certify.policy.gates import Gate
 from certify.policy.promises import promise_notes
 from certify.results import (
     Baseline,
+    CurvatureReport,
     GateRow,
+    Judged,
     LipschitzExample,
     Report,
     SmoothingExample,
@@ -141,7 +143,7 @@ def question_of(gate: Gate) -> DropQuestion:
     )
 
 
-def baseline_record(gate: Gate, report: Report, baselines: Mapping[str, Report | Baseline]) -> Baseline:
+def baseline_record(gate: Gate, report: Report, baselines: Mapping[str, Judged | Baseline]) -> Baseline:
     """Return the baseline of a gate on a report: which of its examples the earlier report certified.
 
     Args:
@@ -153,7 +155,7 @@ def baseline_record(gate: Gate, report: Report, baselines: Mapping[str, Report |
         InputError: If there is none under that path, or the two reports may not be compared.
     """
     found = baselines.get(gate.baseline or "")
-    if found is None:
+    if found is None or isinstance(found, CurvatureReport):
         raise InputError(
             f"gate {gate.name!r}: expected the report of its baseline {gate.baseline!r}, got none; read it, pass it on"
         )

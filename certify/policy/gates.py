@@ -17,6 +17,9 @@ UNASKED = -1.0  # stands for no threshold from below
 COUNTED = frozenset({"certified_accuracy", "clean_accuracy"})  # one count of all examples decides these
 AT_A_RADIUS = frozenset({"certified_accuracy", "class_certified_accuracy"})
 SHARES = AT_A_RADIUS | COUNTED
+DIAGNOSTICS = frozenset(
+    {"curvature_lambda_max", "curvature_trace", "loss_gap", "last_layer_lambda_max", "last_layer_trace"}
+)  # readings, and no certificates
 HASH_START = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -32,15 +35,29 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     A radius in ``norm`` ``weighted-l2`` has the unit of the scales D of the noise. ``scales`` says which: their sha256
     as the report has it, or its first hex digits, 8 at least. A report with other scales is refused.
 
+    The metrics in `DIAGNOSTICS` are readings of curvature and no certificates (`certify.policy.diagnostics`): at most
+    ``max``, or with a ``baseline`` at most ``tolerance`` standard errors above its reading.
+
     Raises:
         ValueError: If a value is outside its range, is missing, or does not apply.
     """
 
     name: str
-    metric: Literal["certified_accuracy", "clean_accuracy", "class_certified_accuracy", "mean_radius", "lipschitz"]
+    metric: Literal[
+        "certified_accuracy",
+        "clean_accuracy",
+        "class_certified_accuracy",
+        "mean_radius",
+        "lipschitz",
+        "curvature_lambda_max",
+        "curvature_trace",
+        "loss_gap",
+        "last_layer_lambda_max",
+        "last_layer_trace",
+    ]
     min: float = UNASKED
     max: float | None = None
-    kind: Literal["lipschitz", "smoothing"] | None = None
+    kind: Literal["lipschitz", "smoothing", "curvature"] | None = None
     norm: AnyNorm = "l2"
     radius: float | None = None
     claim: Literal["population", "list"] = "population"
@@ -49,6 +66,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     baseline: str | None = None
     max_drop: float | None = None
     scales: str | None = None
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.5 < self.confidence < 1.0:
@@ -57,6 +75,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError(f"key 'radius': {self.metric} has none; remove it, or ask for certified_accuracy")
         if self.metric in AT_A_RADIUS and not (self.radius is not None and 0.0 <= self.radius < math.inf):
             raise ValueError(f"key 'radius': {self.metric} needs a radius of at least 0, got {self.radius!r}")
+        if self.diagnostic:
+            self._check_diagnostic()
+            return
+        self._check_certificate()
         if self.metric == "lipschitz":
             self._check_network()
         else:
@@ -65,9 +87,38 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         self._check_scales()
 
     @property
-    def certificates(self) -> Literal["lipschitz", "smoothing"] | None:
-        """The kind of report that can answer; None for any."""
-        return "lipschitz" if self.metric == "lipschitz" else self.kind
+    def diagnostic(self) -> bool:
+        """Whether this is a question about a reading, and not about a certificate."""
+        return self.metric in DIAGNOSTICS
+
+    @property
+    def certificates(self) -> Literal["lipschitz", "smoothing", "curvature"] | None:
+        """The kind of report that can answer; None for any of certificates."""
+        return "lipschitz" if self.metric == "lipschitz" else "curvature" if self.diagnostic else self.kind
+
+    def _check_certificate(self) -> None:
+        if self.kind == "curvature":
+            raise ValueError(f"key 'kind': {self.metric} is asked of certificates, got curvature; remove it")
+        if self.tolerance is not None:
+            raise ValueError(f"key 'tolerance': {self.metric} has none, it belongs to readings of curvature")
+
+    def _check_diagnostic(self) -> None:
+        if self.kind not in (None, "curvature"):
+            raise ValueError(f"key 'kind': {self.metric} is a reading of curvature, got {self.kind}; remove it")
+        if (self.max is None) == (self.baseline is None):
+            raise ValueError(f"keys 'max' and 'baseline': {self.metric} needs one of them, not both")
+        if self.max is not None and not 0.0 <= self.max < math.inf:
+            raise ValueError(f"key 'max': expected a number of at least 0, got {self.max!r}")
+        if self.tolerance is not None and (self.baseline is None or not 0.0 <= self.tolerance < math.inf):
+            raise ValueError(
+                f"key 'tolerance': expected a number of at least 0 beside a baseline, got {self.tolerance!r}"
+            )
+        others = (self.min, self.claim, self.confidence, self.on, self.max_drop, self.scales, self.norm)
+        if others != (UNASKED, "population", 0.95, "lower", None, None, "l2"):
+            raise ValueError(
+                f"keys 'min', 'norm', 'claim', 'confidence', 'on', 'max_drop', 'scales': {self.metric} is the plain "
+                "value of a reading; remove them"
+            )
 
     def _check_least(self) -> None:
         if self.max is not None:
@@ -148,7 +199,7 @@ def _completed(table: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: If it has both a baseline and a threshold.
     """
-    if "baseline" not in table:
+    if "baseline" not in table or table.get("metric") in DIAGNOSTICS:
         return dict(table)
     if "min" in table:
         raise InputError("key 'min': expected none beside a baseline, got one; write two gates")

@@ -7,7 +7,9 @@ from types import MappingProxyType
 
 from msgspec import UNSET
 
+from certify.errors import InputError
 from certify.policy.classes import judge_classes
+from certify.policy.diagnostics import judge_diagnostic, refuse_diagnostic, trend_of
 from certify.policy.drops import baseline_record, judge_gate
 from certify.policy.fits import check_fits, in_native_norm
 from certify.policy.gates import Gate
@@ -16,13 +18,26 @@ from certify.policy.networks import judge_network
 from certify.policy.promises import certified_words, scales_notes
 from certify.policy.requirements import least_examples, requirement
 from certify.policy.tallies import Tally, tally
-from certify.results import Baseline, GateRow, Report, SmoothingReport, Verdict, unsampled_of
+from certify.results import (
+    Baseline,
+    CurvatureReport,
+    GateRow,
+    Judged,
+    Report,
+    SmoothingReport,
+    Verdict,
+    unsampled_of,
+)
 from certify.rounding import div_down
 from certify.stats import Requirement, false_certificates_quantile, population_limits
 
 
 def evaluate_gates(
-    report: Report, gates: Iterable[Gate], baselines: Mapping[str, Report | Baseline] = MappingProxyType({})
+    report: Judged,
+    gates: Iterable[Gate],
+    baselines: Mapping[str, Judged | Baseline] = MappingProxyType({}),
+    *,
+    allow_diagnostic: bool = False,
 ) -> tuple[GateRow, ...]:
     """Return the verdict of each gate on a report, in their order.
 
@@ -30,13 +45,19 @@ def evaluate_gates(
         report: The report that is judged.
         gates: The gates.
         baselines: The earlier reports that gates name as their ``baseline``, by that name.
+        allow_diagnostic: Whether gates may ask for readings of curvature, which certify nothing; their rows say so.
 
     Raises:
         InputError: If a gate asks for another kind, norm or scales than the report's, for answers that its task leaves
-            open, for a radius that its draws cannot reach, or it has no data; or if a baseline is missing or may not be
-            compared.
+            open, for a radius that its draws cannot reach, for a diagnostic without leave, or it has no data; or if a
+            baseline is missing or may not be compared.
     """
-    return tuple(_evaluate(report, gate, baselines) for gate in gates)
+    asked = tuple(gates)
+    for gate in () if allow_diagnostic else asked:
+        refuse_diagnostic(gate)
+    if isinstance(report, CurvatureReport):
+        return tuple(judge_diagnostic(report, gate, trend_of(gate, report, baselines)) for gate in asked)
+    return tuple(_evaluate(report, gate, baselines) for gate in asked)
 
 
 def gate_exit_code(rows: Iterable[GateRow]) -> int:
@@ -50,7 +71,9 @@ def gate_exit_code(rows: Iterable[GateRow]) -> int:
     return 1 if "failed" in verdicts else 4 if "undecided" in verdicts else 0
 
 
-def _evaluate(report: Report, gate: Gate, baselines: Mapping[str, Report | Baseline]) -> GateRow:
+def _evaluate(report: Report, gate: Gate, baselines: Mapping[str, Judged | Baseline]) -> GateRow:
+    if gate.diagnostic:
+        raise InputError(f"gate {gate.name!r}: expected readings of curvature for {gate.metric}, got certificates")
     if gate.metric == "lipschitz":
         return judge_network(report, gate)
     native = gate

@@ -24,6 +24,8 @@ from certify.report.neutralise import cell_text
 from certify.report.wording import FLOORS
 from certify.results import (
     ComparisonReport,
+    CurvatureExample,
+    CurvatureReport,
     Document,
     LayerRow,
     LipschitzExample,
@@ -53,6 +55,15 @@ SIDES: Mapping[str, Callable[[float], str]] = MappingProxyType(
         "new_radius": lower_digits,
         "uniform": repr,
         "seconds": repr,
+        "loss": repr,
+        "activation_square": repr,
+        "last_layer_largest": repr,
+        "last_layer_trace": repr,
+        "last_layer_gradient": repr,
+        "input_gradient": repr,
+        "jacobian_spectral": repr,
+        "jacobian_frobenius": repr,
+        "flip_distance": repr,
     }
 )
 
@@ -63,6 +74,7 @@ ROWS: Mapping[type[Struct], type[Struct]] = MappingProxyType(
         SmoothingReport: SmoothingExample,
         ComparisonReport: PairedExample,
         LogReport: LogExample,
+        CurvatureReport: CurvatureExample,
     }
 )
 """What kind of rows a kind of report has."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from certify.errors import InputError
-from certify.results import ComparisonReport, Document, LogReport, OutputsReport, report_to_json
+from certify.results import ComparisonReport, CurvatureReport, Document, LogReport, OutputsReport, report_to_json
 
 
 class Renderer(Protocol):
@@ -30,6 +30,10 @@ REFUSALS: Mapping[type, str] = MappingProxyType(
         ),
         LogReport: "expected a format that shows imported logs (terminal, json, csv, tsv, markdown, html), got another",
         OutputsReport: "expected a format that shows outputs (terminal, json, markdown, html), got another",
+        CurvatureReport: (
+            "expected a format that shows readings (terminal, json, csv, markdown, html, junit, card), got tsv, whose "
+            "columns are those of certified radii"
+        ),
     }
 )
 
@@ -56,13 +60,18 @@ def render(report: Document, name: str) -> str:
     return FORMATS[name](report)
 
 
-def _load_later(plain: str, *, comparison: str = "", log: str = "", outputs: str = "") -> Renderer:
+def _load_later(plain: str, *, comparison: str = "", log: str = "", outputs: str = "", curvature: str = "") -> Renderer:
     """Return a renderer whose file is loaded when it is first used: no format pays for what another needs.
 
     Each is ``module.function``: for certificates, for comparisons, for imported logs, for regressions and
-    segmentations; "" where the format has no place for one.
+    segmentations, for readings of curvature; "" where the format has no place for one.
     """
-    homes = {ComparisonReport: comparison, LogReport: log, OutputsReport: outputs}
+    homes = {
+        ComparisonReport: comparison,
+        LogReport: log,
+        OutputsReport: outputs,
+        CurvatureReport: curvature,
+    }
 
     def render(report: Document, *, width: int | None = None, color: bool = False) -> str:
         home = homes.get(type(report), plain)
@@ -82,23 +91,31 @@ FORMATS: Mapping[str, Renderer] = MappingProxyType(
             comparison="comparison_terminal.render_comparison",
             log="outline_text.render_terminal_outline",
             outputs="outputs_terminal.render_outputs",
+            curvature="curvature_terminal.render_curvature",
         ),
         "json": render_json,
-        "csv": _load_later("csv_view.render_csv", comparison="csv_view.render_csv", log="csv_view.render_csv"),
+        "csv": _load_later(
+            "csv_view.render_csv",
+            comparison="csv_view.render_csv",
+            log="csv_view.render_csv",
+            curvature="csv_view.render_csv",
+        ),
         "tsv": _load_later("tsv.render_tsv", log="tsv.render_tsv"),
         "markdown": _load_later(
             "markdown.render_markdown",
             comparison="comparison_markdown.render_comparison",
             log="outline_text.render_markdown_outline",
             outputs="outline_text.render_markdown_outline",
+            curvature="outline_text.render_markdown_outline",
         ),
         "html": _load_later(
             "html_view.render_html",
             comparison="html_view.render_html",
             log="html_view.render_html",
             outputs="html_view.render_html",
+            curvature="html_view.render_html",
         ),
-        "junit": _load_later("junit.render_junit", comparison="junit.render_junit"),
-        "card": _load_later("card.render_card"),
+        "junit": _load_later("junit.render_junit", comparison="junit.render_junit", curvature="junit.render_junit"),
+        "card": _load_later("card.render_card", curvature="card_readings.render_readings"),
     }
 )

@@ -17,17 +17,30 @@ from msgspec import UNSET
 
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.neutralise import xml_text
-from certify.results import ComparisonReport, GateRow, LipschitzReport, Report, SmoothingReport, Verdict
+from certify.results import (
+    ComparisonReport,
+    CurvatureReport,
+    GateRow,
+    Judged,
+    LipschitzReport,
+    SmoothingReport,
+    Verdict,
+)
 
-Judged: TypeAlias = Report | ComparisonReport  # what has gates
+HasGates: TypeAlias = Judged | ComparisonReport
 KINDS: Mapping[type, str] = MappingProxyType(
-    {LipschitzReport: "lipschitz", SmoothingReport: "smoothing", ComparisonReport: "comparison"}
+    {
+        LipschitzReport: "lipschitz",
+        SmoothingReport: "smoothing",
+        ComparisonReport: "comparison",
+        CurvatureReport: "curvature",
+    }
 )
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 ELEMENTS: Mapping[Verdict, str] = MappingProxyType({"passed": "system-out", "failed": "failure", "undecided": "error"})
 
 
-def render_junit(report: Judged, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
+def render_junit(report: HasGates, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
     """Return the gates as JUnit XML; a report without gates is an empty suite."""
     totals = _totals(report)
     root = Element("testsuites", {"name": "certify", **totals})
@@ -41,11 +54,11 @@ def render_junit(report: Judged, *, width: int | None = None, color: bool = Fals
     return f"{DECLARATION}{tostring(root, encoding='us-ascii').decode('ascii')}\n"
 
 
-def _kind(report: Judged) -> str:
+def _kind(report: HasGates) -> str:
     return KINDS[type(report)]
 
 
-def _totals(report: Judged) -> dict[str, str]:
+def _totals(report: HasGates) -> dict[str, str]:
     verdicts = [gate.verdict for gate in report.gates]
     return {
         "tests": str(len(verdicts)),
@@ -55,7 +68,7 @@ def _totals(report: Judged) -> dict[str, str]:
     }
 
 
-def _properties(report: Judged) -> Iterator[tuple[str, str]]:
+def _properties(report: HasGates) -> Iterator[tuple[str, str]]:
     yield "version", report.tool.version
     if isinstance(report, ComparisonReport):
         yield "old.model.sha256", report.old.model.sha256
@@ -86,6 +99,8 @@ def _facts(gate: GateRow) -> Iterator[tuple[str, str]]:
     if gate.radius is not UNSET:
         yield "radius", radius_label(gate.radius)
     yield "threshold", repr(gate.threshold)
+    if gate.diagnostic is not UNSET:
+        yield "diagnostic", "no certificate"
     if gate.claim is not UNSET:
         yield "claim", f"{gate.claim}, on {gate.on}, confidence {gate.confidence!r}"
     numbers: tuple[tuple[str, float | None, Callable[[float], str]], ...] = (

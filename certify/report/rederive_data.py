@@ -8,7 +8,7 @@ from typing import Protocol
 from msgspec import UNSET
 
 from certify.report.findings import Finding, require
-from certify.results import DataRecord, LipschitzSettings, SmoothingSettings
+from certify.results import CurvatureSettings, DataRecord, LipschitzSettings, SmoothingSettings
 
 
 class Placed(Protocol):
@@ -34,7 +34,7 @@ def check_order(where: str, examples: Sequence[Placed], previous: int = -1) -> I
 
 
 def check_selection(
-    settings: LipschitzSettings | SmoothingSettings, data: DataRecord, examples: Sequence[Placed]
+    settings: LipschitzSettings | SmoothingSettings | CurvatureSettings, data: DataRecord, examples: Sequence[Placed]
 ) -> Iterator[Finding]:
     """Yield where examples were to be left out, or are more than were asked for; of a part, those of the whole run."""
     count = len(examples) if data.part is UNSET else data.part.of

@@ -93,6 +93,40 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("Baseline", "digest"): HASH,
     ("Baseline", "model_sha256"): HASH,
     ("Baseline", "certified", "items"): NOT_NEGATIVE,
+    ("CurvatureReport", "digest"): HASH,
+    ("CurvatureSettings", "steps"): {"minimum": 1},
+    ("CurvatureSettings", "probes"): {"minimum": 6},
+    ("CurvatureSettings", "pairs"): {"minimum": 2},
+    ("CurvatureSettings", "sigma"): {"exclusiveMinimum": 0},
+    ("CurvatureExample", "index"): NOT_NEGATIVE,
+    ("CurvatureExample", "hash"): HASH,
+    ("CurvatureExample", "label"): NOT_NEGATIVE,
+    ("CurvatureExample", "predicted"): NOT_NEGATIVE,
+    ("CurvatureExample", "loss"): NOT_NEGATIVE,
+    ("CurvatureExample", "activation_square"): NOT_NEGATIVE,
+    ("CurvatureExample", "last_layer_largest"): NOT_NEGATIVE,
+    ("CurvatureExample", "last_layer_trace"): NOT_NEGATIVE,
+    ("CurvatureExample", "last_layer_gradient"): NOT_NEGATIVE,
+    ("CurvatureExample", "input_gradient"): NOT_NEGATIVE,
+    ("CurvatureExample", "jacobian_spectral"): NOT_NEGATIVE,
+    ("CurvatureExample", "jacobian_frobenius"): NOT_NEGATIVE,
+    ("CurvatureExample", "flip_distance"): NOT_NEGATIVE,
+    ("CurvatureSummary", "examples"): {"minimum": 1},
+    ("CurvatureSummary", "clean_accuracy"): SHARE,
+    ("CurvatureSummary", "flipped"): NOT_NEGATIVE,
+    ("LastLayerReading", "features"): {"minimum": 1},
+    ("NetworkReading", "variables"): {"minimum": 1},
+    ("Ritz", "residual"): NOT_NEGATIVE,
+    ("Ritz", "steps"): {"minimum": 1},
+    ("SampledMean", "standard_error"): NOT_NEGATIVE,
+    ("MatchedCertificate", "radius"): {"exclusiveMinimum": 0},
+    ("CertificatesBeside", "digest"): HASH,
+    ("CertificatesBeside", "failure_probability"): {"minimum": 0, "exclusiveMaximum": 0.5},
+    ("ReadingRow", "of"): {"minimum": 1},
+    ("ConsistencyRow", "compared"): NOT_NEGATIVE,
+    ("Trend", "digest"): HASH,
+    ("Trend", "model_sha256"): HASH,
+    ("Trend", "error"): NOT_NEGATIVE,
     ("ComparisonReport", "digest"): HASH,
     ("LogReport", "digest"): HASH,
     ("LogFile", "sha256"): HASH,
@@ -143,7 +177,10 @@ OPTIONAL: Mapping[str, frozenset[str]] = {
     "LayerRow": frozenset({"share"}),
     "LipschitzExample": frozenset({"ball", "local_upper", "reason"}),
     "SmoothingExample": frozenset({"scores", "stopped", "decisions", "uniform", "reason"}),
-    "GateRow": frozenset({"radius", "claim", "confidence", "on", "norm", "baseline"}),
+    "GateRow": frozenset({"radius", "claim", "confidence", "on", "norm", "baseline", "diagnostic", "trend"}),
+    "CurvatureReport": frozenset({"last_layer_reason", "network_reason"}),
+    "CertificatesBeside": frozenset({"data_sha256", "upper", "lower", "method", "layers", "sigma", "mean_radius"}),
+    "ReadingRow": frozenset({"error_of", "of", "note"}),
     "ComparedRun": frozenset({"lipschitz", "smoothing", "noise_law"}),
 }
 """The fields that are absent where they do not apply; every other field is always there."""
@@ -177,7 +214,7 @@ def report_schema() -> dict[str, Any]:
         definition.update(CONDITIONS.get(name, {}))
     for (name, field, *rest), limits in RANGES.items():
         _at(definitions[name]["properties"][field], rest).update(limits)
-    for name in ("LipschitzReport", "SmoothingReport", "ComparisonReport", "LogReport"):
+    for name in ("LipschitzReport", "SmoothingReport", "ComparisonReport", "LogReport", "CurvatureReport"):
         definitions[name]["properties"]["schema"] = {"const": SCHEMA}
     return {"$schema": DIALECT, "title": SCHEMA, **schema}
 

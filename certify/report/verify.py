@@ -20,6 +20,7 @@ from certify.policy import evaluate_gates, parse_gates
 from certify.report import rederive_lipschitz, rederive_smoothing
 from certify.report.findings import Finding, compare, require
 from certify.report.rederive_comparison import check_comparison
+from certify.report.rederive_curvature import check_curvature
 from certify.report.rederive_data import check_order, check_selection
 from certify.report.rederive_log import check_log
 from certify.report.rederive_outputs import check_outputs
@@ -29,6 +30,7 @@ from certify.results import (
     SCHEMA,
     AnyReport,
     ComparisonReport,
+    CurvatureReport,
     DataRecord,
     Document,
     GateRow,
@@ -55,7 +57,8 @@ def verify_report(report: Document) -> tuple[Finding, ...]:
     Computed again are, for smoothing, the plan, the charge on alpha, the selected class, the draws, every radius and
     abstention from the integer counts; for Lipschitz reports every radius from its margin and constant, and the order
     of all bounds; for both the summary, the statement, the hash of the selection, the verdict of every gate, and the
-    digest. Of a comparison, all that follows from the answers of both reports; of an imported log, from its rows.
+    digest. Of a comparison, all that follows from the answers of both reports; of an imported log, from its rows; of
+    readings of curvature, from its examples and samples.
     """
     if isinstance(report, ComparisonReport):
         return tuple(_attempt("comparison", check_comparison, report))
@@ -63,6 +66,8 @@ def verify_report(report: Document) -> tuple[Finding, ...]:
         return tuple(_attempt("log", check_log, report))
     if isinstance(report, OutputsReport):
         return tuple(_attempt("outputs", check_outputs, report))
+    if isinstance(report, CurvatureReport):
+        return tuple(_attempt("curvature", check_curvature, report))
     checks: tuple[tuple[str, Callable[[Report], Iterator[Finding]]], ...] = (
         ("schema", _check_identity),
         ("examples", _check_rows),

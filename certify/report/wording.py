@@ -105,11 +105,19 @@ def describe_asked(gate: GateRow) -> str:
     where = "" if gate.radius is UNSET else f" at {norm}radius {radius_label(gate.radius)}"
     if gate.metric == "lipschitz":
         return f"Lipschitz constant of the network at most {gate.threshold!r} (proved)"
+    if gate.diagnostic is not UNSET:
+        return _asked_reading(gate, metric)
     metric = metric.replace("class certified accuracy", "certified accuracy of every class")
     plain = "plain mean" if gate.metric == "mean_radius" else "plain share"
     claim = plain if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
     least = "at least" if gate.baseline is UNSET else "below the baseline's by at most"
     return f"{metric}{where} {least} {gate.threshold!r} ({claim})"
+
+
+def _asked_reading(gate: GateRow, metric: str) -> str:
+    if gate.trend is UNSET:
+        return f"{metric} at most {gate.threshold!r} (diagnostic, no certificate)"
+    return f"{metric} at most {gate.threshold!r} errors above the earlier reading (diagnostic, no certificate)"
 
 
 def describe_shape(shape: Sequence[int]) -> str:

@@ -11,6 +11,7 @@ from certify.errors import InputError
 from certify.results.reports import (
     SCHEMA,
     ComparisonReport,
+    CurvatureReport,
     Document,
     LipschitzReport,
     LogReport,
@@ -30,7 +31,10 @@ def report_digest(report: Document) -> str:
     return hashlib.sha256(dump_json(plain).encode()).hexdigest()
 
 
-AnyReport = TypeVar("AnyReport", bound=LipschitzReport | SmoothingReport | ComparisonReport | LogReport | OutputsReport)
+AnyReport = TypeVar(
+    "AnyReport",
+    bound=LipschitzReport | SmoothingReport | ComparisonReport | LogReport | OutputsReport | CurvatureReport,
+)
 
 
 def seal(report: AnyReport) -> AnyReport:
@@ -56,6 +60,8 @@ def report_from_json(data: bytes | str, *, name: str) -> Report:
         raise InputError(f"{name}: expected certificates of classes, got a regression or segmentation")
     if isinstance(found, LogReport):
         raise InputError(f"{name}: expected a report of certificates, got an imported log, which proves none")
+    if isinstance(found, CurvatureReport):
+        raise InputError(f"{name}: expected a report of certificates, got readings of curvature, which certify nothing")
     return found
 
 

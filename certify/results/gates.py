@@ -21,6 +21,15 @@ class Baseline(Row, frozen=True, kw_only=True):
     certified: tuple[int, ...]
 
 
+class Trend(Row, frozen=True, kw_only=True):
+    """The earlier reading that a diagnostic gate compares with, and its standard error or residual."""
+
+    digest: str
+    model_sha256: str
+    value: float
+    error: float
+
+
 class GateRow(Row, frozen=True, kw_only=True):
     """The verdict of one gate: what was asked, what was found, and one sentence of reason.
 
@@ -29,6 +38,9 @@ class GateRow(Row, frozen=True, kw_only=True):
     asked in another norm than the certificates', whose radii are then converted. With a ``baseline`` the
     threshold is the largest drop of the share that is allowed, and value, lower and upper are of its change. A proved
     bound of the network has neither claim nor confidence; its threshold is the largest constant allowed.
+
+    ``diagnostic`` (true, or absent) says that the row judges a reading and no certificate; with a ``trend`` its
+    threshold is how many standard errors the reading may lie above the earlier one.
     """
 
     name: str
@@ -45,3 +57,5 @@ class GateRow(Row, frozen=True, kw_only=True):
     reason: str
     norm: AnyNorm | UnsetType = UNSET
     baseline: Baseline | UnsetType = UNSET
+    diagnostic: bool | UnsetType = UNSET
+    trend: Trend | UnsetType = UNSET

@@ -7,6 +7,17 @@ from typing import Literal, TypeAlias
 from msgspec import UNSET, UnsetType
 
 from certify.results.comparison import ComparedRun, ComparisonSettings, ComparisonSummary, PairedExample
+from certify.results.curvature import (
+    CertificatesBeside,
+    ConsistencyRow,
+    CurvatureExample,
+    CurvatureSettings,
+    CurvatureSummary,
+    DiagnosticStatement,
+    LastLayerReading,
+    NetworkReading,
+    ReadingRow,
+)
 from certify.results.gates import GateRow
 from certify.results.lipschitz import LayerRow, LipschitzExample, NetworkBound
 from certify.results.log import LogAudit, LogExample, LogFile, LogSettings
@@ -122,9 +133,36 @@ class OutputsReport(Row, frozen=True, kw_only=True, tag_field="kind", tag="outpu
     execution: Execution
 
 
-Document: TypeAlias = Report | ComparisonReport | LogReport | OutputsReport
-"""All that can stand in a ``report.json``: certificates of classes or of outputs, the comparison of two reports, or an
-imported log."""
+class CurvatureReport(Row, frozen=True, kw_only=True, tag_field="kind", tag="curvature"):
+    """The report of `certify curvature`. ``table`` has every reading with its kind, certificates beside them."""
+
+    schema: str = SCHEMA
+    tool: Tool
+    model: ModelRecord
+    data: DataRecord
+    settings: CurvatureSettings
+    statement: DiagnosticStatement
+    table: tuple[ReadingRow, ...]
+    last_layer: LastLayerReading | None
+    last_layer_reason: str | UnsetType = UNSET
+    network: NetworkReading | None
+    network_reason: str | UnsetType = UNSET
+    summary: CurvatureSummary
+    examples: tuple[CurvatureExample, ...]
+    beside: tuple[CertificatesBeside, ...] = ()
+    consistency: tuple[ConsistencyRow, ...]
+    gates: tuple[GateRow, ...] = ()
+    digest: str = ""
+    execution: Execution
+
+
+Judged: TypeAlias = Report | CurvatureReport
+"""Every report that gates can judge: certificates, or readings where a diagnostic gate is allowed."""
+
+
+Document: TypeAlias = Report | ComparisonReport | LogReport | OutputsReport | CurvatureReport
+"""All that can stand in a ``report.json``: certificates of classes or of outputs, the comparison of two reports, an
+imported log, or readings of curvature."""
 
 
 def unsampled_of(report: Report) -> tuple[UnsampledExample, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from certify.report.outline import Outline
 from certify.report.sections.certificates import abstention_section, accuracy_section, class_section, radius_section
 from certify.report.sections.comparison import comparison_outline
+from certify.report.sections.curvature import curvature_outline
 from certify.report.sections.examples import examples_section
 from certify.report.sections.log import log_outline
 from certify.report.sections.network import layers_section, network_section
@@ -14,7 +15,7 @@ from certify.report.sections.outputs import outputs_outline
 from certify.report.sections.record import record_section
 from certify.report.sections.verdicts import statement_section, verdict_section
 from certify.report.wording import describe_headline, describe_kind
-from certify.results import ComparisonReport, Document, LogReport, OutputsReport
+from certify.results import ComparisonReport, CurvatureReport, Document, LogReport, OutputsReport
 
 PARTS = (
     verdict_section,
@@ -41,6 +42,8 @@ def outline_of(report: Document, *, pictures: Mapping[str, str] | None = None) -
         return log_outline(report)
     if isinstance(report, OutputsReport):
         return outputs_outline(report)
+    if isinstance(report, CurvatureReport):
+        return curvature_outline(report)
     parts = [part(report) for part in PARTS]
     parts += [examples_section(report, pictures or {}), record_section(report)]
     shown = tuple(part for part in parts if part is not None and part.blocks)
