@@ -54,16 +54,19 @@ def command(
             plan_text(configuration, {kind: gates_of(configuration, kind) for kind in needed_kinds(configuration)})
         )
         return 0
+    from certify.report import refuse_several
+
     out = Output(format, output, color, quiet, verbose)
-    if output is not None and len(reports or needed_kinds(configuration)) > 1:
+    several = len(reports or needed_kinds(configuration))
+    refuse_several(several, format.value)
+    if output is not None and several > 1:
         raise InputError(
             "expected one report to judge with --output, got several; leave --output out, or keep the gates of each"
             " kind in a configuration file of their own (--config)"
         )
     question = Question(configuration, reports or (), falsify, device, batch, workers, store)
     judged = decide(question, out, no_progress=no_progress)
-    for report in judged:
-        out.show(report)
+    out.show(*judged)
     announce(judged, out, exit_zero=exit_zero)
     code = gate_exit_code([row for report in judged for row in report.gates])
     return 0 if exit_zero else code

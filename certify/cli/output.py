@@ -44,16 +44,17 @@ class Output:
         if self.verbose:
             self.note(text)
 
-    def show(self, report: Document) -> None:
-        """Write the report file when one was asked for, then the view on stdout."""
-        from certify.report import FORMATS, write_file_atomically
+    def show(self, *reports: Document) -> None:
+        """Write the report file when one was asked for, which holds one, then the view of all on stdout."""
+        from certify.report import render_several, write_file_atomically
         from certify.results import report_to_json
 
         if self.path is not None:
+            (report,) = reports
             write_file_atomically(self.path, report_to_json(report).encode())
             self.detail(f"report written to {self.path}")
         width, color = terminal_width(), use_color(self.color)
-        write_text(FORMATS[self.format.value](report, width=width, color=color))
+        write_text(render_several(reports, self.format.value, width=width, color=color))
 
 
 def _refuse_to_replace(path: Path) -> None:

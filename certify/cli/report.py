@@ -45,7 +45,8 @@ def report_command(
 ) -> int:
     """Show reports in another format; as HTML, all of them on one page.
 
-    One that is inconsistent is shown with a warning. A tab-separated certification log (idx label predict radius
+    Several are one list in JSON, one set of suites in JUnit, one block of a card; tables take one. One that is
+    inconsistent is shown with a warning. A tab-separated certification log (idx label predict radius
     correct time) is imported and audited.
     """
     from certify.report import verify_report
@@ -56,13 +57,13 @@ def report_command(
     out = Output(format, None, color)
     found = read_reports(reports, sigma=sigma, alpha=alpha, n=n)
     findings = [verify_report(report) for report in found]
-    for path, report, contradictions in zip(reports, found, findings, strict=True):
+    for path, contradictions in zip(reports, findings, strict=True):
         if contradictions:
             write_note(f"warning: {path}: inconsistent, do not trust it ({contradictions[0]}); see `certify verify`")
-        if not paged:
-            out.show(report)
     if paged:
         write_text(show_page(reports, found, findings, thumbnails))
+    else:
+        out.show(*found)
     return 0
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from certify.report.reading import read_document, read_report
     from certify.report.recertified import recertify
     from certify.report.schema import report_schema, schema_text
+    from certify.report.several import refuse_several, render_several
     from certify.report.statement import lipschitz_statement, smoothing_statement
     from certify.report.summary import summarise_lipschitz, summarise_smoothing
     from certify.report.verify import verify_report
@@ -34,6 +35,8 @@ HOMES = {
     "read_report": "certify.report.reading",
     "recertify": "certify.report.recertified",
     "render": "certify.report.formats",
+    "refuse_several": "certify.report.several",
+    "render_several": "certify.report.several",
     "report_schema": "certify.report.schema",
     "schema_text": "certify.report.schema",
     "smoothing_statement": "certify.report.statement",
@@ -56,7 +59,9 @@ __all__ = [
     "read_log",
     "read_report",
     "recertify",
+    "refuse_several",
     "render",
+    "render_several",
     "report_schema",
     "schema_text",
     "smoothing_statement",

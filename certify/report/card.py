@@ -43,11 +43,18 @@ class Number(str):
 
 def render_card(report: Report, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
     """Return the block; a report without bound and without data has an empty list of results."""
-    metrics = [*_network(report), *_accuracies(report)]
-    result: Yaml = {"task": _task(report), "dataset": _dataset(report), "metrics": metrics}
-    name = f"model of sha256 {report.model.sha256[:16]}"
-    block: Yaml = {"model-index": [{"name": name, "results": [result] if metrics else []}]}
-    return HEAD + "".join(f"{line}\n" for line in yaml_lines(block))
+    return render_cards([report])
+
+
+def render_cards(reports: Sequence[Report]) -> str:
+    """Return one block for reports of one model or of several: for each model the results of all its reports."""
+    results: dict[str, list[Yaml]] = {}
+    for report in reports:
+        metrics = [*_network(report), *_accuracies(report)]
+        result: Yaml = {"task": _task(report), "dataset": _dataset(report), "metrics": metrics}
+        results.setdefault(report.model.sha256, []).extend([result] if metrics else [])
+    models: Yaml = [{"name": f"model of sha256 {model[:16]}", "results": found} for model, found in results.items()]
+    return HEAD + "".join(f"{line}\n" for line in yaml_lines({"model-index": models}))
 
 
 def _task(report: Report) -> Yaml:

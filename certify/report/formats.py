@@ -6,7 +6,7 @@ allowed) matter to a terminal only. Every renderer neutralises the names it show
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 from typing import Protocol
@@ -43,11 +43,11 @@ def render_json(report: Document, *, width: int | None = None, color: bool = Fal
     return report_to_json(report)
 
 
-def render(report: Document, name: str) -> str:
-    """Return a report in the format of this name, as `FORMATS` lists them.
+def render(report: Document | Sequence[Document], name: str) -> str:
+    """Return a report in the format of this name, as `FORMATS` lists them; or several in one text.
 
     Raises:
-        InputError: If there is no such format, or it has no place for this kind of report.
+        InputError: If there is no such format, or it has no place for this kind of report, or for several.
 
     Example:
         >>> render(None, "pdf")
@@ -57,6 +57,10 @@ def render(report: Document, name: str) -> str:
     if name not in FORMATS:
         *most, last = FORMATS
         raise InputError(f"expected {', '.join(most)} or {last}, got {name!r:.60}")
+    if isinstance(report, Sequence):
+        from certify.report.several import render_several
+
+        return render_several(report, name)
     return FORMATS[name](report)
 
 

@@ -8,7 +8,7 @@ whole run, at the suite; a gate itself is a comparison. The text is ASCII with c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
@@ -42,14 +42,19 @@ ELEMENTS: Mapping[Verdict, str] = MappingProxyType({"passed": "system-out", "fai
 
 def render_junit(report: HasGates, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
     """Return the gates as JUnit XML; a report without gates is an empty suite."""
-    totals = _totals(report)
-    root = Element("testsuites", {"name": "certify", **totals})
-    suite = SubElement(root, "testsuite", {"name": f"certify {_kind(report)}", "skipped": "0", **totals})
-    properties = SubElement(suite, "properties")
-    for name, value in _properties(report):
-        SubElement(properties, "property", name=name, value=xml_text(value))
-    for number, gate in enumerate(report.gates, start=1):
-        _add_case(suite, gate, classname=f"certify.{_kind(report)}", number=number)
+    return render_suites([report])
+
+
+def render_suites(reports: Sequence[HasGates]) -> str:
+    """Return the gates of reports as one JUnit XML document with a suite for each."""
+    root = Element("testsuites", {"name": "certify", **_totals(reports)})
+    for report in reports:
+        suite = SubElement(root, "testsuite", {"name": f"certify {_kind(report)}", "skipped": "0", **_totals([report])})
+        properties = SubElement(suite, "properties")
+        for name, value in _properties(report):
+            SubElement(properties, "property", name=name, value=xml_text(value))
+        for number, gate in enumerate(report.gates, start=1):
+            _add_case(suite, gate, classname=f"certify.{_kind(report)}", number=number)
     indent(root)
     return f"{DECLARATION}{tostring(root, encoding='us-ascii').decode('ascii')}\n"
 
@@ -58,13 +63,13 @@ def _kind(report: HasGates) -> str:
     return KINDS[type(report)]
 
 
-def _totals(report: HasGates) -> dict[str, str]:
-    verdicts = [gate.verdict for gate in report.gates]
+def _totals(reports: Sequence[HasGates]) -> dict[str, str]:
+    verdicts = [gate.verdict for report in reports for gate in report.gates]
     return {
         "tests": str(len(verdicts)),
         "failures": str(verdicts.count("failed")),
         "errors": str(verdicts.count("undecided")),
-        "time": f"{max(0.0, report.execution.seconds):.3f}",
+        "time": f"{sum(max(0.0, report.execution.seconds) for report in reports):.3f}",
     }
 
 
