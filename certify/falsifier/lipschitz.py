@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from certify.bounds import Analysis
 from certify.bounds.steepest import Box
 from certify.errors import InputError
@@ -64,13 +66,18 @@ def falsify_lipschitz(
     _check_order(examples, rows)
     effort = LIPSCHITZ[level]
     check_consistency(analysis.network, analysis.layers, rows)
-    planted = check_canaries(settings, certify)
+    planted = check_canaries(settings if examples else _without_examples(settings), certify)
     attacked = Attacked(analysis, examples, rows, settings, range)
     try:
         tried = [*_bounds_words(attacked, effort), *_radii_words(attacked, effort)]
     except InputError as error:
         tried = [f"no attack by gradients ({error})"]
     return Falsifier(level=level, tried="; ".join([*tried, f"{planted} planted networks"]), found=0)
+
+
+def _without_examples(settings: LipschitzSettings) -> LipschitzSettings:
+    """Return the settings for the bounds of a whole network alone: what a run without examples proves."""
+    return replace(settings, method="covariance") if settings.method == "auto" else settings
 
 
 def _check_order(examples: Sequence[Example], rows: Sequence[LipschitzExample]) -> None:

@@ -26,7 +26,7 @@ from certify.falsifier.levels import LipschitzEffort
 from certify.falsifier.quotients import (
     Pairs,
     ascended_pairs,
-    difference_of,
+    differences_of,
     joined,
     steepest_examples,
     tightest_classes,
@@ -75,9 +75,12 @@ def _attack_classes(
     if (uppers := attacked.class_uppers) is None:
         return
     search, exact = attacked.fast(attacked.certifying), attacked.exact(attacked.certifying)
-    for first, second in tightest_classes(pairs, uppers, class_pairs, attacked.settings.norm):
-        steep = climb(difference_of(search, first, second), exact, starts)
-        _hold_against_classes(attacked, joined([pairs, steep]), first, second, float(uppers[first, second]))
+    chosen = list(tightest_classes(pairs, uppers, class_pairs, attacked.settings.norm))
+    together = max(1, attacked.rows_at_once // len(starts))
+    for part in (chosen[k : k + together] for k in range(0, len(chosen), together)):
+        climbed = climb(differences_of(search, part, len(starts)), exact, torch.cat([starts] * len(part)))
+        for (first, second), steep in zip(part, climbed.split(len(part)), strict=True):
+            _hold_against_classes(attacked, joined([pairs, steep]), first, second, float(uppers[first, second]))
 
 
 def _example_pairs(attacked: Attacked, exact: Network, points: Tensor) -> Pairs:

@@ -20,7 +20,7 @@ from certify.bounds.steepest import Network, Stay, ascend, everywhere
 from certify.results import Norm
 
 DECIDED = 3  # steepest pairs of each kind that are looked at exactly
-SHORTER = 1e-3  # a second length of each ascended pair, in units of the first
+LENGTHS = (1.0, 1e-3)  # of each ascended pair, in units of the one the ascent ends with
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,13 @@ class Pairs:
         """Return ||p - q|| per pair; pairs of equal inputs are infinitely far apart, for they show nothing."""
         apart = vector_norms((self.p - self.q).flatten(1), norm)
         return torch.where(apart > 0.0, apart, torch.inf)
+
+    def split(self, parts: int) -> Iterator[Pairs]:
+        """Yield the pairs of equal parts of the starts that pairs were ascended from, each at all `LENGTHS`."""
+        ends = (self.p, self.q, self.change)
+        rounds = [each.reshape(len(LENGTHS), parts, -1, *each.shape[1:]) for each in ends]
+        for k in range(parts):
+            yield Pairs(*(each[:, k].flatten(0, 1) for each in rounds))
 
     def steepest(self, norm: Norm) -> Tensor:
         """Return the indices of the pairs with the largest quotients."""
@@ -104,7 +111,7 @@ def ascended_pairs(
     """
     found = ascend(search, starts, norm=norm, distance=distance, steps=steps, stay=stay, seed=seed)
     x, v = found.x.double(), found.v.double()
-    halves = (found.half, SHORTER * found.half)
+    halves = [length * found.half for length in LENGTHS]
     p, q = (torch.cat([stay(x + sign * half * v) for half in halves]) for sign in (1.0, -1.0))
     return pairs_of(exact, p, q)
 
@@ -120,12 +127,22 @@ def tightest_classes(pairs: Pairs, uppers: Tensor, count: int, norm: Norm) -> It
             yield index // classes, index % classes
 
 
-def difference_of(network: Network, first: int, second: int) -> Callable[[Tensor], Tensor]:
-    """Return the network of one output, logit ``first`` minus logit ``second``."""
+def differences_of(network: Network, classes: Sequence[tuple[int, int]], starts: int) -> Callable[[Tensor], Tensor]:
+    """Return the network of one output, logit i minus logit j: of ``classes`` in turn, each for ``starts`` inputs.
+
+    A batch may hold several rounds of all of them.
+
+    Example:
+        >>> difference = differences_of(lambda x: x, [(0, 1), (2, 0)], 1)
+        >>> difference(torch.tensor([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]])).flatten().tolist()
+        [-1.0, 4.0]
+    """
+    chosen = torch.tensor(classes).repeat_interleave(starts, 0)
 
     def difference(x: Tensor) -> Tensor:
         logits = network(x)
-        return (logits[:, first] - logits[:, second]).unsqueeze(1)
+        both = logits.gather(1, chosen.repeat(len(x) // len(chosen), 1))
+        return both[:, :1] - both[:, 1:]
 
     return difference
 

@@ -4,6 +4,8 @@ import json
 import math
 from dataclasses import replace as changed
 from fractions import Fraction
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -19,7 +21,14 @@ from certify.falsifier import falsify_lipschitz
 from certify.falsifier.attacked import Attacked
 from certify.falsifier.levels import LIPSCHITZ
 from certify.falsifier.on_bounds import attack_constants
-from certify.falsifier.quotients import pairs_of, steepest_examples, tightest_classes
+from certify.falsifier.quotients import (
+    LENGTHS,
+    ascended_pairs,
+    differences_of,
+    pairs_of,
+    steepest_examples,
+    tightest_classes,
+)
 from certify.graph import Graph, run
 from certify.results import Norm, dump_json
 from tests.bounds.small_networks import BOUNDED, Build
@@ -133,6 +142,19 @@ def test_constants_of_pairs_of_classes_are_attacked_too(norm: Norm, monkeypatch)
     with pytest.raises(BrokenCertificate) as caught:
         falsify_lipschitz(analysis, examples, rows, settings, level="full")
     assert caught.value.evidence["classes"] == [1, 2]
+
+
+def test_all_pairs_of_classes_are_ascended_together_and_each_for_itself() -> None:
+    graph = affine(8, 4, seed=3)
+    exact, classes = pair_norms(graph, "l2"), list(combinations(range(4), 2))
+    starts = torch.stack([torch.from_numpy(point.values()) for point in points(graph, 2)])
+    network = partial(run, graph)
+    difference = differences_of(network, classes, len(starts))
+    climbed = ascended_pairs(difference, network, torch.cat([starts] * len(classes)), norm="l2", distance=1.0, steps=5)
+    for (first, second), own in zip(classes, climbed.split(len(classes)), strict=True):
+        quotients = (own.change[:, first] - own.change[:, second]).abs() / own.distances("l2")
+        assert len(own) == len(LENGTHS) * len(starts)
+        assert bool((quotients >= 0.999 * exact[first, second]).all())
 
 
 def test_gains_of_values_on_the_way_are_attacked_too() -> None:
