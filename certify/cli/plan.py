@@ -92,7 +92,7 @@ def _candidates(settings: SmoothingSettings) -> Iterator[str]:
 def _planned(settings: SmoothingSettings) -> Iterator[str]:
     from certify.stats import sample_plan
 
-    plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha)
+    plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha, settings.noise)
     yield f"pilot votes of {settings.n0}   estimation draws"
     start = 0
     for k in range(1, len(plan) + 1):

@@ -50,7 +50,7 @@ def _check_plan(report: SmoothingReport) -> Iterator[Finding]:
     elif tables.plan is None or len(tables.plan) != settings.n0 + 1:
         yield Finding("tables.plan", f"{settings.n0 + 1} entries, one for each count of pilot votes", repr(tables.plan))
     else:
-        plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha)
+        plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha, settings.noise)
         yield from compare("tables.plan", plan, tables.plan)
         yield from compare("tables.plan_sha256", _sha256(plan), tables.plan_sha256)
 

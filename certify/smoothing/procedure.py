@@ -157,7 +157,7 @@ def plan_procedure(settings: SmoothingSettings, *, classes: int, law: NoiseLaw, 
         charge = noise_charge(settings.n, dimension, law.levels) if law.levels else 0.0
         alpha = charged_alpha(settings.alpha, charge)
         planned = settings.procedure == "planned" and not settings.at
-        plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha) if planned else None
+        plan = sample_plan(settings.n0, settings.n, settings.price, settings.alpha, settings.noise) if planned else None
     except ValueError as error:
         raise InputError(str(error)) from error
     questions = ask_questions(settings, alpha, GEOMETRIES[law.name])

@@ -4,7 +4,9 @@ Some examples need few draws and some repay many. The pilot's k votes of n0 for 
 Jeffreys prior, p_A given k is Beta(k + 1/2, n0 - k + 1/2). Sixteen mid-quantiles p of that law stand for it. The worth
 of N draws is the mean radius they would certify, in units of sigma, less their price:
 
-    value(N) = mean over p of max(0, Phi^-1(p_L(round(p N), N, alpha)))  -  price N.
+    value(N) = mean over p of max(0, ratio(p_L(round(p N), N, alpha)))  -  price N,
+
+with ratio = Phi^-1 for Gaussian noise; for uniform noise it is sqrt 3 (2 p_L - 1), as its half-width is sqrt 3 sigma.
 
 *Soundness*: N is a function of the pilot, which shares no draw with the estimation. Given the pilot, N is a constant
 and the bound holds at the full alpha; averaging over pilots keeps it. Nothing here is proved or needs to be: a bad plan
@@ -12,6 +14,10 @@ costs draws or radius, never validity. So the plain quantiles of scipy serve, wi
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import scipy
@@ -22,6 +28,12 @@ from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check
 BLOCK = 128  # draws are made in blocks of this many
 POINTS = 27  # of the grid of sample sizes
 QUANTILES = 16  # of the law of p_A given the pilot
+RATIOS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = MappingProxyType(
+    {
+        "gaussian": lambda failure: -scipy.special.ndtri(failure),
+        "uniform": lambda failure: math.sqrt(3.0) * (1.0 - 2.0 * failure),
+    }
+)
 
 
 def draw_grid(cap: int) -> tuple[int, ...]:
@@ -47,7 +59,7 @@ def draw_grid(cap: int) -> tuple[int, ...]:
     return tuple(sorted({first, last, *blocks} - {0}))
 
 
-def sample_plan(n0: int, cap: int, price: float, alpha: float) -> tuple[int, ...]:
+def sample_plan(n0: int, cap: int, price: float, alpha: float, noise: str = "gaussian") -> tuple[int, ...]:
     """Return the estimation draws after k = 0..n0 pilot votes for the selected class.
 
     Entry k is the size of `draw_grid` with the largest value (the module docstring has the formula), the smaller of two
@@ -58,9 +70,10 @@ def sample_plan(n0: int, cap: int, price: float, alpha: float) -> tuple[int, ...
         cap: The most draws of one example.
         price: What one draw costs, in radius divided by sigma; 0 always asks for the most draws that gain.
         alpha: Error probability of one certificate.
+        noise: "gaussian" or "uniform": which radius is worth what.
 
     Raises:
-        ValueError: If an argument is outside its range, of another kind, or NaN.
+        ValueError: If an argument is outside its range, of another kind, or NaN, or the noise has another name.
 
     Example:
         >>> plan = sample_plan(4, 1000, 1e-4, 0.001)
@@ -70,9 +83,11 @@ def sample_plan(n0: int, cap: int, price: float, alpha: float) -> tuple[int, ...
     n0 = check_integer(n0, "n0", 1, MAX_DRAWS)
     price = check_within(price, "price", 0.0, 1.0, "give radius in units of sigma per draw")
     alpha = check_alpha(alpha)
+    if noise not in RATIOS:
+        raise ValueError(f"noise: expected one of {', '.join(RATIOS)}, got {noise!r:.100}")
     grid = draw_grid(cap)
     likely = likely_probabilities(n0)
-    values = np.stack([_mean_ratio(likely, size, alpha) - price * size for size in grid], axis=1)
+    values = np.stack([_mean_ratio(likely, size, alpha, noise) - price * size for size in grid], axis=1)
     best = np.where(values.max(axis=1) > 0.0, values.argmax(axis=1), 0)
     return tuple(grid[i] for i in best)
 
@@ -85,9 +100,9 @@ def likely_probabilities(n0: int) -> NDArray[np.float64]:
     return quantiles
 
 
-def _mean_ratio(likely: NDArray[np.float64], n: int, alpha: float) -> NDArray[np.float64]:
+def _mean_ratio(likely: NDArray[np.float64], n: int, alpha: float, noise: str) -> NDArray[np.float64]:
     """Return the mean certified radius / sigma of ``n`` draws, over the last axis of ``likely``."""
     votes = np.clip(np.rint(likely * n), 1, n)  # no votes and one vote both certify nothing
     failure = scipy.special.betainccinv(n - votes + 1, votes, alpha)
-    ratios: NDArray[np.float64] = np.maximum(0.0, -scipy.special.ndtri(failure)).mean(axis=-1)
+    ratios: NDArray[np.float64] = np.maximum(0.0, RATIOS[noise](failure)).mean(axis=-1)
     return ratios
