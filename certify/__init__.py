@@ -6,12 +6,14 @@ report needs none of it):
 - `save`, `load`: a trained module becomes a self-describing file, a file becomes a `Model`.
 - `lipschitz`: proved Lipschitz bounds and deterministic certified radii.
 - `smooth`: randomized-smoothing certificates.
+- `measure_curvature`: readings of curvature and sensitivity on a batch, diagnostics beside certificates.
 - `gate`, `verify`, `read_report`: judge a report, and derive it again from its record.
 - `recertify`: radii from the counts of a report at a smaller alpha, or all at once.
 - `compare`: two reports on the same examples, paired: what was lost and won.
 - `merge`: the parts of one run, put together; `read_log`: a certification log of the field, imported and audited.
 - `render`: a report in any format, `certify.render(report, "html")`.
 - `layers`: layers that are 1-Lipschitz by construction, losses and penalties for training.
+- `curvature`: its measures, each on a callable and a batch.
 - `norms`: proved brackets of the norm of one linear map, `certify.norms.enclose(weight)`.
 """
 
@@ -21,7 +23,8 @@ from certify._version import __version__
 
 TYPE_CHECKING = False  # `typing` takes longer to load than this file, and a command starts with it
 if TYPE_CHECKING:
-    from certify import layers, norms
+    from certify import curvature, layers, norms
+    from certify.curvature_runs import measure_curvature
     from certify.loading import Model, load, save
     from certify.policy import Gate
     from certify.policy import evaluate_gates as gate
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from certify.report import verify_report as verify
     from certify.results import (
         ComparisonReport,
+        CurvatureReport,
+        CurvatureSettings,
         LipschitzReport,
         LipschitzSettings,
         LogSettings,
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ComparisonReport": ("certify.results", "ComparisonReport"),
+    "CurvatureReport": ("certify.results", "CurvatureReport"),
+    "CurvatureSettings": ("certify.results", "CurvatureSettings"),
     "Gate": ("certify.policy", "Gate"),
     "LipschitzReport": ("certify.results", "LipschitzReport"),
     "LipschitzSettings": ("certify.results", "LipschitzSettings"),
@@ -52,6 +59,7 @@ _HOMES = {
     "SmoothingReport": ("certify.results", "SmoothingReport"),
     "SmoothingSettings": ("certify.results", "SmoothingSettings"),
     "compare": ("certify.report", "compare_reports"),
+    "curvature": ("certify.curvature", None),
     "Regression": ("certify.results", "Regression"),
     "Segmentation": ("certify.results", "Segmentation"),
     "TopK": ("certify.results", "TopK"),
@@ -59,6 +67,7 @@ _HOMES = {
     "layers": ("certify.layers", None),
     "lipschitz": ("certify.runs", "lipschitz"),
     "load": ("certify.loading", "load"),
+    "measure_curvature": ("certify.curvature_runs", "measure_curvature"),
     "merge": ("certify.report", "merge_reports"),
     "norms": ("certify.norms", None),
     "read_log": ("certify.report", "read_log"),
@@ -72,6 +81,8 @@ _HOMES = {
 
 __all__ = [
     "ComparisonReport",
+    "CurvatureReport",
+    "CurvatureSettings",
     "Gate",
     "LipschitzReport",
     "LipschitzSettings",
@@ -84,10 +95,12 @@ __all__ = [
     "TopK",
     "__version__",
     "compare",
+    "curvature",
     "gate",
     "layers",
     "lipschitz",
     "load",
+    "measure_curvature",
     "merge",
     "norms",
     "read_log",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from msgspec import UNSET
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from certify.bounds.work import rows_at_once
+from certify.bounds.work import VALUES_AT_ONCE, rows_at_once
 from certify.curvature import (
     LastLayerCurvature,
     MeanEstimate,
@@ -62,6 +63,7 @@ MOST_STEPS, MOST_PROBES, MOST_PAIRS = 10_000, 100_000, 100_000
 FEWEST_PROBES, FEWEST_PAIRS = 6, 2  # a standard error needs two values, and Hutch++ takes a third of the probes each
 MOST_BYTES = 8 * 2**30  # of Krylov vectors and probes
 JACOBIAN_VALUES = 2**25
+MOST_COLUMNS = 16
 
 
 def check_curvature_settings(settings: CurvatureSettings) -> None:
@@ -187,6 +189,13 @@ class CurvatureRun:
         """How many inputs run side by side: a function of the network alone, since sums depend on it."""
         return rows_at_once(self.model.graph)
 
+    @property
+    def _columns(self) -> int:
+        """How many probes run side by side, each beside that many inputs."""
+        values = sum(math.prod(shape) for shape in value_shapes(self.model.graph).values())
+        inputs = min(self._rows, len(self.data))
+        return max(1, min(MOST_COLUMNS, VALUES_AT_ONCE // (values * inputs)))
+
     @cached_property
     def _outputs(self) -> _Outputs:
         inputs = torch.from_numpy(np.stack([example.values() for example in self.data])).to(self.device)
@@ -248,8 +257,9 @@ class CurvatureRun:
         product = hessian_of(module, found.inputs, found.labels, rows_at_once=self._rows)
         with _differentiable():
             largest, steepest = largest_eigenvalues(product, size, steps=settings.steps, seed=seed)
-            trace = hutchinson(product, size, samples=settings.probes, seed=seed + 1)
-            trace_plus = hutch_plus_plus(product, size, samples=settings.probes, seed=seed + 2)
+            probes, columns = settings.probes, self._columns
+            trace = hutchinson(product, size, samples=probes, seed=seed + 1, columns_at_once=columns)
+            trace_plus = hutch_plus_plus(product, size, samples=probes, seed=seed + 2, columns_at_once=columns)
             gap = smoothed_loss_gap(
                 module,
                 found.inputs,
@@ -290,13 +300,14 @@ def last_layer_of(graph: Graph) -> Operation | str:
 
 
 def decay_bound(sigma: float, squares: Sequence[float]) -> float:
-    """Return (sigma^2 / 2) mean ||a||^2, rounded to nearest: see `certify.curvature.last_layer`.
+    """Return (sigma^2 / 2) mean ||a||^2, rounded once: see `certify.curvature.last_layer`.
 
     Example:
-        >>> decay_bound(0.2, [25.0, 25.0])
-        0.5
+        >>> decay_bound(0.25, [16.0, 48.0])
+        1.0
     """
-    return 0.5 * sigma * sigma * exact_mean(squares)
+    total = sum(map(Fraction, squares), Fraction(0))
+    return float(Fraction(sigma) ** 2 * total / (2 * len(squares)))
 
 
 def start_curvature(

@@ -104,6 +104,8 @@ def test_command_of_the_readme(line, samples, capsys):
         arguments += ["--limit", "4"]  # what is shown is run below, all 360 in the slow test
     if arguments[0] == "lipschitz":
         arguments += ["--effort", "fast"]  # as written in the slow test
+    if arguments[0] == "curvature":
+        arguments += ["--steps", "3", "--probes", "6", "--pairs", "2"]
     if arguments[0] == "export":
         Path("model.safetensors").unlink()
     code = main(arguments)

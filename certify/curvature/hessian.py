@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True, eq=False)
 class HessianProducts:
-    """v -> H v for float64 vectors ``[size]``."""
+    """v -> H v for float64 vectors ``[size]``, V -> H V for matrices ``[size, k]``, whose columns run side by side."""
 
     operator: Any
     size: int
@@ -30,7 +30,7 @@ class HessianProducts:
     device: torch.device
 
     def __call__(self, v: Tensor) -> Tensor:
-        """Return H v."""
+        """Return H v, or H V."""
         with _deprecations_of_others():
             product: Tensor = self.operator @ v.to(self.device, self.dtype)
         return product.detach().double().cpu()

@@ -48,8 +48,17 @@ def mean_estimate(values: Tensor, known: float = 0.0) -> MeanEstimate:
     return MeanEstimate(float(Fraction(known) + mean(exact)), error, known, tuple(samples))
 
 
-def hutchinson(product: Callable[[Tensor], Tensor], size: int, *, samples: int = 32, seed: int = 0) -> MeanEstimate:
+def hutchinson(
+    product: Callable[[Tensor], Tensor], size: int, *, samples: int = 32, seed: int = 0, columns_at_once: int = 1
+) -> MeanEstimate:
     """Return an estimate of tr H from ``samples`` products.
+
+    Args:
+        product: H V of a matrix ``[size, k]``.
+        size: Dimension of the space.
+        samples: How many products.
+        seed: Of the vectors.
+        columns_at_once: The largest k.
 
     Raises:
         ValueError: If there is no sample.
@@ -61,18 +70,24 @@ def hutchinson(product: Callable[[Tensor], Tensor], size: int, *, samples: int =
     """
     if samples < 1:
         raise ValueError(f"expected at least 1 sample, got {samples}")
-    random = torch.Generator().manual_seed(seed)
-    values = []
-    for _ in range(samples):
-        v = _signs(size, 1, random).squeeze(1)
-        values.append(v @ product(v))
-    return mean_estimate(torch.stack(values))
+    random, values = torch.Generator().manual_seed(seed), []
+    for first in range(0, samples, columns_at_once):
+        V = _signs(size, min(columns_at_once, samples - first), random)
+        values.append((V * product(V)).sum(0))
+    return mean_estimate(torch.cat(values))
 
 
 def hutch_plus_plus(
-    product: Callable[[Tensor], Tensor], size: int, *, samples: int = 33, seed: int = 0
+    product: Callable[[Tensor], Tensor], size: int, *, samples: int = 33, seed: int = 0, columns_at_once: int = 1
 ) -> MeanEstimate:
     """Return an estimate of tr H from about ``samples`` products, a third of which find the space computed exactly.
+
+    Args:
+        product: H V of a matrix ``[size, k]``.
+        size: Dimension of the space.
+        samples: How many products.
+        seed: Of the vectors.
+        columns_at_once: The largest k.
 
     Raises:
         ValueError: If there are fewer than 3 samples.
@@ -86,11 +101,11 @@ def hutch_plus_plus(
     if samples < 3:
         raise ValueError(f"expected at least 3 samples, got {samples}")
     random, each = torch.Generator().manual_seed(seed), min(samples // 3, size)
-    Q, _ = torch.linalg.qr(_columns(product, _signs(size, each, random)))
-    known = float((Q * _columns(product, Q)).sum())
+    Q, _ = torch.linalg.qr(_image(product, _signs(size, each, random), columns_at_once))
+    known = float((Q * _image(product, Q, columns_at_once)).sum())
     G = _signs(size, each, random)
     outside = G - Q @ (Q.mT @ G)
-    values = (outside * _columns(product, outside)).sum(0)
+    values = (outside * _image(product, outside, columns_at_once)).sum(0)
     return mean_estimate(values, known)
 
 
@@ -98,5 +113,5 @@ def _signs(size: int, columns: int, random: torch.Generator) -> Tensor:
     return torch.randint(2, (size, columns), generator=random).double() * 2.0 - 1.0
 
 
-def _columns(product: Callable[[Tensor], Tensor], matrix: Tensor) -> Tensor:
-    return torch.stack([product(column) for column in matrix.mT], dim=1)
+def _image(product: Callable[[Tensor], Tensor], matrix: Tensor, columns_at_once: int) -> Tensor:
+    return torch.cat([product(part) for part in torch.split(matrix, columns_at_once, dim=1)], dim=1)

@@ -156,8 +156,9 @@ def _check_last_layer(report: CurvatureReport) -> Iterator[Finding]:
     yield from require(found.features >= 1, "last_layer.features", "at least 1", found.features)
     yield from compare("last_layer.largest_mean", _mean(_column(rows, "last_layer_largest")), found.largest_mean)
     yield from compare("last_layer.trace", _mean(_column(rows, "last_layer_trace")), found.trace)
-    sigma, mean_square = report.settings.sigma, _mean(_column(rows, "activation_square"))
-    yield from compare("last_layer.decay_bound", sigma**2 / 2.0 * mean_square, found.decay_bound)
+    noise = sum((Fraction(square) for square in _column(rows, "activation_square")), Fraction(0))
+    noise *= Fraction(report.settings.sigma) * Fraction(report.settings.sigma) / max(len(rows), 1) / 2
+    yield from compare("last_layer.decay_bound", float(noise), found.decay_bound)
     yield from _check_ritz("last_layer.largest", found.largest, report, found.classes * found.features)
     yield from _between("last_layer.trace", found.largest.value, found.trace, math.inf)
 
