@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -41,22 +42,30 @@ claim = "{claim}"
 EXAMPLES = 60
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
     """Class 1 iff the mean of 16 pixels is above 1/2; the images lie at many distances from that plane."""
+    folder = tmp_path_factory.mktemp("sources")
     layer = nn.Linear(16, 2)
     with torch.no_grad():
         layer.weight.copy_(torch.stack([-torch.ones(16), torch.ones(16)]) / 4)
         layer.bias.copy_(torch.tensor([2.0, -2.0]))
     module = nn.Sequential(nn.Flatten(), layer)
-    certify.save(module, tmp_path / "model.safetensors", input_shape=(1, 4, 4), classes=["0", "1"], range=(0, 1))
+    certify.save(module, folder / "model.safetensors", input_shape=(1, 4, 4), classes=["0", "1"], range=(0, 1))
     generator = np.random.default_rng(0)
     labels = np.arange(EXAMPLES) % 2
     level = 127 + (2 * labels - 1) * generator.integers(0, 100, EXAMPLES)
     pixels = np.clip(level[:, None] + generator.integers(-5, 6, (EXAMPLES, 16)), 0, 255)
-    np.savez(tmp_path / "data.npz", x=pixels.reshape(-1, 1, 4, 4).astype(np.uint8), y=labels)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    np.savez(folder / "data.npz", x=pixels.reshape(-1, 1, 4, 4).astype(np.uint8), y=labels)
+    return folder
+
+
+@pytest.fixture
+def project(sources, tmp_path, monkeypatch) -> Path:
+    """A fresh folder with the model and the images; the working folder."""
+    shutil.copytree(sources, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
 
 
 def configure(least=0.5, claim="population", more=""):
