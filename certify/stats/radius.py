@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
@@ -126,84 +127,70 @@ def split_alpha(alpha: float) -> tuple[float, float]:
     return selected, alpha - selected  # exact: Sterbenz
 
 
-def _two_interval(
-    counts: Sequence[int],
-    selected: int,
-    alpha: float,
-    scale: float,
-    _pilot: Sequence[int] = (),
-    radius: RadiusMap = radius_l2,
-    _uniform: float = 1.0,
-) -> float:
-    """Return the two-interval radius of the module docstring."""
-    n, votes, strongest = _read_votes(counts, selected)
+@dataclass(frozen=True)
+class _Counted:
+    """What a bound may look at: the votes of the estimation, and for some the pilot or a random number."""
+
+    counts: Sequence[int]
+    selected: int
+    pilot: Sequence[int]
+    uniform: float
+    n: int
+    votes: int
+    strongest: int
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A row of `BOUNDS`: the radius from ``limits``, which gives q_A >= 1 - p_A and b >= p_B at a level alpha."""
+
+    limits: Callable[[_Counted, float], tuple[float, float]]
+
+    def __call__(
+        self,
+        counts: Sequence[int],
+        selected: int,
+        alpha: float,
+        scale: float,
+        pilot: Sequence[int] = (),
+        radius: RadiusMap = radius_l2,
+        uniform: float = 1.0,
+        /,
+    ) -> float:
+        """Return the radius, not positive where nothing is certified."""
+        counted = _Counted(counts, selected, pilot, uniform, *_read_votes(counts, selected))
+        return radius(scale, *self.limits(counted, check_alpha(alpha)))
+
+
+def _two_interval(of: _Counted, alpha: float) -> tuple[float, float]:
     alpha_a, alpha_b = split_alpha(alpha)
-    q_a = failure_upper(votes, n, alpha_a)
-    return radius(scale, q_a, min(success_upper(strongest, n, alpha_b), q_a))
+    q_a = failure_upper(of.votes, of.n, alpha_a)
+    return q_a, min(success_upper(of.strongest, of.n, alpha_b), q_a)
 
 
-def _clopper_pearson(
-    counts: Sequence[int],
-    selected: int,
-    alpha: float,
-    scale: float,
-    _pilot: Sequence[int] = (),
-    radius: RadiusMap = radius_l2,
-    _uniform: float = 1.0,
-) -> float:
-    """Return the single-class radius of the module docstring."""
-    n, votes, _strongest = _read_votes(counts, selected)
-    q_a = failure_upper(votes, n, alpha)
-    return radius(scale, q_a, q_a)
+def _clopper_pearson(of: _Counted, alpha: float) -> tuple[float, float]:
+    q_a = failure_upper(of.votes, of.n, alpha)
+    return q_a, q_a
 
 
-def _randomized(
-    counts: Sequence[int],
-    selected: int,
-    alpha: float,
-    scale: float,
-    _pilot: Sequence[int] = (),
-    radius: RadiusMap = radius_l2,
-    uniform: float = 1.0,
-) -> float:
-    """Return the single-class radius with the randomized bound of `certify.stats.randomized`."""
-    n, votes, _strongest = _read_votes(counts, selected)
-    q_a = failure_upper_randomized(votes, n, alpha, uniform)
-    return radius(scale, q_a, q_a)
+def _randomized(of: _Counted, alpha: float) -> tuple[float, float]:
+    q_a = failure_upper_randomized(of.votes, of.n, alpha, of.uniform)
+    return q_a, q_a
 
 
-def _bonferroni(
-    counts: Sequence[int],
-    selected: int,
-    alpha: float,
-    scale: float,
-    _pilot: Sequence[int] = (),
-    radius: RadiusMap = radius_l2,
-    _uniform: float = 1.0,
-) -> float:
-    """Return the radius of the module docstring with alpha / K for each class."""
-    n, votes, strongest = _read_votes(counts, selected)
-    q_a, b = _of_parts(n, votes, strongest, check_alpha(alpha) / len(counts))
-    return radius(scale, q_a, b)
+def _bonferroni(of: _Counted, alpha: float) -> tuple[float, float]:
+    return _of_parts(of.n, of.votes, of.strongest, alpha / len(of.counts))
 
 
-def _cpm(
-    counts: Sequence[int],
-    selected: int,
-    alpha: float,
-    scale: float,
-    pilot: Sequence[int] = (),
-    radius: RadiusMap = radius_l2,
-    _uniform: float = 1.0,
-) -> float:
-    """Return the radius of the module docstring from buckets of classes that the pilot suggests."""
-    n, votes, _strongest = _read_votes(counts, selected)
-    buckets = class_buckets(pilot, selected)
-    if len(pilot) != len(counts):
-        raise ValueError(f"pilot: expected {len(counts)} classes as in the counts, got {len(pilot)}; pass both whole")
-    strongest = max(sum(counts[k] for k in bucket) for bucket in buckets)
-    q_a, b = _of_parts(n, votes, strongest, check_alpha(alpha) / (len(buckets) + 1))
-    return radius(scale, q_a, b)
+def _cpm(of: _Counted, alpha: float) -> tuple[float, float]:
+    """Bound the buckets of classes that the pilot suggests."""
+    buckets = class_buckets(of.pilot, of.selected)
+    if len(of.pilot) != len(of.counts):
+        raise ValueError(
+            f"pilot: expected {len(of.counts)} classes as in the counts, got {len(of.pilot)}; pass both whole"
+        )
+    strongest = max(sum(of.counts[k] for k in bucket) for bucket in buckets)
+    return _of_parts(of.n, of.votes, strongest, alpha / (len(buckets) + 1))
 
 
 def _of_parts(n: int, votes: int, strongest: int, alpha: float) -> tuple[float, float]:
@@ -249,11 +236,11 @@ def _read_votes(counts: Sequence[int], selected: int) -> tuple[int, int, int]:
 
 BOUNDS: Mapping[str, RadiusBound] = MappingProxyType(
     {
-        "two-interval": _two_interval,
-        "clopper-pearson": _clopper_pearson,
-        "cpm": _cpm,
-        "bonferroni": _bonferroni,
-        "randomized-clopper-pearson": _randomized,
+        "two-interval": _Bound(_two_interval),
+        "clopper-pearson": _Bound(_clopper_pearson),
+        "cpm": _Bound(_cpm),
+        "bonferroni": _Bound(_bonferroni),
+        "randomized-clopper-pearson": _Bound(_randomized),
     }
 )
 """Radius from (counts, selected, alpha, scale of the noise, pilot counts, radius of the noise law, random number):
