@@ -273,9 +273,21 @@ def run(
         falsify=places.falsify,
     ) as started:
         before = certified_before(started, (*gates, *compared), baselines)
-        watched_by = Settlement(gates, n=len(dataset), alpha=settings.alpha, certified=before) if gates else None
+        watched_by = _watch(gates, dataset, settings, before, len(model.classes)) if gates else None
         with meter(shown=not (out.quiet or no_progress)) as shown_by:
             examples = consume_smoothing(started.events(), len(dataset), shown_by, settings.at, watched_by)
         if warning := chance_level_note(examples, len(model.classes)):
             out.note(warning)
         return started.report(examples, settled=bool(gates))
+
+
+def _watch(
+    gates: Sequence[Gate],
+    dataset: Dataset,
+    settings: SmoothingSettings,
+    before: Mapping[str, tuple[int, ...]],
+    classes: int,
+) -> Settlement:
+    """Return what watches the examples of a run until the verdicts of its gates stand."""
+    labels = [example.label for example in dataset]
+    return Settlement(gates, n=len(dataset), alpha=settings.alpha, certified=before, labels=labels, classes=classes)

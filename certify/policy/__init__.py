@@ -40,18 +40,19 @@ in the scales of the noise, so a gate in that norm names them, by their hash (`p
 
 *Other questions.* A gate may ask for the share in every class (`classes`), for the mean radius (`means`), for the
 network's own constant (`networks`), or for a share that drops by little from an earlier report (`drops`); each module
-states its rule and why it holds. Every class and the mean are judged on whole runs: no later example may be missing.
+states its rule and why it holds. A mean is judged on whole runs: no later example may be missing.
 Readings of curvature certify nothing: a gate on one needs leave, and its row says what it is (`diagnostics`).
 
-`gates` says what a gate may ask, `requirements` which counts decide it, `tallies` what it has seen, `fits` which report
-can answer it, and `verdicts` puts them together.
+`gates` says what a gate may ask, `requirements` which counts decide it, `tallies` what it has seen, `settlement` when
+no later example matters, `fits` which report can answer it, and `verdicts` puts them together.
 """
 
 from certify.policy.diagnostics import refuse_diagnostic
 from certify.policy.fits import SMALLEST, answers_gate, asked_radii, check_fits, check_norm, in_native_norm
 from certify.policy.gates import DIAGNOSTICS, Gate, parse_gates
 from certify.policy.requirements import least_examples, requirement
-from certify.policy.tallies import Settlement, Tally, tally
+from certify.policy.settlement import Settlement
+from certify.policy.tallies import Tally, tally
 from certify.policy.verdicts import evaluate_gates, gate_exit_code
 
 __all__ = [

@@ -12,7 +12,8 @@ its own n. Let K be the number of classes, delta = 1 - confidence.
 
 The limits follow: with c the worst class, min over classes of the lower limits is at most that of c, a lower limit of
 its share at the confidence; and the least of K upper limits at delta / K holds for the share of its own class, which is
-no smaller than that of c. A ``list`` claim and ``on = "estimate"`` count each class by the same rule as a whole list.
+no smaller than that of c. A ``list`` claim and ``on = "estimate"`` count each class by the same rule as a whole
+list. Examples without draws, of a run whose verdicts were settled, may still count or not, in the limits too.
 """
 
 from __future__ import annotations
@@ -154,12 +155,19 @@ def _reason(gate: Gate, classes: Sequence[ClassTally], report: Report) -> str:
     worst = min(classes, key=_rank)
     seen = worst.seen
     certified = f"{certified_words(report.settings)} at {gate.norm} radius {gate.radius!r}"
-    counted = f"class {worst.name!r}: {seen.count} of {seen.n} examples {certified}"
+    counted = f"class {worst.name!r}: {_counted(seen, certified)}"
     need = (
         f"{worst.rule.passes_from} needed to show {gate.min!r}" if seen.n else "a class without examples shows nothing"
     )
     notes = scales_notes(gate.norm, report.settings)
     return "; ".join([f"{passing} of {len(classes)} classes pass", counted, need, *notes])
+
+
+def _counted(seen: Tally, certified: str) -> str:
+    if not seen.unsampled:
+        return f"{seen.count} of {seen.n} examples {certified}"
+    most = seen.count + seen.unsampled
+    return f"at least {seen.count} of {seen.n} examples {certified}, at most {most}"
 
 
 def _rank(one: ClassTally) -> tuple[int, float]:

@@ -7,7 +7,8 @@
   may be at the confidence, and fails below.
 - on ``estimate``: the plain mean.
 
-The statements and their proofs stand in `certify.stats.mean_radius`. Asked radii say nothing of a mean.
+The statements and their proofs stand in `certify.stats.mean_radius`. Asked radii say nothing of a mean, and a run that
+measures radii for one goes on to its last example: stopped earlier it would have no mean to report.
 """
 
 from __future__ import annotations

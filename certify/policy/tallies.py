@@ -1,15 +1,13 @@
-"""What a gate has seen, example by example, and when no later example can change its verdict."""
+"""What a gate has counted, example by example, and when no later example can change its verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from msgspec import UNSET
 
-from certify.policy.drops import DropTally, drop_tally
-from certify.policy.gates import COUNTED, Gate
+from certify.policy.gates import Gate
 from certify.policy.requirements import requirement
 from certify.results import LipschitzExample, SmoothingExample, Verdict, certified_at, clean_correct
 
@@ -66,73 +64,6 @@ def tally(gate: Gate, examples: Sequence[LipschitzExample | SmoothingExample], n
         n=n,
         alpha=alpha,
     )
-
-
-@dataclass(frozen=True)
-class WholeRun:
-    """What a gate has seen that waits for the last example: no early verdict on every class, or on a mean."""
-
-    def after(self, gate: Gate, example: LipschitzExample | SmoothingExample) -> WholeRun:  # noqa: ARG002 - as a tally
-        """Return what is seen with one more example."""
-        return self
-
-    def verdict(self, gate: Gate) -> Verdict | None:  # noqa: ARG002 - as a tally
-        """Return None: a later example can change it."""
-        return None
-
-
-def _nothing_seen(gate: Gate, n: int, alpha: float, certified: Collection[int]) -> Tally | DropTally | WholeRun:
-    if gate.baseline is not None:
-        return drop_tally(gate, (), n, certified)
-    return tally(gate, (), n, alpha) if gate.metric in COUNTED else WholeRun()
-
-
-class Settlement:
-    """Watches the examples of a run, one by one in their order, until no later one can change a verdict.
-
-    Example:
-        >>> gate = Gate(name="g", metric="clean_accuracy", min=0.9)
-        >>> Settlement([gate], n=100, alpha=0.001).verdicts
-        (None,)
-    """
-
-    def __init__(
-        self,
-        gates: Sequence[Gate],
-        *,
-        n: int,
-        alpha: float,
-        certified: Mapping[str, Collection[int]] = MappingProxyType({}),
-    ) -> None:
-        """Begin with no example seen of ``n``.
-
-        Args:
-            gates: The gates, at radii in the norm of the run.
-            n: All examples.
-            alpha: The chance that one certificate is false.
-            certified: By name of a gate with a baseline, the indices of the examples that the baseline certified.
-        """
-        self._seen: list[tuple[Gate, Tally | DropTally | WholeRun]] = [
-            (
-                gate,
-                _nothing_seen(gate, n, alpha, certified.get(gate.name, ())),
-            )
-            for gate in gates
-        ]
-
-    def add(self, example: LipschitzExample | SmoothingExample) -> None:
-        """See the next example."""
-        self._seen = [(gate, seen.after(gate, example)) for gate, seen in self._seen]
-
-    @property
-    def verdicts(self) -> tuple[Verdict | None, ...]:
-        """The verdict of each gate, None while a later example can change it."""
-        return tuple(seen.verdict(gate) for gate, seen in self._seen)
-
-    @property
-    def settled(self) -> bool:
-        """Whether the verdict of every gate stands."""
-        return None not in self.verdicts
 
 
 def _counts(gate: Gate, example: LipschitzExample | SmoothingExample) -> bool:
