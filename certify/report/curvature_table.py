@@ -47,7 +47,7 @@ def _certificates(beside: CertificatesBeside) -> Iterator[ReadingRow]:
             domain="all inputs",
             note=f"{note}; by {beside.method}" if isinstance(beside.upper, float) else f"no bound: {beside.method}",
         )
-    domain = f"{beside.domain} around each example of its data"
+    domain = f"{beside.domain} at each of its examples"
     for row in until_zero(beside.certified_accuracy):
         share = f"certified, {beside.norm} radius {radius_label(row.radius)}"
         yield _proved(beside, share, lower=row.accuracy, of=beside.examples, domain=domain, note=note)
@@ -100,7 +100,7 @@ def _last_layer(report: CurvatureReport) -> Iterator[ReadingRow]:
 
 
 def _last_layer_rows(found: LastLayerReading, sigma: float) -> Iterator[ReadingRow]:
-    domain = f"Hessian in the weight of {found.module or 'the last layer'}, {ONE_BATCH}"
+    domain = f"weight of {found.module or 'the last layer'}, {ONE_BATCH}"
     yield _row("last layer", "largest eigenvalue, mean", FORMULA, found.largest_mean, domain)
     yield _ritz("last layer", "largest eigenvalue of the mean", found.largest, domain)
     yield _row("last layer", "trace of the mean", FORMULA, found.trace, domain)
@@ -116,7 +116,7 @@ def _network(report: CurvatureReport) -> Iterator[ReadingRow]:
 
 
 def _network_rows(found: NetworkReading, sigma: float) -> Iterator[ReadingRow]:
-    domain, whole = f"Hessian in {found.variables:,} weights, {ONE_BATCH}", "whole network"
+    domain, whole = f"{found.variables:,} weights, {ONE_BATCH}", "whole network"
     yield _ritz(whole, "largest eigenvalue, from below", found.largest, domain)
     yield _ritz(whole, "eigenvalue of the largest size", found.steepest, domain)
     yield _sampled(whole, "trace, Hutchinson", found.trace, domain)
