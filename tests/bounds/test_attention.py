@@ -203,7 +203,7 @@ def test_gains_on_a_ball_hold_on_it(seed: int, normed: bool) -> None:
             assert float(torch.linalg.matrix_norm(jacobian, ord=2)) <= gain
 
 
-@pytest.mark.parametrize("arithmetic", ["exact", "float64"])
+@pytest.mark.parametrize("arithmetic", ["exact", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("normed", [True, False])
 def test_certificates_on_a_ball_survive_an_ascent(normed: bool, norm: str, arithmetic: str) -> None:
