@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from msgspec import UNSET
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from certify._version import __version__
 from certify.bounds import (
@@ -100,6 +101,8 @@ from certify.stats import self_test
 
 STORE_FOLDER = ".certify_cache"
 PROGRAM = "eager, batch norm folded"
+COMPILED_PROGRAM = "compiled by torch.compile, batch norm folded"
+COMPILED_ROWS = 128
 
 
 def choose_device(name: str = "auto") -> str:
@@ -420,17 +423,17 @@ class SmoothingRun:
 
     def events(self) -> Events[SmoothingExample]:
         """Yield certified examples in order, and progress between them; see `certify.smoothing.smoothing_events`."""
+        batch = self._compiled_rows or self.batch
         if soft := self._soft():
-            predict = self.model.predict(self.device, DTYPES[self.settings.dtype])
-            return soft.events(predict, device=self.device, batch=self.batch, workers=self.workers, engine=self.engine)
+            return soft.events(self._predict, device=self.device, batch=batch, workers=self.workers, engine=self.engine)
         return smoothing_events(
-            self.model.predict(self.device, DTYPES[self.settings.dtype]),
+            self._predict,
             self.data,
             classes=len(self.model.classes),
             settings=self.settings,
             store=self.store,
             device=self.device,
-            batch=self.batch,
+            batch=batch,
             workers=self.workers,
             engine=self.engine,
             scales=self.scales,
@@ -470,11 +473,24 @@ class SmoothingRun:
             )
         )
 
+    @cached_property
+    def _predict(self) -> Callable[[Tensor], Tensor]:
+        """The network as it is certified, for the attacks too: a compiled one is compiled once."""
+        dtype = DTYPES[self.settings.dtype]
+        return self.model.predict(self.device, dtype, compiled_rows=self._compiled_rows)
+
+    @property
+    def _compiled_rows(self) -> int | None:
+        """The rows that a compiled network takes: those asked for, else those of the store; sizes are not timed."""
+        if self.settings.compile is not True:
+            return None
+        return (self.store.micro_batch() or COMPILED_ROWS) if self.batch == "auto" else self.batch
+
     def _falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
         if any(example.scores is not UNSET for example in examples):
             return self._score_falsifier(examples)
         return falsify_smoothing(
-            self.model.predict(self.device, DTYPES[self.settings.dtype]),
+            self._predict,
             self.model.graph,
             self.data.examples[: len(examples)],
             examples,
@@ -492,7 +508,7 @@ class SmoothingRun:
         if soft is None:
             raise SoundnessError("expected rows without sums of scores from a run of votes")
         return falsify_scores(
-            self.model.predict(self.device, DTYPES[self.settings.dtype]),
+            self._predict,
             self.model.graph,
             self.data.examples[: len(examples)],
             examples,
@@ -612,8 +628,8 @@ def bound_logits(model: Model, data: Dataset, settings: SmoothingSettings, devic
     Raises:
         InputError: If the network's tensors are not finite.
     """
-    if device != "cpu" or settings.dtype == "bfloat16":
-        return LogitBound(reason=f"no bound on the rounding error of logits in {settings.dtype} on {device}")
+    if device != "cpu" or settings.dtype == "bfloat16" or settings.compile is True:
+        return LogitBound(reason=f"no bound on the rounding error of logits in {settings.program} on {device}")
     centre, reach = enclosing_ball(data, settings.sigma)
     folded = fold_batch_norm(model.graph.to(torch.float64))
     found = logit_facts(folded, torch.from_numpy(centre), reach, settings.dtype)
@@ -637,7 +653,7 @@ def _header(model: Model, data: Dataset, settings: SmoothingSettings, device: st
         noise_law=law_name(settings, eight_bit=data.eight_bit),
         network_sha256=model.graph.sha256,
         device_kind=device.partition(":")[0],
-        program=PROGRAM,
+        program=COMPILED_PROGRAM if settings.compile is True else PROGRAM,
     )
 
 

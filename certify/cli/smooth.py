@@ -88,6 +88,10 @@ def command(
     dtype: Annotated[
         options.Dtype | None, typer.Option("--dtype", help="What the network runs in. [default: float32]")
     ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile", help="Run the network compiled by torch.compile: another, named base classifier."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print the sample plan or the sequential tables, and run nothing.")
     ] = False,
@@ -135,6 +139,7 @@ def command(
         "temperature": temperature,
         "float_noise": float_noise,
         "dtype": dtype,
+        "compile": compiled,
         "limit": limit,
         "skip": skip,
         "seed": seed,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
 from torch import Tensor, fx
 
+from certify.graph.compiled import CompiledModule
 from certify.graph.graph import Graph
 from certify.graph.passes import fold_batch_norm
 from certify.graph.run import to_module
@@ -18,7 +20,8 @@ class Program:
     """A function from a batch of inputs to outputs, for running a network, not for proving.
 
     Batch norms are folded into the layers before them in float64; the result is then rounded to ``dtype``. Inputs are
-    cast to it. ``output_shape`` is that of one output, when it differs from the graph's.
+    cast to it. ``output_shape`` is that of one output, when it differs from the graph's. With ``compiled_rows`` the
+    module is compiled, at the first call, for so many rows; see `certify.graph.compiled`.
 
     Pickled is the graph, not what was made of it: what comes out elsewhere is made again from the same numbers.
     """
@@ -27,6 +30,7 @@ class Program:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
     output_shape: tuple[int, ...] | None = None
+    compiled_rows: int | None = None
 
     def __post_init__(self) -> None:
         _ = self.module  # made here, once, not by the first of several threads
@@ -38,10 +42,18 @@ class Program:
         folded.to(self.device, self.dtype).eval()
         return folded
 
+    @cached_property
+    def _evaluate(self) -> Callable[[Tensor], Tensor]:
+        return self.module if self.compiled_rows is None else CompiledModule(self.module, self.compiled_rows)
+
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the outputs of a batch of inputs, without gradients."""
+        """Return the outputs of a batch of inputs, without gradients.
+
+        Raises:
+            InputError: If it shall be compiled and cannot be here.
+        """
         with torch.inference_mode():
-            found: Tensor = self.module(x.to(self.device, self.dtype))
+            found = self._evaluate(x.to(self.device, self.dtype))
             return found if self.output_shape is None else found.reshape(len(x), *self.output_shape)
 
     def __getstate__(self) -> dict[str, object]:

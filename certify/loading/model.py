@@ -61,15 +61,20 @@ class Model:
         )
 
     def predict(
-        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        compiled_rows: int | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Return the network as a function from a batch of inputs to logits; see `certify.graph.Program`.
 
         Args:
             device: Where it runs.
             dtype: The floating type of its weights and activations; inputs are cast to it.
+            compiled_rows: Compile it for passes of so many rows; None: run it as it is.
         """
-        return Program(self.graph, device, dtype)
+        return Program(self.graph, device, dtype, compiled_rows=compiled_rows)
 
 
 def check_classes(classes: tuple[str, ...]) -> None:

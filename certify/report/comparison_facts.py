@@ -43,7 +43,7 @@ def _run(run: ComparedRun) -> Iterator[str]:
         settings = run.smoothing
         yield f"sigma {settings.sigma!r}"
         yield f"seed {settings.seed}"
-        yield settings.dtype
+        yield settings.program
     yield f"certify {run.tool.version}"
     yield f"report {run.digest[:16]}"
 

@@ -28,7 +28,7 @@ def describe_identity(report: OutputsReport, digits: int = 64) -> Iterator[tuple
     yield "input", describe_space(model.input)
     yield "output", "x".join(map(str, report.output_shape))
     yield "data", f"sha256 {data.sha256[:digits]}  {describe_data(data)}; no labels"
-    drawn = f"n {settings.n:,}, n0 {settings.n0}, alpha {settings.alpha!r}, {settings.dtype}, seed {settings.seed}"
+    drawn = f"n {settings.n:,}, n0 {settings.n0}, alpha {settings.alpha!r}, {settings.program}, seed {settings.seed}"
     yield "settings", f"sigma {settings.sigma:g}, {_task(report)}, {drawn}"
 
 

@@ -171,7 +171,7 @@ def _randomized(settings: SmoothingSettings) -> str:
 
 def smoothing_arithmetic(settings: SmoothingSettings, *, on_grid: bool) -> str:
     """Return what a smoothed certificate covers of the program's arithmetic."""
-    run = f"the network as run in {settings.dtype}"
+    run = f"the network as run in {settings.program}"
     if on_grid:
         return f"{run}; inputs with integer noise are exact; the noise generator is assumed ideal"
     return f"{run}; float noise: not float-sound; the noise generator is assumed ideal"

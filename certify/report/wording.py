@@ -177,7 +177,7 @@ def _smoothing(settings: SmoothingSettings) -> list[str]:
         *([f"price {settings.price:g}"] if planned else []),
         *([] if settings.at else [f"bound {settings.bound}"]),
         *([] if settings.scores is UNSET else [f"{settings.scores} scores"]),
-        settings.dtype,
+        settings.program,
         f"seed {settings.seed}",
     ]
 

@@ -78,6 +78,8 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
     ``bound`` "randomized-clopper-pearson" is for those who ask for it here or in a configuration: its radii also depend
     on a number that the seed gives each example.
 
+    ``compile`` runs the network compiled by `torch.compile`, which rounds in its own way: another base classifier.
+
     ``scores`` "soft" smooths scores on the simplex instead of votes: the run chooses their map and temperature on its
     pilots, and may keep the votes, unless ``score_map`` or ``temperature`` is given.
 
@@ -103,6 +105,7 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
     scales: Scales | UnsetType = UNSET
     task: TopK | Regression | Segmentation | UnsetType = UNSET
 
+    compile: bool | UnsetType = UNSET
     scores: Literal["hard", "soft"] | UnsetType = UNSET
     score_map: Literal["softmax", "sparsemax"] | UnsetType = UNSET
     temperature: float | UnsetType = UNSET
@@ -111,6 +114,8 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "at", tuple(sorted(set(self.at))))
         if self.scores == "hard":  # what was meant before there was a choice: the same settings, and the same store
             msgspec.structs.force_setattr(self, "scores", UNSET)
+        if self.compile is False:
+            msgspec.structs.force_setattr(self, "compile", UNSET)
         if self.n == BY_PROCEDURE:
             msgspec.structs.force_setattr(self, "n", SEQUENTIAL_CAP if self.at else PLANNED_CAP)
 
@@ -120,6 +125,11 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
         if self.noise == "uniform":
             return "l1"
         return "l2" if self.scales is UNSET else "weighted-l2"
+
+    @property
+    def program(self) -> str:
+        """What the network runs in, in words: its dtype, and whether it is compiled."""
+        return f"{self.dtype}, compiled by torch.compile" if self.compile is True else self.dtype
 
     @property
     def top_k(self) -> int:
