@@ -40,6 +40,7 @@ def _numbers(row: ReadingRow) -> Iterator[tuple[str, str]]:
 
 def _metric(report: CurvatureReport, row: ReadingRow, side: str, digits: str) -> Yaml:
     promised = row.failure_probability is not None
+    kind = row.kind if promised else f"{row.kind}, no certificate"
     error: dict[str, Yaml] = {}
     if row.error is not None and row.error_of is not UNSET:
         error = {row.error_of.replace(" ", "_"): Number(repr(row.error))}
@@ -48,7 +49,7 @@ def _metric(report: CurvatureReport, row: ReadingRow, side: str, digits: str) ->
         chance = {"failure_probability": Number(repr(row.failure_probability))}
     return {
         "type": "certificate" if promised else "diagnostic",
-        "name": f"{row.object}, {row.quantity}{f', {side}' if side else ''} ({row.kind})",
+        "name": f"{row.object}, {row.quantity}{f', {side}' if side else ''} ({kind})",
         "value": Number(digits),
         "args": {
             "kind": row.kind,
