@@ -48,9 +48,11 @@ from certify.stats import (
     sample_plan,
     smallest_n,
 )
-from certify.stats.arguments import MAX_DRAWS, MAX_SIGMA, MIN_ALPHA, MIN_SIGMA
+from certify.stats.arguments import MAX_DRAWS, MAX_SIGMA, MIN_SIGMA
 from certify.stats.radius import RANDOMIZED
 from certify.stats.randomized import uniform_of
+
+LEAST_ALPHA = 1e-100  # of settings: what bounds and tables make of it stays inside what the statistics take
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def check_settings(settings: SmoothingSettings) -> None:
     checks = (
         (0.0 < settings.alpha < 0.5, "alpha inside (0, 1/2)", settings.alpha),
         (0.0 < settings.sigma < math.inf, "sigma as a positive finite number", settings.sigma),
-        (settings.alpha >= MIN_ALPHA, f"alpha of at least {MIN_ALPHA:.0e}", settings.alpha),
+        (settings.alpha >= LEAST_ALPHA, f"alpha of at least {LEAST_ALPHA:g}", settings.alpha),
         (MIN_SIGMA <= settings.sigma <= MAX_SIGMA, f"sigma from {MIN_SIGMA:.0e} to {MAX_SIGMA:.0e}", settings.sigma),
         (settings.n >= 1, "n of at least 1 draw", settings.n),
         (settings.n0 >= 1, "n0 of at least 1 draw", settings.n0),
