@@ -43,19 +43,25 @@ class Silent:
 
 @dataclass
 class Lines:
-    """Writes one plain line every few seconds, for logs."""
+    """Writes one plain line every few seconds, for logs.
 
-    started: float = field(default_factory=time.monotonic)
+    The time left is that of the steps since the first update: those of an earlier start took no time of this one.
+    """
+
     last: float = field(default_factory=time.monotonic)
+    _first: tuple[float, int] | None = None  # when the first update came, and the steps that were done by then
 
     def update(self, done: int, total: int, words: str) -> None:
         """Write a line when the last one is old enough."""
         now = time.monotonic()
+        started, before = self._first = self._first or (now, done)
         if now - self.last < SECONDS_BETWEEN_LINES:
             return
         self.last = now
-        left = (now - self.started) * (total - done) / done if done else float("nan")
-        write_note(f"{words}, {100 * done // max(total, 1)} %, about {left:.0f} s left" if done else words)
+        share = f", {100 * done // total} %" if total else ""
+        made = done - before
+        left = f", about {(now - started) * (total - done) / made:.0f} s left" if made > 0 else ""
+        write_note(f"{words}{share}{left}")
 
 
 @dataclass
