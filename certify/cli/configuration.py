@@ -27,7 +27,6 @@ TOP_KEYS = frozenset({"model", "data", "arch", "store", "smooth", "lipschitz", "
 RUN_KEYS = frozenset({"device", "batch", "workers", "engine"})
 ATTACK_KEYS = frozenset({"falsify"})
 SEARCH_KEYS = frozenset({"device"})
-DEVICE_KEYS = frozenset({"device"})
 Settings = TypeVar("Settings", SmoothingSettings, LipschitzSettings, CurvatureSettings)
 
 
@@ -88,6 +87,7 @@ def _read(path: Path) -> Configuration:
     tables = {name: _table(path, content, name) for name in ("smooth", "lipschitz", "curvature")}
     _refuse_unknown(path, "smooth", tables["smooth"], _keys(SmoothingSettings) | RUN_KEYS | ATTACK_KEYS)
     _refuse_unknown(path, "lipschitz", tables["lipschitz"], _keys(LipschitzSettings) | ATTACK_KEYS | SEARCH_KEYS)
+    _refuse_unknown(path, "curvature", tables["curvature"], _keys(CurvatureSettings) | SEARCH_KEYS)
     return Configuration(
         path=path,
         model=_path(path, content, "model"),
@@ -194,7 +194,7 @@ def curvature_settings(configuration: Configuration, flags: Mapping[str, Any]) -
     Raises:
         InputError: If a value does not fit.
     """
-    merged = _merged(configuration.curvature, flags, DEVICE_KEYS)
+    merged = _merged(configuration.curvature, flags, SEARCH_KEYS)
     return _converted(merged, CurvatureSettings, "curvature", configuration)
 
 
