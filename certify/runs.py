@@ -88,7 +88,7 @@ from certify.smoothing import (
     smoothing_events,
     store_path,
 )
-from certify.smoothing.base_network import DTYPES
+from certify.smoothing.base_network import DTYPES, cores_per_pass
 from certify.smoothing.classification import Classification
 from certify.smoothing.loop import Events
 from certify.smoothing.sampler import use_one_core
@@ -487,8 +487,12 @@ class SmoothingRun:
         return (self.store.micro_batch() or COMPILED_ROWS) if self.batch == "auto" else self.batch
 
     def _falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
-        if any(example.scores is not UNSET for example in examples):
-            return self._score_falsifier(examples)
+        """Return what was tried against the certificates, on no more cores than the run had."""
+        with cores_per_pass(torch.device(self.device), min(self.workers, torch.get_num_threads())):
+            scored = any(example.scores is not UNSET for example in examples)
+            return self._score_falsifier(examples) if scored else self._vote_falsifier(examples)
+
+    def _vote_falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
         return falsify_smoothing(
             self._predict,
             self.model.graph,

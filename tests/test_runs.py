@@ -10,10 +10,12 @@ from safetensors.torch import save_file
 
 from certify.errors import InputError
 from certify.examples import Dataset, Example
+from certify.falsifier import smoothing as falsifier
 from certify.loading import Model, load, save
 from certify.report import verify_report
 from certify.results import SmoothingReport, SmoothingSettings, seal
 from certify.runs import lipschitz, smooth
+from certify.smoothing import votes
 
 FACTORY = """
 from torch import nn
@@ -68,6 +70,31 @@ def test_the_same_network_loaded_again_is_served(folder):
     (path,) = Path("store").glob("*.sqlite")
     assert certified(network("relu"), "store").digest == first.digest
     assert list(Path("store").glob("*.sqlite")) == [path]
+
+
+def test_attacks_take_the_cores_of_the_run_and_their_votes_one_each_as_in_the_run(folder, monkeypatch):
+    seen = {"gradients": set(), "votes": set()}
+    lose_vote, row_votes = falsifier.lose_vote, votes.row_votes
+    threads = torch.get_num_threads
+
+    def watched_gradients(*args, **options):
+        seen["gradients"].add(threads())
+        return lose_vote(*args, **options)
+
+    def watched_votes(logits):
+        seen["votes"].add(threads())
+        return row_votes(logits)
+
+    monkeypatch.setattr(falsifier, "lose_vote", watched_gradients)
+    monkeypatch.setattr(votes, "row_votes", watched_votes)
+    before = threads()
+    torch.set_num_threads(3)
+    try:
+        smooth(network("relu"), "data.npz", SmoothingSettings(sigma=0.05, n=600), workers=2)
+        assert threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {"gradients": {2}, "votes": {1}}
 
 
 def test_a_network_is_known_by_every_weight(folder):

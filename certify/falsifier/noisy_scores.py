@@ -32,7 +32,7 @@ from certify.results import Falsifier, FalsifyLevel, SmoothingExample, Smoothing
 from certify.rounding import add_up, sub_down
 from certify.smoothing import NoiseLaw, make_law
 from certify.smoothing.addresses import Purpose, block_generator, block_requests
-from certify.smoothing.base_network import BaseNetwork
+from certify.smoothing.base_network import BaseNetwork, one_core_per_pass
 from certify.smoothing.scores import row_scores, score_sums
 from certify.smoothing.votes import base_classifier, check_logits
 from certify.stats import (
@@ -72,7 +72,7 @@ class ScoreAttack:
         total = torch.zeros(2 * (self.classes + 1), dtype=torch.int64)
         for request in block_requests(example, purpose, draws):
             rows = torch.from_numpy(self.law.draw(example, block_generator(self.seed, request, self.law.name)).rows)
-            with self.network.running() as run:
+            with one_core_per_pass(self.network.device), self.network.running() as run:
                 inputs = self.law.inputs(rows.to(self.network.device), self.network.dtype)
                 logits = check_logits(run(inputs), len(inputs), self.classes)
                 total += score_sums(row_scores(logits[: request.draws], self.score_map)).cpu()

@@ -54,12 +54,17 @@ def base_network(predict: Callable[[Tensor], Tensor], *, device: str | torch.dev
     return BaseNetwork(predict, where, DTYPES[dtype])
 
 
-@contextlib.contextmanager
-def one_core_per_pass(device: torch.device) -> Iterator[None]:
+def one_core_per_pass(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Run forward passes on a CPU on one core each: several run side by side instead; see `sampler`."""
+    return cores_per_pass(device, 1)
+
+
+@contextlib.contextmanager
+def cores_per_pass(device: torch.device, cores: int) -> Iterator[None]:
+    """Run what this thread does on a CPU on at most so many cores; PyTorch takes all of them where nothing is said."""
     before = torch.get_num_threads()
     if device.type == "cpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(cores)
     try:
         yield
     finally:

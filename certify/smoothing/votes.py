@@ -18,7 +18,7 @@ from torch import Tensor
 
 from certify.errors import InputError
 from certify.smoothing.addresses import Purpose
-from certify.smoothing.base_network import BaseNetwork, base_network
+from certify.smoothing.base_network import BaseNetwork, base_network, one_core_per_pass
 from certify.smoothing.readings import Piece, add_record, check_floats
 
 
@@ -131,12 +131,12 @@ class BaseClassifier:
         return self.network.dtype
 
     def votes(self, inputs: Tensor) -> Tensor:
-        """Return the votes ``[B]`` of inputs ``[B, *input_shape]``.
+        """Return the votes ``[B]`` of inputs ``[B, *input_shape]``, on one core of a CPU as in a run.
 
         Raises:
             InputError: If the network does not give one floating-point row of ``classes`` logits per input.
         """
-        with self.network.running() as network:
+        with one_core_per_pass(self.device), self.network.running() as network:
             return row_votes(check_logits(network(inputs), len(inputs), self.classes))
 
 
