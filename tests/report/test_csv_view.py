@@ -11,7 +11,14 @@ from msgspec.structs import replace
 from certify.report import FORMATS
 from certify.report.columns import name_columns
 from certify.report.csv_view import SIDES
-from certify.results import LipschitzExample, LipschitzReport, PairedExample, SmoothingExample, dump_json
+from certify.results import (
+    CurvatureExample,
+    LipschitzExample,
+    LipschitzReport,
+    PairedExample,
+    SmoothingExample,
+    dump_json,
+)
 from tests.report.hostile_reports import HOSTILE_REPORTS
 from tests.report.sample_reports import (
     SAMPLES,
@@ -98,11 +105,16 @@ def test_the_columns_follow_from_the_kind_alone(build):
     assert {name.partition(".")[0] for name in header} == set(kind.__struct_fields__)
 
 
-def test_every_number_has_a_side():
-    kinds = (LipschitzExample, SmoothingExample, PairedExample)
+def numbers_of(*kinds):
     hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
-    numbers = {name for name, hint in hints.items() if hint is float or float in get_args(hint)}
-    assert numbers == set(SIDES) - OF_LAYERS == {*LOWER, *UPPER, "uniform", "seconds"}
+    return {name for name, hint in hints.items() if hint is float or float in get_args(hint)}
+
+
+def test_every_number_has_a_side():
+    readings = numbers_of(CurvatureExample)
+    numbers = numbers_of(LipschitzExample, SmoothingExample, PairedExample)
+    assert numbers == set(SIDES) - OF_LAYERS - readings == {*LOWER, *UPPER, "uniform", "seconds"}
+    assert {SIDES[name] for name in readings} == {repr}  # nothing is proved of a reading: no side
 
 
 @every_sample
