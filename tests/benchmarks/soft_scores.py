@@ -24,11 +24,11 @@ Measured, 60 images each, n 10,000, alpha 0.001, noise on the 8-bit grid; in bra
                            0.35    0.382      0.544       0.162       0.332     (0.264, predicted 0.334)
                            0.71    0.533      0.533       0.000       0.153     (0.023, predicted 0.152)
 
-The gain is what the formulas predict, less the statistical shift of the means and, with noise on the grid, a slack that
-grows with the number of pixels; above L sigma = 1 it is nil, as predicted. Against votes, which are what scores replace:
-0.425 for 0.262 (digits) and 0.700 for 0.301 (MNIST) at sigma 0.1, 0.643 for 0.637 (MNIST) at 0.25; elsewhere the run
-keeps the votes, which prove more (0.415 and 0.253 on the digits at 0.25 and 0.5, 0.731 on MNIST at 0.5). The same
-networks' own certificates, without smoothing, are 0.465 and 0.798: more than any of these.
+The gain is what the formulas predict, less the statistical shift of the means and, with noise on the grid, a slack
+that grows with the number of pixels; above L sigma = 1 nothing is left of the little that is predicted. Against votes,
+which are what scores replace: 0.425 for 0.262 (digits) and 0.700 for 0.301 (MNIST) at sigma 0.1, 0.643 for 0.637
+(MNIST) at 0.25; elsewhere the run keeps the votes, which prove more (0.415 and 0.253 on the digits at 0.25 and 0.5,
+0.731 on MNIST at 0.5). The same networks' own certificates, without smoothing, are 0.465 and 0.798: more than any.
 """
 
 from __future__ import annotations
