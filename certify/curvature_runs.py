@@ -91,7 +91,7 @@ def check_curvature_settings(settings: CurvatureSettings) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Outputs:
-    """What the batch gives: inputs and labels on the device, logits, and the input of the last layer if there is one.
+    """What the batch gives: inputs and labels on the device; on the host logits, and the last layer's input if any.
 
     Shapes: ``inputs`` ``[N, ...]``, ``labels`` ``[N]``, ``logits`` ``[N, K]``, ``activations`` ``[N, features]``.
     """
@@ -117,7 +117,7 @@ class CurvatureRun:
     def examples(self) -> Iterator[CurvatureExample]:
         """Yield what is seen at each example, in order."""
         found, closed = self._outputs, self._last_layer_forms
-        losses = nn.functional.cross_entropy(found.logits, found.labels, reduction="none").tolist()
+        losses = nn.functional.cross_entropy(found.logits, found.labels.cpu(), reduction="none").tolist()
         predicted = found.logits.argmax(1).tolist()
         with _differentiable():
             for place, slopes in enumerate(self._slopes()):
@@ -205,9 +205,9 @@ class CurvatureRun:
         with torch.no_grad(), _differentiable():
             for part in torch.split(inputs, self._rows):
                 values = run_all(self._graph, part)
-                logits.append(values[self._graph.output])
+                logits.append(values[self._graph.output].cpu())
                 if isinstance(last, Operation):
-                    activations.append(values[last.inputs[0]])
+                    activations.append(values[last.inputs[0]].cpu())
         joined = torch.cat(logits)
         _refuse_overflow(joined, self.data)
         return _Outputs(inputs, labels, joined, torch.cat(activations) if activations else None)
@@ -217,7 +217,7 @@ class CurvatureRun:
         found = self._outputs
         if found.activations is None:
             return None
-        return last_layer_curvature(found.activations, found.logits, found.labels, sigma=self.settings.sigma)
+        return last_layer_curvature(found.activations, found.logits, found.labels.cpu(), sigma=self.settings.sigma)
 
     def _slopes(self) -> Iterator[tuple[float, float, float, float]]:
         """Yield input gradient, both Jacobian norms and flip distance of each example."""
@@ -228,14 +228,14 @@ class CurvatureRun:
             gradients = gradient_norms(module, x, labels)
             spectral, frobenius = jacobian_norms(module, x)
             flips = flip_distances(module, x, box=self.model.input.range)
-            yield from zip(*(part.tolist() for part in (gradients, spectral, frobenius, flips)), strict=True)
+            yield from zip(*(part.cpu().tolist() for part in (gradients, spectral, frobenius, flips)), strict=True)
 
     def _read_last_layer(self, examples: Sequence[CurvatureExample]) -> LastLayerReading | str:
         last, found = last_layer_of(self._graph), self._outputs
         if not isinstance(last, Operation) or found.activations is None:
             return str(last)
         steps, seed = self.settings.steps, self.settings.seed
-        largest = mean_largest(found.activations.cpu(), found.logits.cpu(), steps=steps, seed=seed)
+        largest = mean_largest(found.activations, found.logits, steps=steps, seed=seed)
         squares = [example.activation_square or 0.0 for example in examples]
         return LastLayerReading(
             module=last.module,
