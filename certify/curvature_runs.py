@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -140,15 +140,62 @@ class CurvatureRun:
                     flip_distance=slopes[3] if math.isfinite(slopes[3]) else None,
                 )
 
-    def report(self, examples: Sequence[CurvatureExample]) -> CurvatureReport:
+    def network(self) -> Generator[str, None, NetworkReading | str]:
+        """Yield in words what is read next of the whole network; return all of it, or why there is nothing to read.
+
+        Raises:
+            InputError: If the network cannot be differentiated twice, or the Hessian needs too much memory.
+        """
+        module, found = to_trainable(self._graph), self._outputs
+        size = sum(parameter.numel() for parameter in module.parameters())
+        if not size:
+            return "the network has no weights to vary"
+        _refuse_memory(size, self.settings)
+        settings, seed, columns = self.settings, self.settings.seed, self._columns
+        product = hessian_of(module, found.inputs, found.labels, rows_at_once=self._rows)
+        with _differentiable():
+            yield f"{settings.steps} Lanczos steps with the Hessian in {size:,} weights"
+            largest, steepest = largest_eigenvalues(product, size, steps=settings.steps, seed=seed)
+            probes = {"samples": settings.probes, "columns_at_once": columns}
+            yield f"{settings.probes} probes of its trace"
+            trace = hutchinson(product, size, seed=seed + 1, **probes)
+            yield f"{settings.probes} probes of its trace by Hutch++"
+            trace_plus = hutch_plus_plus(product, size, seed=seed + 2, **probes)
+            yield f"{settings.pairs} pairs of noise on the weights"
+            gap = smoothed_loss_gap(
+                module,
+                found.inputs,
+                found.labels,
+                sigma=settings.sigma,
+                pairs=settings.pairs,
+                seed=seed + 3,
+                rows_at_once=self._rows,
+            )
+        return NetworkReading(
+            variables=size,
+            largest=_ritz(largest),
+            steepest=_ritz(steepest),
+            trace=_sampled(trace),
+            trace_plus=_sampled(trace_plus),
+            loss_gap=_sampled(gap),
+        )
+
+    def report(
+        self, examples: Sequence[CurvatureExample], network: NetworkReading | str | None = None
+    ) -> CurvatureReport:
         """Return the sealed report of all readings, after holding them against each other and the certificates.
+
+        Args:
+            examples: What `examples` gave.
+            network: What `network` returned; None to read it now.
 
         Raises:
             BrokenCertificate: If they contradict each other: the report is withheld.
             InputError: If the network cannot be differentiated twice, or the Hessian needs too much memory.
         """
         record, data = self.model.record, data_record(self.data)
-        last, network = self._read_last_layer(examples), self._read_network()
+        last = self._read_last_layer(examples)
+        network = end_of(self.network()) if network is None else network
         report = CurvatureReport(
             tool=tool_record(self.device, "float64"),
             model=record,
@@ -247,36 +294,15 @@ class CurvatureRun:
             decay_bound=decay_bound(self.settings.sigma, squares),
         )
 
-    def _read_network(self) -> NetworkReading | str:
-        module, found = to_trainable(self._graph), self._outputs
-        size = sum(parameter.numel() for parameter in module.parameters())
-        if not size:
-            return "the network has no weights to vary"
-        _refuse_memory(size, self.settings)
-        settings, seed = self.settings, self.settings.seed
-        product = hessian_of(module, found.inputs, found.labels, rows_at_once=self._rows)
-        with _differentiable():
-            largest, steepest = largest_eigenvalues(product, size, steps=settings.steps, seed=seed)
-            probes, columns = settings.probes, self._columns
-            trace = hutchinson(product, size, samples=probes, seed=seed + 1, columns_at_once=columns)
-            trace_plus = hutch_plus_plus(product, size, samples=probes, seed=seed + 2, columns_at_once=columns)
-            gap = smoothed_loss_gap(
-                module,
-                found.inputs,
-                found.labels,
-                sigma=settings.sigma,
-                pairs=settings.pairs,
-                seed=seed + 3,
-                rows_at_once=self._rows,
-            )
-        return NetworkReading(
-            variables=size,
-            largest=_ritz(largest),
-            steepest=_ritz(steepest),
-            trace=_sampled(trace),
-            trace_plus=_sampled(trace_plus),
-            loss_gap=_sampled(gap),
-        )
+
+def end_of(stages: Generator[str, None, NetworkReading | str]) -> NetworkReading | str:
+    """Return what a generator of stages ends with."""
+    while True:
+        try:
+            next(stages)
+        except StopIteration as ended:
+            found: NetworkReading | str = ended.value
+            return found
 
 
 def last_layer_of(graph: Graph) -> Operation | str:

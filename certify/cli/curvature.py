@@ -14,7 +14,7 @@ from certify.cli.output import Output
 from certify.cli.progress import Meter, meter
 from certify.cli.reading import read_verified
 from certify.cli.sources import data_path, model_path, read_known_model
-from certify.results import CurvatureReport, CurvatureSettings
+from certify.results import CurvatureReport, CurvatureSettings, NetworkReading
 
 if TYPE_CHECKING:
     from certify.curvature_runs import CurvatureRun
@@ -112,5 +112,15 @@ def _consume(started: CurvatureRun, total: int, shown_by: Meter) -> CurvatureRep
     for example in started.examples():
         found.append(example)
         shown_by.update(len(found), total, f"{len(found)}/{total} examples")
-    shown_by.update(total, total, "multiplying with the Hessian of all weights")
-    return started.report(found)
+    return started.report(found, _network(started, shown_by))
+
+
+def _network(started: CurvatureRun, shown_by: Meter) -> NetworkReading | str:
+    """Return the readings of the whole network, showing what is read."""
+    stages = started.network()
+    while True:
+        try:
+            shown_by.update(0, 1, next(stages))
+        except StopIteration as ended:
+            found: NetworkReading | str = ended.value
+            return found
