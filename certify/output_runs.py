@@ -171,8 +171,8 @@ def _task_settings(
     for holds, expected in refused:
         if not holds:
             raise InputError(f"expected {expected}: regression and segmentation are not proved otherwise")
-    if settings.compile is not UNSET:
-        raise InputError("expected compile=False: networks of regression and segmentation run uncompiled")
+    if (settings.compile, settings.channels_last) != (UNSET, UNSET):
+        raise InputError("expected neither compile nor channels_last: networks of these tasks run as they are")
     scales = UNSET if sizes is None else describe_scales(sizes)
     return msgspec.structs.replace(settings, task=task, procedure="fixed", scales=scales)
 

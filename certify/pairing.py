@@ -3,8 +3,9 @@
 A comparison says what *one procedure* certifies of two networks. So everything that decides which examples get a
 certificate must be equal: the examples with their labels, kind, norm and space of the radii, alpha, bound, draws, and
 every other setting, except those named in `FREE`. Sigma may differ, since a network is smoothed at the sigma it was
-trained for, and so may the seed, and the dtype the network runs in, compiled or not: all are part of what is compared,
-and the comparison prints them. A setting that some later version adds must be equal until it is named there.
+trained for, and so may the seed, and the dtype, memory format and compiler the network runs with: all are part of what
+is compared, and the comparison prints them. A setting that some later version adds must be equal until it is named
+there.
 
 What is not certified is not proved fragile: nothing here compares true robust accuracies.
 """
@@ -33,7 +34,7 @@ from certify.results import (
 )
 from certify.stats.comparison import compare_paired
 
-FREE = frozenset({"sigma", "seed", "dtype", "compile", "limit", "skip", "at", "local"})
+FREE = frozenset({"sigma", "seed", "dtype", "compile", "channels_last", "limit", "skip", "at", "local"})
 """Settings that may differ: part of the network, or of no influence on which examples are certified at one radius."""
 
 UNUSED_WITH_ASKED = frozenset({"procedure", "price", "bound"})

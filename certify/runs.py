@@ -101,7 +101,6 @@ from certify.stats import self_test
 
 STORE_FOLDER = ".certify_cache"
 PROGRAM = "eager, batch norm folded"
-COMPILED_PROGRAM = "compiled by torch.compile, batch norm folded"
 COMPILED_ROWS = 128
 
 
@@ -477,7 +476,8 @@ class SmoothingRun:
     def _predict(self) -> Callable[[Tensor], Tensor]:
         """The network as it is certified, for the attacks too: a compiled one is compiled once."""
         dtype = DTYPES[self.settings.dtype]
-        return self.model.predict(self.device, dtype, compiled_rows=self._compiled_rows)
+        channels_last = self.settings.channels_last is True
+        return self.model.predict(self.device, dtype, compiled_rows=self._compiled_rows, channels_last=channels_last)
 
     @property
     def _compiled_rows(self) -> int | None:
@@ -657,8 +657,23 @@ def _header(model: Model, data: Dataset, settings: SmoothingSettings, device: st
         noise_law=law_name(settings, eight_bit=data.eight_bit),
         network_sha256=model.graph.sha256,
         device_kind=device.partition(":")[0],
-        program=COMPILED_PROGRAM if settings.compile is True else PROGRAM,
+        program=_program(settings),
     )
+
+
+def _program(settings: SmoothingSettings) -> str:
+    """Return how the network is run, in words.
+
+    Raises:
+        InputError: If two choices exclude each other.
+    """
+    if settings.compile is not True:
+        return f"{PROGRAM}, channels-last" if settings.channels_last is True else PROGRAM
+    if settings.channels_last is True:
+        raise InputError(
+            "expected --channels-last without --compile, which chooses memory formats itself; leave one out"
+        )
+    return "compiled by torch.compile, batch norm folded"
 
 
 def _without_draws(example: Example) -> UnsampledExample:

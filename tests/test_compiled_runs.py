@@ -1,4 +1,4 @@
-"""A run of a compiled network is another run, says so everywhere, and needs a compiler."""
+"""A run of a network compiled, or in another memory format, is another run and says so everywhere."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import nn
 
 import certify
 from certify.cli.app import main
+from certify.errors import InputError
 from certify.report import FORMATS, compare_reports, read_report, verify_report
 from certify.results import SmoothingSettings
 from certify.runs import COMPILED_ROWS, read_dataset, start_smoothing
@@ -73,9 +74,23 @@ def test_it_is_compiled_for_the_rows_of_a_pass(folder, shapes, asked, rows):
     assert set(shapes) == {rows}  # those of the store
 
 
-def test_an_uncompiled_run_is_what_it_was_before_there_was_a_choice():
-    assert SmoothingSettings(sigma=0.25, n=300, compile=False) == PLAIN
-    assert PLAIN.compile is UNSET
+@pytest.mark.parametrize("choice", ["compile", "channels_last"])
+def test_a_run_without_the_choice_is_what_it_was_before_there_was_one(choice):
+    assert SmoothingSettings(sigma=0.25, n=300, **{choice: False}) == PLAIN
+    assert getattr(PLAIN, choice) is UNSET
+
+
+def test_a_run_in_another_memory_format_is_another_run_and_is_named(folder):
+    plain, other = smooth(PLAIN), smooth(SmoothingSettings(sigma=0.25, n=300, channels_last=True))
+    assert len(list(Path(".certify_cache").glob("*.sqlite"))) == 2
+    assert "float32, channels-last;" in other.statement.arithmetic
+    assert not verify_report(other)
+    assert "float32, channels-last" in FORMATS["terminal"](compare_reports(plain, other))
+
+
+def test_the_compiler_chooses_memory_formats_itself(folder):
+    with pytest.raises(InputError, match="--channels-last without --compile"):
+        smooth(SmoothingSettings(sigma=0.25, n=300, channels_last=True, compile=True))
 
 
 def test_nothing_bounds_the_rounding_of_a_compiled_network(folder, shapes):
@@ -86,14 +101,15 @@ def test_nothing_bounds_the_rounding_of_a_compiled_network(folder, shapes):
         assert "compiled" in run.bound.reason
 
 
-def test_flag_and_key_ask_for_it(folder, shapes, capsys):
+@pytest.mark.parametrize("choice", ["compile", "channels_last"])
+def test_flag_and_key_ask_for_it(folder, shapes, choice):
     flags = ("smooth", "data.npz", "--sigma", "0.25", "--n", "300", "--no-progress", "--format", "json", "--output")
-    assert main([*flags, "flag.json", "--compile"]) == 0
-    Path("certify.toml").write_text('model = "model.safetensors"\n\n[smooth]\ncompile = true\n')
+    assert main([*flags, "flag.json", f"--{choice.replace('_', '-')}"]) == 0
+    Path("certify.toml").write_text(f'model = "model.safetensors"\n\n[smooth]\n{choice} = true\n')
     assert main([*flags, "key.json"]) == 0
     found = [read_report(Path(name)) for name in ("flag.json", "key.json")]
     assert found[0].digest == found[1].digest
-    assert found[0].settings.compile is True
+    assert getattr(found[0].settings, choice) is True
 
 
 def test_without_a_compiler_the_command_says_what_to_do(folder, monkeypatch, capsys):

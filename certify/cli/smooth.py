@@ -92,6 +92,10 @@ def command(
         bool | None,
         typer.Option("--compile", help="Run the network compiled by torch.compile: another, named base classifier."),
     ] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option("--channels-last", help="Run it in this memory format: another, named base classifier."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print the sample plan or the sequential tables, and run nothing.")
     ] = False,
@@ -140,6 +144,7 @@ def command(
         "float_noise": float_noise,
         "dtype": dtype,
         "compile": compiled,
+        "channels_last": channels_last,
         "limit": limit,
         "skip": skip,
         "seed": seed,

@@ -66,6 +66,7 @@ class Model:
         dtype: torch.dtype = torch.float32,
         *,
         compiled_rows: int | None = None,
+        channels_last: bool = False,
     ) -> Callable[[Tensor], Tensor]:
         """Return the network as a function from a batch of inputs to logits; see `certify.graph.Program`.
 
@@ -73,8 +74,9 @@ class Model:
             device: Where it runs.
             dtype: The floating type of its weights and activations; inputs are cast to it.
             compiled_rows: Compile it for passes of so many rows; None: run it as it is.
+            channels_last: The memory format of images and kernels.
         """
-        return Program(self.graph, device, dtype, compiled_rows=compiled_rows)
+        return Program(self.graph, device, dtype, compiled_rows=compiled_rows, channels_last=channels_last)
 
 
 def check_classes(classes: tuple[str, ...]) -> None:

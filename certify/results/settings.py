@@ -78,7 +78,8 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
     ``bound`` "randomized-clopper-pearson" is for those who ask for it here or in a configuration: its radii also depend
     on a number that the seed gives each example.
 
-    ``compile`` runs the network compiled by `torch.compile`, which rounds in its own way: another base classifier.
+    ``compile`` runs the network compiled by `torch.compile`, ``channels_last`` with images and kernels in that memory
+    format; each orders sums in its own way, so that each gives another base classifier.
 
     ``scores`` "soft" smooths scores on the simplex instead of votes: the run chooses their map and temperature on its
     pilots, and may keep the votes, unless ``score_map`` or ``temperature`` is given.
@@ -106,6 +107,7 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
     task: TopK | Regression | Segmentation | UnsetType = UNSET
 
     compile: bool | UnsetType = UNSET
+    channels_last: bool | UnsetType = UNSET
     scores: Literal["hard", "soft"] | UnsetType = UNSET
     score_map: Literal["softmax", "sparsemax"] | UnsetType = UNSET
     temperature: float | UnsetType = UNSET
@@ -114,8 +116,9 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "at", tuple(sorted(set(self.at))))
         if self.scores == "hard":  # what was meant before there was a choice: the same settings, and the same store
             msgspec.structs.force_setattr(self, "scores", UNSET)
-        if self.compile is False:
-            msgspec.structs.force_setattr(self, "compile", UNSET)
+        for choice in ("compile", "channels_last"):  # the same settings, and the same store, as before there was one
+            if getattr(self, choice) is False:
+                msgspec.structs.force_setattr(self, choice, UNSET)
         if self.n == BY_PROCEDURE:
             msgspec.structs.force_setattr(self, "n", SEQUENTIAL_CAP if self.at else PLANNED_CAP)
 
@@ -128,8 +131,9 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
 
     @property
     def program(self) -> str:
-        """What the network runs in, in words: its dtype, and whether it is compiled."""
-        return f"{self.dtype}, compiled by torch.compile" if self.compile is True else self.dtype
+        """What the network runs in, in words: its dtype, its memory format, and whether it is compiled."""
+        chosen = (("channels-last", self.channels_last), ("compiled by torch.compile", self.compile))
+        return ", ".join([self.dtype, *(words for words, choice in chosen if choice is True)])
 
     @property
     def top_k(self) -> int:

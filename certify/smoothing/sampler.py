@@ -37,7 +37,7 @@ from certify.smoothing.base_network import BaseNetwork
 from certify.smoothing.noise import NoiseLaw, NoisyRows
 from certify.smoothing.readings import Piece, Reading
 
-BURST_ROWS, BURST_BYTES = 2**11, 2**22
+BURST_ROWS, BURST_BYTES = 2**12, 2**23
 BURST_SECONDS = 0.05  # of forward passes: nothing is counted sooner, and an interrupt waits as long
 
 

@@ -1,4 +1,4 @@
-"""A compiled network is one program for one number of rows, and compiled only where that was asked for."""
+"""A compiled network is one program for one number of rows; memory formats, too, only change where they are asked."""
 
 import pickle
 
@@ -88,3 +88,21 @@ def test_the_compiler_of_pytorch_computes_the_network():
     program = Program(GRAPH, compiled_rows=4)
     assert torch.allclose(program(x), Program(GRAPH)(x), atol=1e-5)
     assert torch.equal(program(x), program(x))
+
+
+def test_images_and_kernels_take_the_memory_format_that_is_asked_for():
+    seen = []
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval(), (3, 6, 6))
+    plain, other = Program(graph), Program(graph, channels_last=True)
+    other.module.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    x = torch.rand(5, 3, 6, 6)
+    assert torch.allclose(other(x), plain(x), atol=1e-6)
+    assert seen == [True]
+    assert not x.is_contiguous(memory_format=torch.channels_last)
+    kernels = [tensor for tensor in other.module.buffers() if tensor.dim() == 4]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    flat = Program(trace(nn.Linear(3, 2), (3,)), channels_last=True)
+    assert flat(torch.rand(4, 3)).shape == (4, 2)
