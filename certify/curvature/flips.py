@@ -50,6 +50,7 @@ def flip_distances(
     x = start
     for _ in range(steps):
         margin, enough, gradient = _slope(predict, x, labels)
+        gradient = _free(gradient, x, box)
         size = gradient.flatten(1).square().sum(1)
         factor = torch.where(size > 0.0, OVERSHOOT * (margin + enough) / size, 0.0)
         moved = x - factor.reshape(-1, *[1] * (x.dim() - 1)) * gradient
@@ -96,6 +97,14 @@ def _drawn_back(predict: Callable[[Tensor], Tensor], start: Tensor, ends: Tensor
         other = _is_flipped(predict, start + middle.reshape(shape) * (ends - start), labels)
         low, high = torch.where(other, low, middle), torch.where(other, middle, high)
     return start + high.reshape(shape) * (ends - start)
+
+
+def _free(gradient: Tensor, x: Tensor, box: tuple[float, float] | None) -> Tensor:
+    """Return the gradient without the coordinates in which a step against it would leave the box."""
+    if box is None:
+        return gradient
+    stuck = ((x <= box[0]) & (gradient > 0.0)) | ((x >= box[1]) & (gradient < 0.0))
+    return torch.where(stuck, 0.0, gradient)
 
 
 def _within(x: Tensor, box: tuple[float, float] | None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from certify.report.figures import estimate_figure, lower_figure, upper_figure
+from certify.report.figures import error_figure, estimate_figure, lower_figure, upper_figure
 from certify.results import CurvatureReport, CurvatureSettings, ReadingRow
 
 KINDS_NOTE = (
@@ -59,7 +59,8 @@ def describe_number(row: ReadingRow) -> str:
 def _error(row: ReadingRow) -> str:
     if row.error is None:
         return ""
-    return f" ± {row.error:.2g}" if row.error_of == "standard error" else f" (residual {row.error:.1g})"
+    error = error_figure(row.error)
+    return f" ± {error}" if row.error_of == "standard error" else f" (residual {error})"
 
 
 def describe_chance(row: ReadingRow) -> str:

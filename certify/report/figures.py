@@ -45,6 +45,16 @@ def estimate_figure(value: float) -> str:
     return _figure(value, ROUND_HALF_EVEN)
 
 
+def error_figure(value: float) -> str:
+    """Return a standard error or a residual with two significant digits, rounded up: never smaller than it is.
+
+    Example:
+        >>> error_figure(221.3), error_figure(0.00071), error_figure(2.6e-14)
+        ('230', '0.00072', '2.6e-14')
+    """
+    return _figure(value, ROUND_CEILING, 2)
+
+
 def lower_digits(value: float) -> str:
     """Return a radius or a proved lower bound for a machine: at most the exact value, and read back as the same float.
 

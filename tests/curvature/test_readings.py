@@ -100,6 +100,13 @@ def test_a_flip_has_another_class_stays_in_its_box_and_is_none_where_there_is_no
     assert flip_distances(lambda rows: torch.cat([0 * rows + 1, 0 * rows], 1), x).item() == float("inf")
 
 
+def test_a_flip_goes_along_the_edge_of_its_box() -> None:
+    x = torch.tensor([[0.0, 0.5]], dtype=torch.float64)  # class 0 up to x_1 + 4 x_0 = 0.1, and x_0 cannot fall
+    score = torch.tensor([[4.0], [1.0]], dtype=torch.float64)
+    found = flip_distances(lambda rows: torch.cat([rows @ score, 0 * rows[:, :1] + 0.1], 1), x, box=(0.0, 1.0))
+    assert found.item() == pytest.approx(0.4, rel=1e-4)
+
+
 def test_the_same_call_gives_the_same_record() -> None:
     again = measure_curvature(folder() / "model.safetensors", folder() / "data.npz", SETTINGS)
     alone = replace(again, beside=readings().beside, table=readings().table, consistency=readings().consistency)
