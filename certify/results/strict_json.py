@@ -12,6 +12,7 @@ import msgspec
 from certify.errors import InputError, SoundnessError
 
 MAX_JSON_DEPTH = 64
+COMPACT = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":"))  # made once: blocks are many
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # escaped, or as it is
 
 
@@ -25,10 +26,11 @@ def dump_json(value: object, *, indent: int | None = None) -> str:
         >>> dump_json({"b": 1, "a": [0.5, None]})
         '{"a":[0.5,null],"b":1}'
     """
-    separators = (",", ":") if indent is None else (",", ": ")
     plain = msgspec.to_builtins(value)
     try:
-        return json.dumps(plain, sort_keys=True, allow_nan=False, separators=separators, indent=indent)
+        if indent is None:
+            return COMPACT.encode(plain)
+        return json.dumps(plain, sort_keys=True, allow_nan=False, separators=(",", ": "), indent=indent)
     except ValueError as error:
         raise SoundnessError(f"a report must hold finite numbers only: {error}") from error
 

@@ -133,9 +133,10 @@ class Sampler:
     def push(self, request: BlockRequest) -> None:
         """Queue one block; with workers its noise is drawn from now on, else when it is needed."""
         counts = np.zeros(self.reading.record_size(request.purpose), dtype=np.int64)
-        noisy: Callable[[], NoisyRows] = partial(self._draw, request)
+        bits = block_generator(self.seed, request, self.law.name)
+        noisy: Callable[[], NoisyRows] = partial(self.law.draw, request.example, bits)
         if self._drawers is not None:
-            noisy = self._drawers.submit(self._draw, request).result
+            noisy = self._drawers.submit(noisy).result
         self._queue.append(_OpenBlock(request, noisy, counts))
 
     def step(self) -> list[BlockResult]:
@@ -160,9 +161,6 @@ class Sampler:
         for pool in (self._lanes, self._drawers):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
-
-    def _draw(self, request: BlockRequest) -> NoisyRows:
-        return self.law.draw(request.example, block_generator(self.seed, request, self.law.name))
 
     def _stage(self) -> tuple[list[tuple[_OpenBlock, int]], NDArray[Any]]:
         """Return the rows of the next micro-batch and whose they are; padded with zeros when the queue runs dry."""
