@@ -19,7 +19,7 @@ from typing import TypeAlias
 from msgspec import UNSET
 
 from certify.policy.promises import share_words
-from certify.report.figures import radius_label
+from certify.report.figures import radius_label, upper_figure
 from certify.results import (
     CertifiedAccuracy,
     LipschitzExample,
@@ -149,5 +149,5 @@ def describe_curve(curve: Curve) -> str:
     half = [row.radius for row in curve.limits if row.accuracy >= start.accuracy / 2]
     words = f"{start.accuracy:.1%} certified at radius {radius_label(start.radius)}"
     if start.accuracy > 0.0:
-        words += f"; at least half of that up to about {max(half):.3g}; none beyond {curve.reach:.3g}"
+        words += f"; at least half of that up to about {max(half):.3g}; none beyond {upper_figure(curve.reach)}"
     return words

@@ -24,6 +24,7 @@ from tests.report.sample_reports import (
     sequential_whole,
     smoothing_abstaining,
     smoothing_clean,
+    smoothing_report,
     unbounded_network,
 )
 
@@ -104,11 +105,11 @@ def test_verdicts_stand_first_with_their_numbers():
 def test_the_examples_table_has_every_example_in_order():
     report = smoothing_abstaining()
     head, *rows = table_rows(render_html(report), "Examples")
-    assert head[:6] == ["index", "example", "label", "predicted", "correct", "radius"]
+    assert head[:6] == ["index", "example", "radius", "label", "predicted", "correct"]
     assert [row[1] for row in rows] == [example.id for example in report.examples]
     for row, example in zip(rows, report.examples, strict=True):
-        assert float(row[5]) <= example.radius < float(row[5]) * 1.001 + 1e-300
-        assert (row[3] == "abstained") == (example.predicted is None)
+        assert float(row[2]) <= example.radius < float(row[2]) * 1.001 + 1e-300
+        assert (row[4] == "abstained") == (example.predicted is None)
 
 
 def test_the_floors_are_called_estimates_and_the_bound_proved():
@@ -213,3 +214,17 @@ def test_every_text_colour_stands_out_from_what_lies_behind_it(scheme):
     for behind in ("paper", "card"):
         for name in ("ink", "soft", "passed", "failed", "undecided", "s0", "s1", "s2", "s3", "s4", "s5"):
             assert contrast(colours[name], colours[behind]) >= 4.5, (name, behind)
+
+
+def test_beside_others_a_report_stands_with_its_long_tables_folded():
+    """Alone all examples are open; together the figures are what is read."""
+    report = smoothing_report([0.9] * 30)
+    alone, both = render_html(report), render_html_page([NamedReport("a.json", report), NamedReport("b.json", report)])
+    assert both.count("<details") == 2 * (alone.count("<details") + 1)
+
+
+def test_what_the_curve_says_is_not_certified_beyond_is_not():
+    """The largest radius is named rounded up: rounded down, it would say that nothing is certified at that radius."""
+    report = smoothing_report([0.9, 0.95, 1.0])
+    (named,) = re.findall(r"none beyond ([0-9.]+[0-9])", render_html(report))
+    assert float(named) >= max(example.radius for example in report.examples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,8 +14,11 @@ from markupsafe import Markup
 from certify._version import __version__
 from certify.report.compared import compared_section
 from certify.report.neutralise import strip_controls
+from certify.report.outline import Block, Outline, Table
 from certify.report.sections import outline_of
 from certify.results import Document
+
+OPEN_TOGETHER = 20  # rows of examples that stand open where several reports share a page
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ def render_html(report: Document, *, width: int | None = None, color: bool = Fal
 def render_html_page(reports: Sequence[NamedReport]) -> str:
     """Return one page of HTML for one report or several; several have their curves compared first."""
     outlines = [outline_of(named.report, pictures=named.pictures) for named in reports]
+    outlines = [_folded(outline) for outline in outlines] if len(reports) > 1 else outlines
     names = [named.name or f"report {number}" for number, named in enumerate(reports, start=1)]
     several = len(reports) > 1
     shared = compared_section(names, [named.report for named in reports], outlines) if several else None
@@ -51,6 +55,20 @@ def render_html_page(reports: Sequence[NamedReport]) -> str:
         shared=shared,
         parts=[(name, outline, named.warning) for name, outline, named in zip(names, outlines, reports, strict=True)],
         version=__version__,
+    )
+
+
+def _folded(outline: Outline) -> Outline:
+    """Return an outline whose long tables of examples are folded: beside others, a report is read from its figures."""
+    return replace(outline, sections=tuple(replace(each, blocks=_short(each.blocks)) for each in outline.sections))
+
+
+def _short(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    return tuple(
+        replace(block, folded=True)
+        if isinstance(block, Table) and block.sortable and block.count > OPEN_TOGETHER
+        else block
+        for block in blocks
     )
 
 

@@ -188,8 +188,8 @@ def _class_figure(rows: Sequence[ClassRow], shown: Sequence[ClassRow], radius: f
     least = min(rows, key=lambda row: row.at_radius / row.examples)
     answered = rows[0].clean is not None
     alt = (
-        f"Bars for {which}: {'answered right (outline), ' if answered else ''}certified at any radius (light), "
-        f"at radius {label} (dark). Least certified: {least.name}, {least.at_radius} of {least.examples}."
+        f"Bars for {which}: {'answered right (outline), ' if answered else ''}certified at any radius (pale), "
+        f"at radius {label} (full). Least certified: {least.name}, {least.at_radius} of {least.examples}."
     )
     titles = ("class", "#examples", *(("#right",) if answered else ()), "#certified", f"#at {label}")
     cells = [(row.name, str(row.examples), *(f"{share:.{SHARE_DIGITS}f}" for _, share in row.shares)) for row in rows]

@@ -17,6 +17,7 @@ from certify.report.comparison_facts import (
     describe_question,
     describe_runs,
     examples_with,
+    shown_rows,
 )
 from certify.report.curve import MOST_STEPS, UNLIMITED, Curve, share_at, thin_out
 from certify.report.curve_plot import draw_curves
@@ -55,7 +56,7 @@ def _note(report: ComparisonReport) -> Text:
 
 
 def _figure(report: ComparisonReport) -> Figure:
-    rows = [curve_cells(row) for row in report.summary.curve]
+    rows = [curve_cells(row) for row in shown_rows(report)]
     table = table_of("Both reports at fixed radii", [f"#{title}" for title in CURVE_TITLES], rows, count=len(rows))
     here = report.summary.at_radius
     alt = f"Two falling lines: at the asked radius {here.old} examples were certified before and {here.new} are now."

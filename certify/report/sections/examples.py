@@ -11,7 +11,7 @@ from certify.report.wording import name_label
 from certify.results import LipschitzExample, Report, SmoothingExample, SmoothingReport
 
 OPEN_UP_TO = 400  # rows; a longer table is folded, so that the page opens at once
-FIRST = ("#index", "example", "label", "predicted", "correct", "#radius")
+FIRST = ("#index", "example", "#radius", "label", "predicted", "correct")  # a phone shows the first four
 BY_KIND = {
     False: ("#margin, lower", "#gain, upper", "how, or why not"),
     True: ("#votes", "#draws", "how, or why not"),
@@ -52,7 +52,7 @@ def _cells_of(report: Report) -> Callable[[LipschitzExample | SmoothingExample],
     def cells(example: LipschitzExample | SmoothingExample) -> tuple[str, ...]:
         predicted = "abstained" if example.predicted is None else name_label(report, example.predicted)
         radius = lower_figure(example.radius)
-        answer = (name_label(report, example.label), predicted, "yes" if example.correct else "no", radius)
+        answer = (radius, name_label(report, example.label), predicted, "yes" if example.correct else "no")
         last = _smoothing(example) if isinstance(example, SmoothingExample) else _lipschitz(example)
         return (str(example.index), example.id, *answer, *last)
 

@@ -77,7 +77,7 @@ def layers_section(report: Report) -> Section | None:
     if not growing:
         return Section("layers", "Layers", (table,))
     bars = [BarRow(name, (("guess-bar", share),), f"{share:.0%}") for name, share in growing]
-    first = ", ".join(f"{name} {share:.0%}" for name, share in growing[:3])
+    first = ", ".join(f"{name} ({share:.0%})" for name, share in growing[:3])
     alt = f"Bars for the layers in which the bound grows, {len(growing)} of {len(shares)}. The most: {first}."
     figure = Figure("Where the network's bound grows (estimate)", alt, bar_chart(bars), table)
     return Section("layers", "Layers", (figure, Text(SHARE_NOTE, quiet=True)))
