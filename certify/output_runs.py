@@ -38,6 +38,7 @@ from certify.results import (
 )
 from certify.smoothing import NoiseLaw, RunHeader, check_settings, earlier_seeds, make_law, open_store
 from certify.smoothing.base_network import DTYPES
+from certify.smoothing.noise_source import noise_source, source_name
 from certify.smoothing.regression import MedianSmoothing, regression_task
 from certify.smoothing.run import check_data, task_events
 from certify.smoothing.scales import check_scales, describe_scales
@@ -102,6 +103,7 @@ def smooth_outputs(
         noise_law=law.name,
         network_sha256=network.graph.sha256,
         device_kind=device.partition(":")[0],
+        noise_source=source_name(device),
         program=PROGRAM,
         reading=asked.reading.name,
     )
@@ -120,7 +122,7 @@ def smooth_outputs(
             started=started,
             earlier_seeds=earlier_seeds(opened.path.parent, header),
         )
-    return _report(network, examples, settings, law, rows, execution)
+    return _report(network, examples, settings, law, rows, execution, device.partition(":")[0])
 
 
 def without_labels(data: Dataset | NDArray[Any]) -> Dataset:
@@ -207,11 +209,12 @@ def _report(
     law: NoiseLaw,
     rows: tuple[RegressionExample | SegmentationExample, ...],
     execution: Execution,
+    device_kind: str,
 ) -> OutputsReport:
     tables = Tables(
         plan=None,
         plan_sha256=None,
-        noise=f"{law.words}; from numpy's Philox, assumed ideal, keyed by (seed, example, purpose, block, law)",
+        noise=f"{law.words}; {noise_source(device_kind).words}",
         noise_law=law.name,
         alpha_charged=_charge(settings, network, law),
     )
@@ -222,7 +225,7 @@ def _report(
                 version=__version__,
                 python=platform.python_version(),
                 torch=str(torch.__version__),
-                device_kind="cpu",
+                device_kind=device_kind,
                 dtype=settings.dtype,
             ),
             model=record,

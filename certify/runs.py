@@ -91,6 +91,7 @@ from certify.smoothing import (
 from certify.smoothing.base_network import DTYPES, cores_per_pass
 from certify.smoothing.classification import Classification
 from certify.smoothing.loop import Events
+from certify.smoothing.noise_source import source_name
 from certify.smoothing.sampler import use_one_core
 from certify.smoothing.scales import check_scales, describe_scales
 from certify.smoothing.shards import Engine, cluster_workers
@@ -534,7 +535,7 @@ class SmoothingRun:
         return None if self.bound is None else SoftRun(*self._procedure(), self.data, self.bound, self.store)
 
     def _tables(self) -> Tables:
-        tables, soft = make_tables(*self._procedure()), self._soft()
+        tables, soft = make_tables(*self._procedure(), self.store.header.device_kind), self._soft()
         return msgspec.structs.replace(tables, scores=soft.task().table) if soft else tables
 
     def _procedure(self) -> tuple[Procedure, NoiseLaw]:
@@ -657,6 +658,7 @@ def _header(model: Model, data: Dataset, settings: SmoothingSettings, device: st
         noise_law=law_name(settings, eight_bit=data.eight_bit),
         network_sha256=model.graph.sha256,
         device_kind=device.partition(":")[0],
+        noise_source=source_name(device),
         program=_program(settings),
     )
 

@@ -155,15 +155,14 @@ class PretendDevice(TorchDispatchMode):
         seed = None if generator is None else generator.initial_seed()
         if seed is None or seed not in DeviceGenerator.streams:
             raise RuntimeError(f"Expected a generator of {DEVICE}, got {generator} in {func}")
-        bits, of_floats = DeviceGenerator.streams[seed], func is aten.randn.generator
-        tensor = torch.empty(args[0], dtype=kwargs["dtype"]) if of_floats else args[0]
-        self.draws.append((seed, func._schema.name, tuple(tensor.shape)))
+        bits, tensor = DeviceGenerator.streams[seed], args[0]
+        self.draws.append((seed, func._schema.name, tuple(getattr(tensor, "shape", tensor))))
         if func is aten.random_.default and tensor.dtype == torch.int64:
             values = (bits.random_raw(tensor.numel()) >> np.uint64(1)).astype(np.int64)
-        elif of_floats and tensor.dtype == torch.float64:
+        elif func is aten.normal_.default and tensor.dtype == torch.float64:
             values = np.random.Generator(bits).standard_normal(tensor.numel())
         else:
-            raise RuntimeError(f"{func} of {tensor.dtype} is not there on {DEVICE}")
+            raise RuntimeError(f"{func} is not there on {DEVICE}, or not of this type")
         return tensor.copy_(torch.from_numpy(values).reshape(tensor.shape))
 
     def _copied(self, source: torch.Tensor, kwargs: dict[str, Any], asked: str | None) -> torch.Tensor:

@@ -79,7 +79,12 @@ SCALES: Mapping[str, Callable[[float], float]] = {
 WIDEST = 2.0**20
 LOGARITHM_ERROR = 2.0**-30  # of the estimated mean: sums of logarithms below 2^10 in float64 err by far less
 
-SOURCE = "from numpy's Philox, assumed ideal, keyed by (seed, example, purpose, block, law)"
+ADDRESS = "(seed, example, purpose, block, law)"
+SOURCES: Mapping[str, str] = {
+    "cpu": f"from numpy's Philox, assumed ideal, keyed by {ADDRESS}",
+    "cuda": f"from PyTorch's Philox on CUDA, assumed ideal, seeded with 64 bits of a hash of {ADDRESS}",
+}
+"""Where the noise is made, by the kind of device that the network ran on."""
 NOISE_WORDS: Mapping[str, Callable[[float], str]] = {
     "gaussian": lambda _: "float64 Gaussian noise added in float64 (not float-sound)",
     "gaussian-255": lambda _: (
@@ -105,8 +110,10 @@ def check_noise(report: SmoothingReport | OutputsReport) -> Iterator[Finding]:
     settings, tables = report.settings, report.tables
     laws = _possible_laws(report)
     yield from require(tables.noise_law in laws, "tables.noise_law", f"one of {laws}", tables.noise_law)
-    if tables.noise_law in NOISE_WORDS:
-        words = f"{NOISE_WORDS[tables.noise_law](settings.sigma)}; {SOURCE}"
+    kind = report.tool.device_kind
+    yield from require(kind in SOURCES, "tool.device_kind", f"one of {list(SOURCES)}", kind)
+    if tables.noise_law in NOISE_WORDS and kind in SOURCES:
+        words = f"{NOISE_WORDS[tables.noise_law](settings.sigma)}; {SOURCES[kind]}"
         yield from compare("tables.noise", words, tables.noise)
     if settings.scales is not UNSET:
         yield from _check_scales(settings.scales, report.model.input.size)

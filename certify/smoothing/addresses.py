@@ -9,7 +9,8 @@ The key is the sha256 of the JSON array [run seed, example id, sha256 of the sto
 law]; its first 16 bytes are the 128-bit key of the counter-based generator Philox (J. Salmon et al., *Parallel random
 numbers: as easy as 1, 2, 3*, SC 2011). Sigma is not in the key: runs at two sigmas use the same underlying numbers and
 compare better; neither is the model. ``torch.Generator().manual_seed`` is not used: on the CPU it keeps the low 32
-bits of a seed, so that hashed seeds collide after some 10^5 blocks.
+bits of a seed, so that hashed seeds collide after some 10^5 blocks. On a CUDA device, where it keeps 64, the noise is
+made by it (`device_noise`).
 
 The statistics assume that Philox under these keys gives ideal independent uniform bits: an assumption, stated in every
 report, not a theorem.
@@ -67,6 +68,12 @@ def block_requests(
         yield BlockRequest(example, purpose, block, min(BLOCK_DRAWS, draws - first), choice)
 
 
+def block_address(seed: int, request: BlockRequest, law: str) -> list[str | int]:
+    """Return the address of one block: equal ones have equal noise, from one source."""
+    example = request.example
+    return [seed, example.id, example.hash, request.purpose, request.block, law]
+
+
 def block_key(seed: int, request: BlockRequest, law: str) -> NDArray[np.uint64]:
     """Return the Philox key of one block as two 64-bit words.
 
@@ -76,9 +83,7 @@ def block_key(seed: int, request: BlockRequest, law: str) -> NDArray[np.uint64]:
         >>> bool((block_key(0, here, "gaussian") != block_key(0, there, "gaussian")).any())
         True
     """
-    example = request.example
-    address = [seed, example.id, example.hash, request.purpose, request.block, law]
-    digest = hashlib.sha256(dump_json(address).encode()).digest()
+    digest = hashlib.sha256(dump_json(block_address(seed, request, law)).encode()).digest()
     return np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
 
 

@@ -8,6 +8,7 @@ x + Z is the rounding of x_i + 255 sigma d_i g_i for integer x_i.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from certify.examples import Example
 from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.gaussian_255 import thresholds
 from certify.smoothing.integer_law import IntegerLaw
-from certify.smoothing.noise import NoisyRows, fingerprint
+from certify.smoothing.noise import NoisyRows, RawNoise, fingerprint, moved
 from certify.smoothing.two_level_table import LOW_BITS, IntegerSampler, integer_sampler, search
 
 MOST_TABLES = 64  # of 2^16 entries each
@@ -36,6 +37,7 @@ class DiagonalLaw:
     words: ClassVar[str] = "float64 Gaussian noise, scaled per coordinate, added in float64 (not float-sound)"
     levels: ClassVar[int] = 0
     row_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float64)
+    raw: ClassVar[RawNoise] = "normals"
 
     sigma: float
     scales: NDArray[np.float64]
@@ -52,6 +54,11 @@ class DiagonalLaw:
         normal *= self.sigma * self.scales
         normal += example.values()
         return NoisyRows(normal, mark)
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
+        """Return g, examples -> x + sigma d g, in float64."""
+        sizes = torch.from_numpy(self.sigma * self.scales).to(device)
+        return lambda raw, examples: raw.mul_(sizes).add_(moved([one.values() for one in examples], device))
 
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the rows rounded once to ``dtype``."""
@@ -84,6 +91,20 @@ class GroupedSampler:
             mine = groups[still_open] == group
             values[still_open[mine]] = search(sampler.T, u[mine]) - sampler.half
         return values, words
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Return the function from uniform integers ``[..., coordinates]`` to Z; see `IntegerSampler.on_device`."""
+        places = [torch.from_numpy(np.flatnonzero(self.groups == k)).to(device) for k in range(len(self.samplers))]
+        searches = [sampler.on_device(device) for sampler in self.samplers]
+
+        def find(u: Tensor) -> Tensor:
+            flat = u.reshape(-1, len(self.groups))
+            Z = torch.zeros(flat.shape, dtype=torch.int32, device=device)
+            for place, find_there in zip(places, searches, strict=True):
+                Z.index_copy_(1, place, find_there(flat[:, place]))
+            return Z.reshape(u.shape)
+
+        return find
 
 
 def diagonal_255(sigma: float, scales: NDArray[np.float64]) -> IntegerLaw:

@@ -8,6 +8,7 @@ keeps the defect small and reaches 8.5 sigma, where float32 generators stop belo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from certify.examples import Example
 from certify.smoothing.addresses import BLOCK_DRAWS
-from certify.smoothing.noise import NoisyRows, fingerprint
+from certify.smoothing.noise import NoisyRows, RawNoise, fingerprint, moved
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class GaussianLaw:
     words: ClassVar[str] = "float64 Gaussian noise added in float64 (not float-sound)"
     levels: ClassVar[int] = 0
     row_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float64)
+    raw: ClassVar[RawNoise] = "normals"
 
     sigma: float
 
@@ -44,6 +46,10 @@ class GaussianLaw:
         normal *= self.sigma
         normal += example.values()
         return NoisyRows(normal, mark)
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
+        """Return g, examples -> x + sigma g, in float64."""
+        return lambda raw, examples: raw.mul_(self.sigma).add_(moved([one.values() for one in examples], device))
 
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the rows rounded once to ``dtype``."""

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from certify._version import __version__
 from certify.results import SmoothingSettings, dump_json
+from certify.smoothing.noise_source import CPU_SOURCE
 from certify.smoothing.readings import Reading
 
 
@@ -22,9 +23,10 @@ class RunHeader:
     """What a run is: model, data, settings, and the programs that compute it.
 
     ``model_sha256`` is the hash of the file of weights, ``network_sha256`` that of the network they were put into: one
-    file serves several architectures, and none of their counts. ``noise_law`` is the name of the law in use;
-    ``program`` says in words how the network is run when that can change the last bits of its logits (folded,
-    compiled). ``reading`` is the name of what is read from its outputs, absent for plain votes.
+    file serves several architectures, and none of their counts. ``noise_law`` is the name of the law in use,
+    ``noise_source`` that of the generator (`certify.smoothing.noise_source`); ``program`` says in words how the network
+    is run when that can change the last bits of its logits (folded, compiled). ``reading`` is the name of what is read
+    from its outputs, absent for plain votes.
     """
 
     model_sha256: str
@@ -34,6 +36,7 @@ class RunHeader:
     noise_law: str
     network_sha256: str = ""
     device_kind: str = "cpu"
+    noise_source: str = CPU_SOURCE
     program: str = "eager"
     reading: str | UnsetType = UNSET
     tool: str = __version__

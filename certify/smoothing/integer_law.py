@@ -9,8 +9,9 @@ may clip inside itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from certify.errors import InputError
 from certify.examples import Example
 from certify.smoothing.addresses import BLOCK_DRAWS
-from certify.smoothing.noise import NoisyRows, fingerprint
+from certify.smoothing.noise import NoisyRows, RawNoise, fingerprint, moved
 
 
 class Sampler(Protocol):
@@ -38,10 +39,16 @@ class Sampler(Protocol):
         """Return ``count`` independent Z, and the raw words of their top bits."""
         ...
 
+    def on_device(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Return the function from uniform integers ``[..., *input_shape]`` on a device to Z."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerLaw:
     """One law of integer noise; see `certify.smoothing.noise.NoiseLaw`. ``scale`` is what radii are proportional to."""
+
+    raw: ClassVar[RawNoise] = "integers"
 
     name: str
     words: str
@@ -65,14 +72,31 @@ class IntegerLaw:
         Raises:
             InputError: If the example does not hold 8-bit pixels.
         """
-        if not example.eight_bit:
-            raise InputError(f"{example.id}: expected 8-bit pixels for the law {self.name}, got {example.stored.dtype}")
+        self._check(example)
         values, words = self.sampler.draw(bits, BLOCK_DRAWS * math.prod(example.stored.shape))
         rows = values.reshape(BLOCK_DRAWS, *example.stored.shape)
         rows += example.stored
         return NoisyRows(rows, fingerprint(words))
 
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
+        """Return u, examples -> x + Z, as integers."""
+        find, integers = self.sampler.on_device(device), torch.from_numpy(self.sampler.table[:0]).dtype
+
+        def rows(raw: Tensor, examples: Sequence[Example]) -> Tensor:
+            for example in examples:
+                self._check(example)
+            return find(raw).add_(moved([example.stored for example in examples], device)).to(integers)
+
+        return rows
+
+    def _check(self, example: Example) -> None:
+        if not example.eight_bit:
+            raise InputError(f"{example.id}: expected 8-bit pixels for the law {self.name}, got {example.stored.dtype}")
+
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return z / 255: in float64 for a float64 network, else in float32 and then cast. z itself is exact."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        return rows.to(wide).div_(255.0).to(dtype)
+        if rows.device.type == "cpu":
+            return rows.to(wide).div_(255.0).to(dtype)
+        # By a number of the host CUDA divides in two roundings: it multiplies with the reciprocal.
+        return rows.to(wide).div_(torch.full((), 255.0, dtype=wide, device=rows.device)).to(dtype)

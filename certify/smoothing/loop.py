@@ -21,6 +21,7 @@ from certify.examples import Dataset, Example
 from certify.smoothing.addresses import BlockRequest
 from certify.smoothing.base_network import BaseNetwork, one_core_per_pass
 from certify.smoothing.blocks import BlockRow, example_key
+from certify.smoothing.device_sampler import DeviceSampler
 from certify.smoothing.function_check import refuse_unless_function
 from certify.smoothing.interruption import Interruption
 from certify.smoothing.jobs import Job, read_example
@@ -33,6 +34,7 @@ from certify.smoothing.tasks import Row, Task
 
 PROGRESS_SECONDS = 0.2
 
+Evaluator: TypeAlias = Sampler | DeviceSampler | RayShards
 Events: TypeAlias = "Generator[Row | SmoothingProgress, None, None]"
 
 
@@ -65,7 +67,7 @@ class SmoothingLoop(Generic[Row]):
     _jobs: deque[Job] = field(default_factory=deque, init=False)  # those not yielded yet, in order
     _open: list[Job] = field(default_factory=list, init=False)  # those of them that are not done, in order
     _finished: list[int] = field(default_factory=list, init=False)  # estimation draws of each finished example
-    _sampler: Sampler | RayShards | None = field(default=None, init=False)
+    _sampler: Evaluator | None = field(default=None, init=False)
     _exhausted: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +129,7 @@ class SmoothingLoop(Generic[Row]):
         self.store.discard([job.key])
         return Job(example, self.task, [])
 
-    def _ready(self) -> Sampler | RayShards:
+    def _ready(self) -> Evaluator:
         """Return the sampler; the first call chooses the micro-batch and checks that the network is a function."""
         if self._sampler is None:
             size = self._checked_micro_batch()
@@ -195,7 +197,7 @@ class SmoothingLoop(Generic[Row]):
         self._finished.append(job.estimation_draws or 0)
         return found
 
-    def _shrink(self, sampler: Sampler | RayShards, error: BaseException) -> None:
+    def _shrink(self, sampler: Evaluator, error: BaseException) -> None:
         """After running out of memory: halve the micro-batch and begin the open examples again."""
         self.micro_batch = halve_micro_batch(sampler.micro_batch, error)
         sampler.close()

@@ -1,10 +1,11 @@
 """The interface of a noise law: what turns a stored example and a block's generator into noisy inputs.
 
 A law adds its noise in the space of the radius: pixels in [0, 1], before any normalisation, which belongs to the
-model. It works in two halves, so that the random part runs on the CPU and only compact rows travel to the device:
+model. It works in two halves, the first of which has two forms:
 
-- ``draw`` gives the `BLOCK_DRAWS` noisy *rows* of one block (a numpy array, made in calls of fixed shape) and the
-  *fingerprint* of the randomness they were made of, by which two blocks with equal noise are recognised;
+- ``draw`` gives, on the CPU, the `BLOCK_DRAWS` noisy *rows* of one block (a numpy array, made in calls of fixed shape)
+  and the *fingerprint* of the randomness they were made of, by which two blocks with equal noise are recognised;
+- ``on_device`` gives the same function of ``raw`` numbers that were drawn on a device (`device_noise`);
 - ``inputs`` turns a batch of rows into what the network is called with.
 
 A further law is one file with such a class and one line in `certify.smoothing.laws`.
@@ -13,8 +14,9 @@ A further law is one file with such a class and one line in `certify.smoothing.l
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -32,6 +34,17 @@ class NoisyRows:
 
     rows: NDArray[Any]
     fingerprint: str
+
+
+RawNoise: TypeAlias = Literal["integers", "normals"]  # uniform on 0..2^63-1 in int64, standard normal in float64
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceRows:
+    """The rows of some blocks on a device, one block after another, and of each the first words of its randomness."""
+
+    rows: Tensor
+    words: Tensor  # int64 [blocks, FINGERPRINT_WORDS]
 
 
 class NoiseLaw(Protocol):
@@ -65,9 +78,25 @@ class NoiseLaw(Protocol):
         """Return the noisy rows of the block whose generator is ``bits``."""
         ...
 
+    @property
+    def raw(self) -> RawNoise:
+        """The numbers that `on_device` takes."""
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
+        """Return the function from raw numbers of blocks, and their examples, to rows of the dtype of those of `draw`.
+
+        The numbers are ``[blocks, BLOCK_DRAWS, *input_shape]`` on the device, and may be used up.
+        """
+        ...
+
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the network inputs of rows ``[B, *input_shape]``, on the device where the rows are."""
         ...
+
+
+def moved(arrays: Sequence[NDArray[Any]], device: torch.device) -> Tensor:
+    """Return arrays of one shape, one for each block, on a device: ``[blocks, 1, *shape]``."""
+    return torch.from_numpy(np.stack(arrays)[:, None]).to(device, non_blocking=True)
 
 
 def fingerprint(words: NDArray[Any]) -> str:

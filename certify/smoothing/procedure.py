@@ -37,6 +37,7 @@ from certify.errors import InputError
 from certify.results import Decision, SequentialTable, SmoothingSettings, Tables, dump_json
 from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.noise_source import noise_source
 from certify.smoothing.questions import Question, answers, ask_questions, draws_to_next_look
 from certify.stats import (
     BOUNDS,
@@ -292,13 +293,13 @@ def _invalid_winner(selection: Sequence[int]) -> str:
     return f"the winner of the pilot is an invalid output: {invalid} of {draws} outputs were not finite"
 
 
-def make_tables(procedure: Procedure, law: NoiseLaw) -> Tables:
+def make_tables(procedure: Procedure, law: NoiseLaw, device_kind: str = "cpu") -> Tables:
     """Return the plan and the noise source of a run, for its report."""
     plan = procedure.plan
     return Tables(
         plan=plan,
         plan_sha256=None if plan is None else hashlib.sha256(dump_json(plan).encode()).hexdigest(),
-        noise=f"{law.words}; from numpy's Philox, assumed ideal, keyed by (seed, example, purpose, block, law)",
+        noise=f"{law.words}; {noise_source(device_kind).words}",
         noise_law=law.name,
         alpha_charged=procedure.charge,
         sequential=tuple(map(_table_of, procedure.questions)) or UNSET,

@@ -25,6 +25,7 @@ from certify.smoothing.jobs import Job
 from certify.smoothing.laws import make_law
 from certify.smoothing.loop import Events, SmoothingLoop
 from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.noise_source import source_name
 from certify.smoothing.procedure import plan_procedure
 from certify.smoothing.shards import Engine
 from certify.smoothing.store import Store
@@ -205,6 +206,7 @@ def _check_store(store: Store, dataset: Dataset, task: Task[object], law: NoiseL
         "reading": header_name(task.reading),
         "noise_law": law.name,
         "device_kind": network.device.type,
+        "noise_source": source_name(network.device),
     }
     for name, value in asked.items():
         if getattr(store.header, name) != value:

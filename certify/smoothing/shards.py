@@ -37,6 +37,7 @@ from certify.errors import InputError
 from certify.examples import Example
 from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator
 from certify.smoothing.base_network import BaseNetwork
+from certify.smoothing.device_sampler import DeviceSampler
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.readings import Reading
 from certify.smoothing.sampler import BlockResult, Sampler, use_one_core
@@ -58,8 +59,10 @@ class Work:
     micro_batch: int
     seed: int
 
-    def sampler(self, workers: int = 1) -> Sampler:
+    def sampler(self, workers: int = 1) -> Sampler | DeviceSampler:
         """Return a sampler of this process."""
+        if self.network.device.type != "cpu":
+            return DeviceSampler(self.network, self.reading, self.law, self.shape, self.micro_batch, self.seed)
         return Sampler(self.network, self.reading, self.law, self.shape, self.micro_batch, self.seed, workers)
 
     def signature(self, example: Example) -> str:

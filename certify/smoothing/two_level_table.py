@@ -17,11 +17,14 @@ The search must not mix dtypes: numpy compares uint64 with int64 in float64, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 TOP_BITS = 16
 LOW_BITS = 63 - TOP_BITS
@@ -78,6 +81,26 @@ class IntegerSampler:
         u = (top[still_open].astype(np.int64) << LOW_BITS) | low
         values[still_open] = search(self.T, u) - self.half
         return values, words
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Return the function from uniform int64 u in 0..2^63-1 on a device to Z = #{k : T_k <= u} - m, as int32.
+
+        Raises:
+            TypeError: From the function, if u is not int64: a mixed search would compare in float64.
+
+        Example:
+            >>> u = torch.tensor([2**62 - 1, 2**62, 2**63 - 1])
+            >>> integer_sampler(np.array([2**62, 2**63 - 1])).on_device(torch.device("cpu"))(u).tolist()
+            [-1, 0, 1]
+        """
+        T, half = torch.from_numpy(self.T).to(device), self.half
+
+        def find(u: Tensor) -> Tensor:
+            if u.dtype != torch.int64:
+                raise TypeError(f"expected int64 draws, got {u.dtype}")
+            return torch.searchsorted(T, u, right=True, out_int32=True).sub_(half)
+
+        return find
 
 
 def integer_sampler(T: NDArray[np.int64], largest: int = 255) -> IntegerSampler:

@@ -6,6 +6,7 @@ certificates hold for real arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from certify.examples import Example
 from certify.smoothing.addresses import BLOCK_DRAWS
-from certify.smoothing.noise import NoisyRows, fingerprint
+from certify.smoothing.noise import NoisyRows, RawNoise, fingerprint, moved
 from certify.stats.uniform import half_width
 
 
@@ -32,6 +33,7 @@ class UniformLaw:
     float_sound: ClassVar[bool] = False
     levels: ClassVar[int] = 0
     row_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float64)
+    raw: ClassVar[RawNoise] = "integers"
 
     sigma: float
 
@@ -54,6 +56,16 @@ class UniformLaw:
         uniform *= self.scale
         uniform += example.values()
         return NoisyRows(uniform, mark)
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
+        """Return u, examples -> x + w (2u - 1), of the top 53 bits of integers, in float64."""
+
+        def rows(raw: Tensor, examples: Sequence[Example]) -> Tensor:
+            uniform = (raw >> 10).to(torch.float64).mul_(2.0**-53)
+            centred = uniform.mul_(2.0).sub_(1.0).mul_(self.scale)
+            return centred.add_(moved([one.values() for one in examples], device))
+
+        return rows
 
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the rows rounded once to ``dtype``."""
