@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,9 +74,33 @@ def cores_per_pass(device: torch.device, cores: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_arithmetic(device: torch.device) -> Iterator[None]:
-    """Run with deterministic cuDNN kernels and without TF32, which cuDNN allows by default."""
+    """Run with deterministic cuDNN kernels and without TF32, which cuDNN allows by default.
+
+    PyTorch has an old flag for TF32 and new ones for each kind of operation, and fails where they differ; those that
+    are "none" follow a flag of all devices. So all of them are set, and all are put back.
+    """
     if device.type != "cuda":
         yield
         return
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    cudnn: Any = torch.backends.cudnn
+    kernels = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+    before = _cudnn_precisions()
+    cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, True
+    _set_cudnn_precisions("ieee", "ieee")
+    try:
         yield
+    finally:
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = kernels
+        _set_cudnn_precisions(*before)
+
+
+def _cudnn_precisions() -> tuple[str, str]:
+    """Return the precision of float32 convolutions and recurrent layers of cuDNN."""
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+
+
+def _set_cudnn_precisions(conv: str, rnn: str) -> None:
+    cudnn: Any = torch.backends.cudnn
+    cudnn.allow_tf32 = conv == rnn == "tf32"  # sets the others too
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = conv, rnn
