@@ -18,6 +18,7 @@ from msgspec import UnsetType, to_builtins
 from certify.pairing import FREE, UNUSED_WITH_ASKED
 from certify.report.comparison import asked_of, comparison_gate, comparison_statement, summarise_pairs
 from certify.report.findings import Finding, compare, require
+from certify.report.rederive_data import check_selection
 from certify.report.summary import RADII
 from certify.results import (
     SCHEMA,
@@ -123,6 +124,10 @@ def _word(pair: PairedExample, radius: float) -> str:
 
 
 def _check_data(report: ComparisonReport) -> Iterator[Finding]:
+    for run in (report.old, report.new):
+        for settings in (run.lipschitz, run.smoothing):
+            if not isinstance(settings, UnsetType):
+                yield from check_selection(settings, report.data, report.examples)
     rows = [[pair.id, pair.label, pair.hash] for pair in report.examples]
     yield from compare("data.count", len(rows), report.data.count)
     yield from compare("data.sha256", hashlib.sha256(dump_json(rows).encode()).hexdigest(), report.data.sha256)

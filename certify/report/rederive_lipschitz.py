@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET
 
@@ -17,6 +17,7 @@ from certify.report.findings import Finding, compare, require
 from certify.results import LipschitzExample, LipschitzReport, NetworkBound
 from certify.rounding import div_down, sub_down
 
+SHARE_SLACK = 1e-6  # shares are estimates, rounded one by one
 ESTIMATE_SLACK = 1 + 1e-6  # a slope is measured in floats, with rounding errors of its own
 
 
@@ -32,6 +33,14 @@ def check_network(report: LipschitzReport) -> Iterator[Finding]:
     for index, layer in enumerate(report.layers):
         yield from _check_bracket(f"layers[{index}]", layer.lower, layer.upper)
     yield from _check_floors(network)
+    yield from _check_shares([layer.share for layer in report.layers if layer.share is not UNSET])
+
+
+def _check_shares(shares: Sequence[float]) -> Iterator[Finding]:
+    """Shares of one growth: none is negative, and together they are the whole, or nothing where nothing grows."""
+    whole = math.fsum(shares)
+    holds = all(share >= 0.0 for share in shares) and (whole == 0.0 or abs(whole - 1.0) <= SHARE_SLACK)
+    yield from require(holds, "layers.share", "shares of a whole", shares)
 
 
 def _check_bracket(where: str, lower: float | None, upper: float | None) -> Iterator[Finding]:

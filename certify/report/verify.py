@@ -1,9 +1,18 @@
 """Verification: does a report agree with itself? Everything is computed again from its own record.
 
 The digest is compared like any other field: a report that was edited and sealed again is still found, wherever its
-numbers follow from one another. What nothing else in the report implies (a vote count moved between two losing classes,
-the name of the model) only the digest holds. No finding means *consistent*; it proves neither who made the report nor
-that the votes were ever cast.
+numbers follow from one another. No finding means *consistent*; it proves neither who made the report nor that what it
+starts from was ever computed. Only the digest holds
+
+- what was observed: votes and sums of scores of which the answers do not speak (moved between two losing classes);
+- what was proved about the weights: bounds of layers and network, the margin, gain and error of an example, and the
+  Lipschitz constant of a run on soft scores, on which its radii and the worth of its scores rest: whoever changes these
+  constants *and everything that follows from them*, and seals again, has written another consistent report, and the
+  model alone can tell it from the first;
+- names and words: of the model, its classes and its source, of gates, of versions, of what the attacks tried.
+
+Whoever needs more keeps the digest of a report where nobody else writes, or runs it again: the same command gives the
+same report.
 """
 
 from __future__ import annotations
@@ -93,6 +102,8 @@ def _attempt(where: str, check: Callable[[AnyReport], Iterator[Finding]], report
 def _check_identity(report: Report) -> Iterator[Finding]:
     yield from compare("schema", SCHEMA, report.schema)
     yield from require(bool(HASH.fullmatch(report.model.sha256)), "model.sha256", "64 hex digits", report.model.sha256)
+    dtype = report.settings.dtype if isinstance(report, SmoothingReport) else "float64"
+    yield from compare("tool.dtype", dtype, report.tool.dtype)
 
 
 def _check_rows(report: Report) -> Iterator[Finding]:

@@ -264,7 +264,7 @@ def smoothing_report(
         for index, share in enumerate(shares)
     )
     report = SmoothingReport(
-        tool=TOOL,
+        tool=replace(TOOL, dtype=settings.dtype),
         model=model,
         data=data_record(rows),
         statement=smoothing_statement(settings=settings, model=model, tables=tables, examples=len(rows)),
@@ -410,7 +410,7 @@ def sequential_report(
         for i in range(len(rows), len(rows) + unsampled)
     )
     report = SmoothingReport(
-        tool=TOOL,
+        tool=replace(TOOL, dtype=settings.dtype),
         model=model,
         data=data_record([*rows, *rest]),
         statement=smoothing_statement(settings=settings, model=model, tables=tables, examples=len(rows) + unsampled),

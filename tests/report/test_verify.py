@@ -55,7 +55,7 @@ EDITED = [
 NOT_RECORDED = re.compile(r"^(execution\b|examples\[\d+\]\.seconds)")
 
 DIGEST_ONLY = [
-    r"tool\..*",  # where it ran
+    r"tool\.(version|python|torch|device_kind)",  # where it ran
     r"model\.(source|parameters|classes\[\d+\])",
     r"model\.input\.shape\[\d+\]",  # implied by the charge on alpha only with integer noise
     r"data\.selection",
@@ -63,7 +63,7 @@ DIGEST_ONLY = [
     r"settings\.(procedure|bound)",  # play no part where radii were asked for
     r"network\.(upper|lower|method|proved|reason|data_floor|slope_floor)",  # rest on the weights
     r"layers\[\d+\]\..*",
-    r"(examples|unsampled)\[\d+\]\.(index|method|reason|clean_predicted)",
+    r"examples\[\d+\]\.(method|reason|clean_predicted)",
     r"examples\[\d+\]\.(margin_lower|gain_upper|error_upper)",  # of an abstention
     r"gates\[\d+\]\.(name|claim|confidence)",  # claim and confidence play no part on an estimate
     r"falsifier\.(level|tried)",
@@ -217,7 +217,12 @@ def test_the_selection_holds_the_examples(build):
     report = build()
     count = len(report.examples)
     moved = tuple(replace(example, index=example.index + 4) for example in report.examples)
-    for skip, limit, found in ((4, count, set()), (5, None, {"settings.skip"}), (-1, None, {"settings.skip"})):
+    for skip, limit, found in (
+        (4, count, set()),
+        (5, None, {"settings.skip", "examples[0].index"}),
+        (-1, None, {"settings.skip", "examples[0].index"}),
+        (0, None, {"examples[0].index"}),
+    ):
         settings = replace(report.settings, skip=skip, limit=limit)
         assert places(replace(report, examples=moved, settings=settings)) == found
     short = replace(report.settings, limit=count - 1)
@@ -356,3 +361,33 @@ def test_gates_are_judged_again_from_what_they_asked():
     easier = replace(report.gates[0], threshold=0.5)
     assert {"gates[0].reason"} <= places(replace(report, gates=(easier, *report.gates[1:])))
     assert gate(0.1, 0.5).claim == "population"
+
+
+@pytest.mark.parametrize(
+    "words, found",
+    [
+        ("images 0-2 of 9", set()),
+        ("all 3", set()),
+        ("three of mine", set()),
+        ("images 1-3 of 9", {"data.selection"}),
+        ("images 0-2 of 2", {"data.selection"}),
+        ("all 30", {"data.selection"}),
+    ],
+)
+def test_places_named_in_the_words_for_the_selection_are_those_it_has(words, found):
+    report = lipschitz_report([lipschitz_example(index, 1.0) for index in range(3)])
+    assert places(replace(report, data=replace(report.data, selection=words))) == found
+
+
+@pytest.mark.parametrize(
+    "shares, holds", [((0.25, 0.75), True), ((0.0, 0.0), True), ((0.6, 0.6), False), ((-1, 2), False)]
+)
+def test_shares_of_a_growth_are_shares_of_one_whole(shares, holds):
+    report = network_alone()
+    layers = tuple(replace(layer, share=share) for layer, share in zip(report.layers[:2], shares, strict=True))
+    assert places(replace(report, layers=layers)) == (set() if holds else {"layers.share"})
+
+
+def test_the_arithmetic_that_ran_is_the_one_that_was_asked_for():
+    for report in (smoothing_clean(), lipschitz_clean()):
+        assert places(replace(report, tool=replace(report.tool, dtype="bfloat16"))) == {"tool.dtype"}

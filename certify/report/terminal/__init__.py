@@ -20,8 +20,8 @@ PANES = (
     (accuracy_title, draw_accuracy),
     ("Examples", draw_extremes),
     ("Draws", draw_draws),
-    ("Gates", draw_gates),
     ("Falsifier", draw_falsifier),
+    ("Gates", draw_gates),  # last: what a terminal shows when all has scrolled by
     ("", draw_digest),
 )
 
