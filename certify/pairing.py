@@ -88,6 +88,10 @@ CONDITIONS: tuple[tuple[str, Callable[[Report], object]], ...] = (
     ("space of the radii", lambda report: report.model.input.space),
     ("classes", lambda report: report.model.classes),
     ("noise law", lambda report: report.tables.noise_law if isinstance(report, SmoothingReport) else None),
+    (
+        "kind of device that made the noise",
+        lambda report: report.tool.device_kind if isinstance(report, SmoothingReport) else None,
+    ),
 )
 """What must be equal besides the settings and the examples."""
 

@@ -71,11 +71,19 @@ def _part_of(report: SmoothingReport) -> Part:
 def _refuse_other_run(first: SmoothingReport, other: SmoothingReport) -> None:
     """Refuse a part of a run that differs in anything but which examples it holds."""
     for field in SHARED:
-        if getattr(first, field) != getattr(other, field):
-            raise InputError(f"expected parts of one run, got two that differ in their {field}")
+        one, two = getattr(first, field), getattr(other, field)
+        if one != two:
+            raise InputError(f"expected parts of one run, got two that differ in their {field}{_which(one, two)}")
     one, two = _part_of(first), _part_of(other)
     if (one.parts, one.of, _selection(first)) != (two.parts, two.of, _selection(other)):
         raise InputError("expected parts of one selection of examples, got two that differ in it")
+
+
+def _which(one: object, two: object) -> str:
+    """Return in which fields two structs differ, and how."""
+    names = [name for name in getattr(one, "__struct_fields__", ()) if getattr(one, name) != getattr(two, name)]
+    shown = [f"{name}: {getattr(one, name)!r:.60} and {getattr(two, name)!r:.60}" for name in names]
+    return f" ({'; '.join(shown)})" if shown else ""
 
 
 def _selection(report: SmoothingReport) -> str:
