@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from msgspec import UNSET
 from msgspec.structs import replace
 from torch import nn
 
@@ -15,7 +16,7 @@ from certify.examples import Dataset, Example
 from certify.policy import Gate
 from certify.policy.fits import in_native_norm
 from certify.report import FORMATS, verify_report
-from certify.results import UNSET, SmoothingSettings, report_from_json, report_to_json, seal
+from certify.results import SmoothingSettings, report_from_json, report_to_json, seal
 from certify.smoothing import make_law
 from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator
 from certify.smoothing.diagonal import diagonal_255
