@@ -316,9 +316,6 @@ def last_layer_of(graph: Graph) -> Operation | str:
     last = graph.by_name[graph.output]
     if last.kind != "linear":
         return f"the network ends in {last.where}, not in a linear layer"
-    shapes = value_shapes(graph.to(torch.float32))
-    if len(shapes[last.inputs[0]]) != 2:
-        return f"the last layer, {last.where}, works on {shapes[last.inputs[0]]}, not on one vector for each example"
     weight = last.weights["weight"]
     if sum(name == weight for operation in graph for name in operation.weights.values()) > 1:
         return f"the weight of {last.where} is used elsewhere too"

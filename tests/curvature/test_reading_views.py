@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from certify.errors import InputError
 from certify.policy import Gate, evaluate_gates
 from certify.report import FORMATS, report_schema, verify_report
+from certify.report.curvature_table import reading_rows
 from certify.results import CurvatureReport, document_from_json, report_to_json, seal
 from tests.curvature.tiny_runs import readings
 from tests.report.edits import edited, flip, leaves, nudge, read
@@ -67,6 +68,26 @@ def test_the_table_has_no_number_without_its_kind_and_no_certificate_without_its
         assert proved == (row.failure_probability is not None) == (row.value is None)
         assert proved or (row.lower is None and row.upper is None)
         assert (row.failure_probability or 0.0) == (0.001 if row.kind == "proved with probability" else 0.0)
+
+
+def test_the_table_has_the_errors_and_the_chances_of_its_numbers() -> None:
+    report, rows = readings(), {row.quantity: row for row in readings().table if row.object == "whole network"}
+    for quantity, found in (
+        ("trace, Hutchinson", report.network.trace),
+        ("trace, Hutch++", report.network.trace_plus),
+        ("loss gap at sigma 0.05", report.network.loss_gap),
+    ):
+        row = rows[quantity]
+        assert (row.value, row.error, row.error_of) == (found.value, found.standard_error, "standard error")
+    row = rows["largest eigenvalue, from below"]
+    assert (row.value, row.error, row.error_of) == (
+        report.network.largest.value,
+        report.network.largest.residual,
+        "residual",
+    )
+    shown = FORMATS["terminal"](report, width=120)
+    assert len([line for line in shown.splitlines() if re.search(r"proved with probability +0\.001$", line)]) > 2
+    assert len([line for line in shown.splitlines() if re.search(r"proved +never$", line)]) > 2
 
 
 def test_the_terminal_keeps_its_width() -> None:
@@ -166,6 +187,23 @@ def test_an_edit_that_is_sealed_again_is_found_wherever_numbers_imply_it() -> No
         if report is not None and not verify_report(seal(report)):
             unnoticed.add(path)
     assert {path for path in unnoticed if not any(re.fullmatch(one, path) for one in (*DIGEST_ONLY, "digest"))} == set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("summary.loss", "summary.clean_accuracy", "summary.flipped", "summary.jacobian_spectral.mean"),
+        *("summary.input_gradient.largest", "summary.flip_distance.smallest", "summary.examples"),
+        *("last_layer.trace", "last_layer.largest_mean", "last_layer.decay_bound", "last_layer.classes"),
+        *("network.trace.value", "network.trace_plus.standard_error", "network.loss_gap.known"),
+        *("examples[0].correct", "examples[0].hash", "examples[0].last_layer_trace", "examples[0].jacobian_frobenius"),
+        *("data.count", "data.sha256", "beside[0].digest", "beside[0].matched[0].index"),
+    ],
+)
+def test_an_edit_is_found_though_table_and_digest_are_made_again(path: str) -> None:
+    report = read(edited(json.loads(report_to_json(judged())), path, flip))
+    assert report is not None
+    assert verify_report(seal(replace(report, table=reading_rows(report))))
 
 
 @pytest.mark.parametrize(

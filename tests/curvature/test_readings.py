@@ -17,7 +17,9 @@ from certify.curvature_runs import measure_curvature, start_curvature
 from certify.errors import InputError
 from certify.examples import Dataset
 from certify.graph import to_trainable
+from certify.loading import read_data
 from certify.report import verify_report
+from certify.report.certificates_beside import certificates_beside
 from certify.results import CurvatureSettings, report_from_json, report_to_json
 from tests.curvature.tiny_runs import SETTINGS, examples, folder, lipschitz, network, readings, smoothed
 
@@ -151,8 +153,24 @@ def test_settings_out_of_range(changes: dict[str, float], message: str) -> None:
 
 
 def test_a_report_of_another_model_is_refused() -> None:
+    model = certify.load(folder() / "other.safetensors")
+    data = read_data(folder() / "data.npz", input=model.input, classes=model.classes)
     with pytest.raises(InputError, match="same model beside the readings, got another sha256"):
-        measure_curvature(folder() / "other.safetensors", folder() / "data.npz", SETTINGS, beside=(lipschitz(),))
+        start_curvature(model, data, SETTINGS, beside=(lipschitz(),))
+    other = replace(model.record, sha256=lipschitz().model.sha256, classes=("a", "b", "c"))
+    with pytest.raises(InputError, match="got another classes"):
+        certificates_beside(lipschitz(), other, ())
+
+
+def test_an_input_that_stands_twice_has_its_larger_radius_and_a_bound_that_is_not_proved_is_none() -> None:
+    report = lipschitz()
+    first = report.examples[0]
+    again = replace(first, index=9, id="again", radius=2.0 * first.radius)
+    both = replace(report, examples=(first, again), network=replace(report.network, proved=False))
+    for one in (both, replace(both, examples=(again, first))):
+        found = certificates_beside(one, report.model, readings().examples)
+        assert [match.radius for match in found.matched] == [again.radius]
+        assert (found.upper, found.lower) == (None, None)
 
 
 def test_a_report_that_contradicts_itself_is_refused() -> None:
@@ -164,8 +182,10 @@ def test_a_report_that_contradicts_itself_is_refused() -> None:
 
 def test_without_curvlinops_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "curvlinops", None)
+    model = certify.load(folder() / "model.safetensors")
+    data = read_data(folder() / "data.npz", input=model.input, classes=model.classes)
     with pytest.raises(InputError, match=r"pip install \"certify-nn\[curvature\]\""):
-        measure_curvature(folder() / "model.safetensors", folder() / "data.npz", SETTINGS)
+        start_curvature(model, data, SETTINGS)
 
 
 def test_no_examples() -> None:
@@ -178,15 +198,15 @@ FAST = CurvatureSettings(steps=2, probes=6, pairs=2)
 
 
 class Attention(nn.Module):
-    """One head over three tokens; its fast kernel has no second derivative."""
+    """Two heads over three tokens; the fast kernel of attention has no second derivative."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.qkv, self.head = nn.Linear(2, 6), nn.Linear(6, 2)
+        self.qkv, self.head = nn.Linear(2, 12), nn.Linear(12, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.head(F.scaled_dot_product_attention(q, k, v).flatten(1))
+        q, k, v = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        return self.head(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
 
 
 @pytest.mark.parametrize(
