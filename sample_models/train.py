@@ -186,10 +186,10 @@ RECIPES: dict[str, tuple[Callable[[], nn.Module], Loss, Schedule]] = {
 }
 
 
-def train(name: str, digits: Digits) -> nn.Module:
+def train(name: str, digits: Digits, seed: int = 0) -> nn.Module:
     """Return the trained network of a recipe; each starts from the same seed, whatever was trained before."""
     build, loss, schedule = RECIPES[name]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = build()
     fit(network, loss, *digits.tensors(digits.training), schedule)
     freeze_parametrizations(network)
