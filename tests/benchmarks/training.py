@@ -1,28 +1,31 @@
 """What training buys: certified accuracy on MNIST, deterministic and smoothed, of one architecture. Prints tables.
 
-    OMP_NUM_THREADS=2 python -m tests.benchmarks.training [--only layers|penalties|best] [--seeds 3] [--images 1000]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.training [--only layers|penalties|best] [--output ROWS.jsonl]
 
 ``layers``: the same dense network (784-256-256-10) trained plainly and with each family of 1-Lipschitz layers.
 ``penalties``: the plain one under noise, with each regulariser. ``best``: the recipes that are recommended, three
 seeds each. Deterministic shares are of certificates that the tool proves for the stored weights (`certify.lipschitz`,
-method product: no searches), on the first test images; smoothed ones of `certify.smooth` on a tenth of them. Seconds
-are of processor time. The files of MNIST are looked for in ``../shared/real``; without them there is nothing to do.
+method product: no searches), on the first test images (all 10,000 for ``best``); smoothed ones of `certify.smooth` on
+the first 100. Seconds are of processor time. With ``--output`` each network's row is kept in a file as soon as it is
+measured, and a row that is there is not made again: a long run may be done in parts. The files of MNIST are looked for
+in ``../shared/real``; without them there is nothing to do.
 
 Published, for comparison: K. Leino, Z. Wang, M. Fredrikson (GloRo, arXiv 2102.08452) list certified accuracies of
 95.7 % at 0.3 and 62.8 % at 1.58 for convolutional networks, each trained for its radius, on the page of their package
-(pypi.org/project/gloro). What limits ours: two or three dense layers, minutes of training, one network for all radii.
+(pypi.org/project/gloro).
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -131,49 +134,76 @@ PENALTIES: dict[str, Loss] = {
     "Jacobian 0.01": lambda net, x, _: 0.01 * jacobian_penalty(net, x),
     "curvature 0.1": lambda net, x, y: 0.1 * curvature_penalty(net, x, y, step=0.5),
 }
-Recipe = tuple[Callable[[], Network], Loss]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is made: Adam under one cycle of the learning rate, images moved by up to one pixel or not."""
+
+    build: Callable[[], Network]
+    loss: Loss
+    epochs: int = 5
+    rate: float = 1e-2
+    batch: int = 512
+    move: bool = False
+
+
+def lipschitz(build: Callable[[], Network], radius: float = 1.0, **details: float) -> Recipe:
+    return Recipe(build, partial(for_certificates, radius=radius), **details)
+
+
+def noisy(penalty: str = "", **details: float) -> Recipe:
+    return Recipe(plain_network, partial(under_noise, penalty=PENALTIES.get(penalty)), rate=3e-3, move=True, **details)
+
+
+wide = partial(stacked, CayleyLinear, 512, 3)
 LAYERS: dict[str, Recipe] = {
-    "plain": (plain_network, cross_entropy),
-    "AOL": (partial(stacked, partial(LipschitzLinear, law="aol")), for_certificates),
-    "SR": (partial(stacked, partial(LipschitzLinear, law="sr")), for_certificates),
-    "spectral": (partial(stacked, partial(LipschitzLinear, law="spectral")), for_certificates),
-    "Cayley": (partial(stacked, CayleyLinear), for_certificates),
-    "residual SLL": (partial(residual, "sll"), for_certificates),
-    "residual SR": (partial(residual, "sr"), for_certificates),
-    "residual CPL": (partial(residual, "spectral"), for_certificates),
+    "plain": Recipe(plain_network, cross_entropy, rate=3e-3),
+    "AOL": lipschitz(partial(stacked, partial(LipschitzLinear, law="aol"))),
+    "SLL": lipschitz(partial(stacked, partial(LipschitzLinear, law="sll"))),
+    "SR": lipschitz(partial(stacked, partial(LipschitzLinear, law="sr"))),
+    "spectral": lipschitz(partial(stacked, partial(LipschitzLinear, law="spectral"))),
+    "Cayley": lipschitz(partial(stacked, CayleyLinear)),
+    "residual SLL": lipschitz(partial(residual, "sll")),
+    "residual SR": lipschitz(partial(residual, "sr")),
+    "residual CPL": lipschitz(partial(residual, "spectral")),
 }
 REGULARISED: dict[str, Recipe] = {
-    "noise": (plain_network, under_noise),
-    "consistency": (plain_network, consistent),
-    **{name: (plain_network, partial(under_noise, penalty=penalty)) for name, penalty in PENALTIES.items()},
+    "noise": noisy(),
+    "consistency": Recipe(plain_network, consistent, rate=3e-3, move=True),
+    **{name: noisy(name) for name in PENALTIES},
 }
 BEST: dict[str, Recipe] = {
-    "Cayley, radius 1": (partial(stacked, CayleyLinear, 512, 3), for_certificates),
-    "Cayley, radius 1.6": (partial(stacked, CayleyLinear, 512, 3), partial(for_certificates, radius=1.6)),
-    "noise": (plain_network, under_noise),
-    "noise, decay 0.1": (plain_network, partial(under_noise, penalty=PENALTIES["activation decay 0.1"])),
+    "Cayley, radius 1": lipschitz(wide, 1.0, epochs=10, rate=2e-2),
+    "Cayley, radius 1.6": lipschitz(wide, 1.6, epochs=10, rate=2e-2),
+    "noise": noisy(epochs=15),
+    "noise, decay 0.1": noisy("activation decay 0.1", epochs=15),
 }
+TABLES: dict[str, tuple[str, dict[str, Recipe], int, int]] = {  # title, recipes, seeds, images
+    "layers": ("Layers", LAYERS, 1, 1000),
+    "penalties": ("Penalties under noise", REGULARISED, 1, 1000),
+    "best": ("Recommended", BEST, 3, 10_000),
+}
+SMOOTHED_IMAGES = 100
 
 
-def batches(images: Images, epochs: int, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled batches, each moved by up to one pixel."""
-    for _ in range(epochs):
-        for rows in torch.randperm(len(images.x)).split(size):
-            right, down = torch.randint(-1, 2, (2,)).tolist()
+def batches(images: Images, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    for _ in range(recipe.epochs):
+        for rows in torch.randperm(len(images.x)).split(recipe.batch):
+            right, down = torch.randint(-1, 2, (2,)).tolist() if recipe.move else (0, 0)
             yield images.x[rows].roll((down, right), (2, 3)), images.y[rows]
 
 
-def train(recipe: Recipe, images: Images, epochs: int, seed: int) -> tuple[nn.Module, float]:
+def train(recipe: Recipe, images: Images, seed: int) -> tuple[nn.Module, float]:
     """Return the trained network and the seconds of processor time it took."""
     torch.manual_seed(seed)
-    build, loss = recipe
-    network, began = build(), time.process_time()
-    steps = epochs * -(-len(images.x) // 256)
-    optimiser = torch.optim.Adam(network.parameters())
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.1)
-    for x, y in batches(images, epochs):
+    network, began = recipe.build(), time.process_time()
+    steps = recipe.epochs * -(-len(images.x) // recipe.batch)
+    optimiser = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps, pct_start=0.1)
+    for x, y in batches(images, recipe):
         optimiser.zero_grad()
-        loss(network, x, y).backward()
+        recipe.loss(network, x, y).backward()
         optimiser.step()
         cycle.step()
     return network.eval(), time.process_time() - began
@@ -192,12 +222,12 @@ class Row:
     seconds: float
     upper: float
     clean: float
-    proved: tuple[float, ...]
-    smoothed: tuple[float, ...]
+    proved: list[float]
+    smoothed: list[float]
 
 
 def measure(network: nn.Module, images: Images, seconds: float, count: int) -> Row:
-    data, few = test_set(images, count), test_set(images, max(1, count // 10))
+    data, few = test_set(images, count), test_set(images, min(count, SMOOTHED_IMAGES))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         certify.save(network, path, input_shape=(1, 28, 28), range=(0.0, 1.0))
@@ -210,55 +240,73 @@ def measure(network: nn.Module, images: Images, seconds: float, count: int) -> R
     radii = np.array([example.radius if example.correct else -1.0 for example in found.examples])
     clean = sum(example.clean_predicted == example.label for example in found.examples) / count
     votes = [np.array([e.radius if e.correct else -1.0 for e in report.examples]) for report in reports]
-    smoothed = tuple(float((found >= radius).mean()) for found in votes for radius in (0.25, 0.5))
-    return Row(seconds, found.network.upper, clean, tuple(float((radii >= r).mean()) for r in RADII), smoothed)
+    smoothed = [float((found >= radius).mean()) for found in votes for radius in (0.25, 0.5)]
+    return Row(seconds, found.network.upper, clean, [float((radii >= r).mean()) for r in RADII], smoothed)
 
 
 HEAD = f"{'':<22} {'seconds':>7} {'bound':>8} {'clean':>6}  " + " ".join(f"{r:>6}" for r in RADII)
 HEAD += "  " + " ".join(f"{sigma}@{r}" for sigma in SIGMAS for r in (0.25, 0.5))
 
 
+def line(name: str, first: str, shares: Sequence[float]) -> str:
+    cells = [f"{100 * share:6.2f}" for share in shares]
+    return f"{name:<22} {first:>16} {cells[0]}  {' '.join(cells[1 : 1 + len(RADII)])}  {'   '.join(cells[-4:])}"
+
+
 def show(name: str, rows: list[Row]) -> None:
-    """Print the means of some seeds, and their largest standard deviation over seeds."""
-
-    def mean(values: list[float]) -> float:
-        return statistics.fmean(values)
-
-    shares = [[row.clean, *row.proved, *row.smoothed] for row in rows]
-    columns = list(zip(*shares, strict=True))
-    means = [f"{100 * mean(list(column)):6.2f}" for column in columns]
-    spread = max((statistics.stdev(column) for column in columns), default=0.0) if len(rows) > 1 else None
-    ends = "" if spread is None else f"  +- {100 * spread:.2f}"
-    upper = mean([row.upper for row in rows])
-    first = f"{name:<22} {mean([row.seconds for row in rows]):7.0f} {upper:8.3g} {means[0]}  "
-    proved, smoothed = means[1 : 1 + len(RADII)], means[1 + len(RADII) :]
-    print(first + " ".join(proved) + "  " + "   ".join(smoothed) + ends, flush=True)
+    """Print the means of some seeds and, below, their standard deviations."""
+    columns = list(zip(*([row.clean, *row.proved, *row.smoothed] for row in rows), strict=True))
+    seconds, upper = (
+        statistics.fmean(values) for values in zip(*((row.seconds, row.upper) for row in rows), strict=True)
+    )
+    print(line(name, f"{seconds:7.0f} {upper:8.3g}", [statistics.fmean(column) for column in columns]), flush=True)
+    if len(rows) > 1:
+        print(line("  +-", "", [statistics.stdev(column) for column in columns]), flush=True)
 
 
-def table(title: str, recipes: dict[str, Recipe], images: Images, *, epochs: int, seeds: int, count: int) -> None:
-    print(f"\n{title}, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}; certified accuracy in %")
-    print(HEAD)
-    for name, recipe in recipes.items():
-        trained = [train(recipe, images, epochs, seed) for seed in range(seeds)]
-        show(name, [measure(network, images, seconds, count) for network, seconds in trained])
+class Kept:
+    """The rows measured so far, in a file of one JSON object a line; nothing is kept without a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self.rows = {key: Row(**row) for key, row in map(json.loads, lines)}
+
+    def row(self, key: str, make: Callable[[], Row]) -> Row:
+        if key not in self.rows:
+            self.rows[key] = make()
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write(json.dumps([key, asdict(self.rows[key])]) + "\n")
+        return self.rows[key]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["layers", "penalties", "best"])
+    parser.add_argument("--only", choices=list(TABLES))
+    parser.add_argument("--output", type=Path, help="keep each row here, and make none again that is there")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the recommended recipes (default: 3)")
-    parser.add_argument("--images", type=int, default=1000, help="how many test images (default: 1000)")
-    parser.add_argument("--epochs", type=int, default=0, help="default: 5, and 15 for the recommended recipes")
+    parser.add_argument("--images", type=int, default=10_000, help="at most how many test images (default: all)")
+    parser.add_argument("--epochs", type=int, default=0, help="for all recipes, instead of their own")
     asked = parser.parse_args()
     if not MNIST.is_dir():
         sys.exit(f"no MNIST files in {MNIST}: nothing to train on")
-    images = read_mnist()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; the first {asked.images} test images")
-    tables = {"layers": ("Layers", LAYERS, 5, 1), "penalties": ("Penalties under noise", REGULARISED, 5, 1)}
-    tables["best"] = ("Recommended", BEST, 15, asked.seeds)
-    for key, (title, recipes, epochs, seeds) in tables.items():
-        if asked.only in (None, key):
-            table(title, recipes, images, epochs=asked.epochs or epochs, seeds=seeds, count=asked.images)
+    images, kept = read_mnist(), Kept(asked.output)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+
+    def made(recipe: Recipe, seed: int, count: int) -> Row:
+        network, seconds = train(recipe, images, seed)
+        return measure(network, images, seconds, count)
+
+    for key, (title, recipes, seeds, count) in TABLES.items():
+        if asked.only not in (None, key):
+            continue
+        count, seeds = min(count, asked.images), min(seeds, asked.seeds)
+        print(f"\n{title}, seeds {seeds}, the first {count} test images; certified accuracy in %\n{HEAD}")
+        for name, recipe in recipes.items():
+            recipe = replace(recipe, epochs=asked.epochs or recipe.epochs)
+            names = [f"{key}/{name}/{recipe.epochs} epochs/{count} images/seed {seed}" for seed in range(seeds)]
+            show(name, [kept.row(row, partial(made, recipe, seed, count)) for seed, row in enumerate(names)])
 
 
 if __name__ == "__main__":
