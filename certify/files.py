@@ -149,3 +149,15 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_store_folder(folder: Path) -> None:
+    """Make the folder of a run store, with a ``.gitignore`` of its own, where there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        return  # made before, or a folder of the user's, which is not ours to hide from git
+    with contextlib.suppress(FileExistsError):
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+        handle = os.open(folder / ".gitignore", flags, 0o644)
+        with os.fdopen(handle, "w") as file:
+            file.write("*\n")

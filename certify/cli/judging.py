@@ -81,8 +81,10 @@ def _found(kind: str, question: Question, out: Output, no_progress: bool, baseli
     """Return the report of one kind, remembered from the last time the same was asked, or made now."""
     configuration = question.configuration
     folder = question.store or configuration.store or Path(options.STORE_FOLDER)
-    memory = Memory(configuration, question.device, folder, question.falsify)
-    report: Judged | None = memory.recall(out) if kind == "smoothing" else None
+    if kind == "curvature":
+        return _run(kind, question, out, no_progress, baselines)
+    memory = Memory(kind, configuration, question.device, folder, question.falsify)
+    report: Judged | None = memory.recall(out)
     if report is None:
         report = _run(kind, question, out, no_progress, baselines)
         memory.keep(report)
@@ -90,11 +92,14 @@ def _found(kind: str, question: Question, out: Output, no_progress: bool, baseli
 
 
 class Memory:
-    """The report of the smoothing gates, from the last time the same was asked; see `certify.cli.remembered`."""
+    """The report of the gates of one kind, from the last time the same was asked; see `certify.cli.remembered`."""
 
-    def __init__(self, configuration: Configuration, device: str | None, store: Path, falsify: str | None) -> None:
-        self._configuration, self._device, self._store = configuration, device, store
-        self._falsify = falsify_level(falsify, configuration.smooth)
+    def __init__(
+        self, kind: str, configuration: Configuration, device: str | None, store: Path, falsify: str | None
+    ) -> None:
+        self._kind, self._configuration, self._device, self._store = kind, configuration, device, store
+        self._table = configuration.smooth if kind == "smoothing" else configuration.lipschitz
+        self._falsify = falsify_level(falsify, self._table)
 
     def recall(self, out: Output) -> Report | None:
         """Return the remembered report, if nothing has changed since, with the warnings of the run that made it."""
@@ -102,25 +107,28 @@ class Memory:
         if report is None:
             return None
         out.detail(f"nothing has changed since the report in {self._store}")
-        gates = gates_of(self._configuration, "smoothing")
-        _warn_out_of_reach(gates, len(report.examples) + len(unsampled_of(report)), report.settings.alpha, out)
-        if warning := chance_level_note(report.examples, len(report.model.classes)):
-            out.note(warning)
+        if isinstance(report, SmoothingReport):
+            gates = gates_of(self._configuration, self._kind)
+            _warn_out_of_reach(gates, len(report.examples) + len(unsampled_of(report)), report.settings.alpha, out)
+            if warning := chance_level_note(report.examples, len(report.model.classes)):
+                out.note(warning)
         return report
 
     def keep(self, report: Judged) -> None:
-        """Remember a smoothing report."""
-        if isinstance(report, SmoothingReport):
+        """Remember a report of certificates."""
+        if isinstance(report, Report):
             remember(self._store, self._name(), report)
 
     def _name(self) -> str | None:
         configuration = self._configuration
+        gates = gates_of(configuration, self._kind)
         return question_name(
+            kind=self._kind,
             model=model_path(None, configuration),
-            data=data_path(None, configuration),
+            data=data_path(None, configuration) if _of_examples(gates) else None,
             arch=configuration.arch,
-            table=configuration.smooth,
-            gates=gates_of(configuration, "smoothing"),
+            table=self._table,
+            gates=gates,
             device=self._device,
             falsify=self._falsify,
             store=self._store,
@@ -189,8 +197,7 @@ def _run(kind: str, question: Question, out: Output, no_progress: bool, baseline
     if kind == "lipschitz":
         settings = lipschitz_settings(configuration, {})
         level = falsify_level(question.falsify, configuration.lipschitz)
-        of_examples = any(gate.metric != "lipschitz" for gate in gates_of(configuration, kind))
-        data = data_path(None, configuration) if of_examples else None
+        data = data_path(None, configuration) if _of_examples(gates_of(configuration, kind)) else None
         where = search_device(question.device, configuration)
         report = lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level, device=where)
         if not report.model.input.shape:  # a file of weights alone
@@ -206,6 +213,10 @@ def _run(kind: str, question: Question, out: Output, no_progress: bool, baseline
     )
     model = read_known_model(path, configuration.arch)
     return _run_smoothing(model, data_path(None, configuration), configuration, places, out, no_progress, baselines)
+
+
+def _of_examples(gates: Sequence[Gate]) -> bool:
+    return any(gate.metric != "lipschitz" for gate in gates)
 
 
 def _run_smoothing(

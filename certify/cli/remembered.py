@@ -1,9 +1,10 @@
 """A gate's report, remembered beside the run store: asked again about the same files, the verdict needs no network.
 
 The name of a remembered report is the sha256 of everything it rests on: the bytes of the model, of its layer list and
-of the data, the tables of the configuration, the versions of the programs, and which runs the store holds (another run
-of the same data can be one under another seed, which a report must state). A report that is found is read like any
-other and must fit its digest; its gates are judged again. What is damaged, or cannot be named safely, is not used.
+of the data, the tables of the configuration, the versions of the programs, and, for smoothing, which runs the store
+holds (another run of the same data can be one under another seed, which a report must state). A report that is found is
+read like any other and must fit its digest; its gates are judged again. What is damaged, or cannot be named safely, is
+not used.
 
 Only data that is one file, or a folder of files below `MOST_BYTES`, has a name: some formats read files beside the one
 that was given.
@@ -20,9 +21,9 @@ from typing import Any
 
 from certify._version import __version__
 from certify.errors import InputError
-from certify.files import read_file_once, write_file_atomically
+from certify.files import make_store_folder, read_file_once, write_file_atomically
 from certify.policy import Gate
-from certify.results import SmoothingReport, dump_json, report_digest, report_from_json, report_to_json
+from certify.results import Report, dump_json, report_digest, report_from_json, report_to_json
 
 MOST_BYTES = 2**26
 ALONE = frozenset({".npz", ".safetensors", ".csv"})  # formats whose one file is all the data
@@ -31,8 +32,9 @@ PROGRAMS = ("torch", "numpy", "scipy")
 
 def question_name(
     *,
+    kind: str,
     model: Path,
-    data: Path,
+    data: Path | None,
     arch: str | None,
     table: Mapping[str, Any],
     gates: Sequence[Gate],
@@ -40,14 +42,15 @@ def question_name(
     falsify: str,
     store: Path,
 ) -> str | None:
-    """Return the name of a question to the smoothing gates: equal names have equal answers; None when it has none.
+    """Return the name of a question to the gates of one kind: equal names have equal answers; None when it has none.
 
     Args:
+        kind: Which certificates the gates ask for: lipschitz or smoothing.
         model: The file of the model.
-        data: The data.
+        data: The data; None where the gates ask for none.
         arch: The layer list of a file that holds weights only.
-        table: The ``[smooth]`` table of the configuration.
-        gates: The gates of kind smoothing.
+        table: The table of the configuration for this kind.
+        gates: The gates of this kind.
         device: The device asked for.
         falsify: How hard the certificates are attacked.
         store: The folder of the run store.
@@ -55,21 +58,32 @@ def question_name(
     try:
         beside = [Path(name) for name in (arch, *(gate.baseline for gate in gates)) if name is not None]
         files = [_sha256(path) for path in (model, *_beside(model), *beside)]
-        content = list(_content(data))
-        runs = sorted(path.name for path in store.glob("*.sqlite"))
+        content = [] if data is None else list(_content(data))
+        runs = sorted(path.name for path in store.glob("*.sqlite")) if kind == "smoothing" else []
     except (InputError, OSError):
         return None  # the run itself says what is wrong
     programs = [__version__, platform.python_version(), *map(version, PROGRAMS)]
-    if not content:
+    if data is not None and not content:
         return None
-    asked = [files, content, dict(table), [_plain(gate) for gate in gates], device, falsify, runs, programs, str(data)]
+    asked = [
+        kind,
+        files,
+        content,
+        dict(table),
+        [_plain(gate) for gate in gates],
+        device,
+        falsify,
+        runs,
+        programs,
+        str(data),
+    ]
     try:
         return hashlib.sha256(dump_json(asked).encode()).hexdigest()
     except (TypeError, ValueError):
         return None
 
 
-def recall(store: Path, name: str | None) -> SmoothingReport | None:
+def recall(store: Path, name: str | None) -> Report | None:
     """Return the report that was remembered under a name; None when there is none, or it is not what was written."""
     if name is None:
         return None
@@ -78,15 +92,15 @@ def recall(store: Path, name: str | None) -> SmoothingReport | None:
         report = report_from_json(read_file_once(path, limit=MOST_BYTES), name=str(path))
     except InputError:
         return None
-    fits = isinstance(report, SmoothingReport) and report_digest(report) == report.digest
-    return report if fits and isinstance(report, SmoothingReport) else None
+    return report if report_digest(report) == report.digest else None
 
 
-def remember(store: Path, name: str | None, report: SmoothingReport) -> None:
+def remember(store: Path, name: str | None, report: Report) -> None:
     """Keep a report for the next time; where it cannot be written, the next time runs again."""
     if name is None:
         return
     try:
+        make_store_folder(store)
         write_file_atomically(_path(store, name), report_to_json(report).encode())
     except (InputError, OSError):
         return

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 from certify.errors import InputError
+from certify.files import make_store_folder
 from certify.results import load_json
 from certify.smoothing.blocks import read_row
 from certify.smoothing.header import RunHeader, differing_fields, flatten, header_name
@@ -60,7 +60,7 @@ def open_store(folder: Path, header: RunHeader, *, reading: Reading | None = Non
         raise InputError(f"expected SQLite 3.37 or newer, got {sqlite3.sqlite_version}; use a newer Python")
     path = store_path(folder, header)
     try:
-        _prepare_folder(folder)
+        make_store_folder(folder)
         _refuse_links(path)
         if restart:
             _discard(path)
@@ -86,17 +86,6 @@ def earlier_seeds(folder: Path, header: RunHeader) -> tuple[int, ...]:
         if all(theirs.get(name) == ours[name] for name in ("model_sha256", "data_sha256")) and isinstance(seed, int):
             seeds.add(seed)
     return tuple(sorted(seeds - {header.settings.seed}))
-
-
-def _prepare_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        return  # made before, or a folder of the user's, which is not ours to hide from git
-    with contextlib.suppress(FileExistsError):
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
-        handle = os.open(folder / ".gitignore", flags, 0o644)
-        with os.fdopen(handle, "w") as file:
-            file.write("*\n")
 
 
 def _refuse_links(path: Path) -> None:

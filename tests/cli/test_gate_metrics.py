@@ -174,3 +174,26 @@ def test_a_summary_that_cannot_be_written_changes_no_verdict(actions, capsys, mo
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(actions / "no" / "where.md"))
     assert main(["gate", "report.json"]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+# ---- remembered ----------------------------------------------------------------------------------------------------
+
+
+def test_a_bound_is_searched_once_for_the_same_model_data_and_settings(project, capsys):
+    """The second time the report of the first is judged; another weight, another setting, another image is a run."""
+    table = MEAN.format(least=0.1).replace("smoothing", "lipschitz")
+
+    def asked(*tables):
+        return "nothing has changed" in gate(capsys, *tables, more=("-v", "-o", "report.json"))[2]
+
+    assert not asked(table)
+    first = read_report("report.json")
+    assert asked(table)
+    assert read_report("report.json") == first
+    assert Path(".certify_cache/.gitignore").read_text() == "*\n"
+    assert not asked(NETWORK.format(most=2))  # another question: it needs no data
+    (remembered, _) = Path(".certify_cache").glob("gate-*.json")
+    remembered.write_text(remembered.read_text().replace("0", "1", 1))
+    with np.load("data.npz") as arrays:
+        np.savez("data.npz", x=arrays["x"] // 2, y=arrays["y"])
+    assert not asked(table)
