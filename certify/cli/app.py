@@ -65,8 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_note(f"certify: {error!s:.500}; check the path, its permissions and the free space")
         return EXIT_USAGE
     except Exception:
+        from certify.report.neutralise import plain_line
+
         for line in traceback.format_exc().splitlines():
-            write_note(line)
+            write_note(plain_line(line))
         write_note("certify: internal error, a bug of certify; no result of this run can be trusted")
         return EXIT_INTERNAL
 

@@ -11,6 +11,7 @@ import re
 import unicodedata
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+COMMAND_START = re.compile(r"\s*(?:::|##\[)")
 NOT_XML = re.compile("[^\t\n\r\\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 REPLACEMENT = "\ufffd"
 ELLIPSIS = "…"
@@ -43,6 +44,20 @@ def strip_controls(text: str) -> str:
         return text
     spaced = (" " if character in "\t\n\r\v\f\x85\u2028\u2029" else character for character in text)
     return "".join(character for character in spaced if not unicodedata.category(character).startswith("C"))
+
+
+def plain_line(line: str) -> str:
+    """Return a line of output that no CI runner takes for a command of its own.
+
+    GitHub's runner obeys lines that begin, behind spaces, with ``::`` or ``##[``. A long name is folded by a terminal's
+    width, so any word of it can come to stand there.
+
+    Example:
+        >>> plain_line("  ::error::x"), plain_line("a ::error::x")
+        ('  : :error::x', 'a ::error::x')
+    """
+    start = COMMAND_START.match(line)
+    return line if start is None else f"{line[: start.end() - 1]} {line[start.end() - 1 :]}"
 
 
 def markup_text(text: str) -> str:

@@ -13,6 +13,7 @@ import certify
 from certify.cli.options import Format
 from certify.errors import InputError, SoundnessError
 from certify.report import FORMATS
+from certify.report.neutralise import plain_line
 from certify.report.terminal.certificates import bar
 from certify.results import report_from_json
 from tests.report.hostile_reports import HOSTILE, HOSTILE_REPORTS, hostile_lipschitz
@@ -211,3 +212,17 @@ def test_earlier_seeds_are_warned_of():
 def test_a_bar_never_shows_more_than_its_share(share):
     eighths = sum(8 if cell == "█" else " ▏▎▍▌▋▊▉".index(cell) for cell in bar(share))
     assert share * 192 - 1 < eighths <= share * 192
+
+
+def test_no_width_folds_a_name_into_a_command_of_the_runner():
+    """A runner of CI obeys a line that begins with ``::``, and folding can put any word of a name at a beginning."""
+    name = " ".join(["a" * 7, "::error::x", "##[error]y"] * 6)
+    row = lipschitz_clean().gates[0]
+    report = replace(lipschitz_clean(), gates=(replace(row, name=name, reason=name),))
+    folded = 0
+    for width in range(40, 121):
+        lines = [line.strip() for line in FORMATS["terminal"](report, width=width).splitlines()]
+        assert not [line for line in lines if line.startswith(("::", "##["))]
+        folded += sum(line.startswith((": :", "## [")) for line in lines)
+    assert folded > 20
+    assert plain_line("a::b") == "a::b"

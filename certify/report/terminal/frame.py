@@ -9,6 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from certify.report.neutralise import plain_line
+
 DEFAULT_WIDTH = 100
 NARROWEST = 40
 
@@ -31,7 +33,7 @@ def draw_panes(
     for title, body in panes:
         if body is not None:
             console.print(_pane(title, body) if title else body)
-    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+    return "".join(plain_line(line.rstrip()) + "\n" for line in stream.getvalue().splitlines())
 
 
 def _pane(title: str, body: RenderableType) -> Group:
