@@ -196,14 +196,25 @@ def test_an_edit_that_is_sealed_again_is_found_wherever_numbers_imply_it() -> No
         *("summary.input_gradient.largest", "summary.flip_distance.smallest", "summary.examples"),
         *("last_layer.trace", "last_layer.largest_mean", "last_layer.decay_bound", "last_layer.classes"),
         *("network.trace.value", "network.trace_plus.standard_error", "network.loss_gap.known"),
-        *("examples[0].correct", "examples[0].hash", "examples[0].last_layer_trace", "examples[0].jacobian_frobenius"),
+        *("examples[0].correct", "examples[0].hash", "examples[0].label", "examples[0].predicted"),
         *("data.count", "data.sha256", "beside[0].digest", "beside[0].matched[0].index"),
     ],
 )
 def test_an_edit_is_found_though_table_and_digest_are_made_again(path: str) -> None:
     report = read(edited(json.loads(report_to_json(judged())), path, flip))
     assert report is not None
-    assert verify_report(seal(replace(report, table=reading_rows(report))))
+    found = verify_report(seal(replace(report, table=reading_rows(report))))
+    place = path.removesuffix(".index").removesuffix("[0]")
+    assert any(finding.where.startswith((place, "examples[0].correct")) for finding in found), found
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+@pytest.mark.parametrize("name", ["jacobian_frobenius", "last_layer_trace", "last_layer_gradient"])
+def test_a_closed_form_out_of_its_range_is_found(name: str, factor: float) -> None:
+    first, *rest = judged().examples
+    moved = replace(first, **{name: factor * getattr(first, name)})
+    found = verify_report(seal(replace(judged(), examples=(moved, *rest))))
+    assert f"examples[0].{name}" in {finding.where for finding in found}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 import certify
-from certify.curvature import flip_distances
+from certify import curvature_runs
+from certify.curvature import RitzValue, flip_distances
 from certify.curvature_runs import measure_curvature, start_curvature
 from certify.errors import InputError
 from certify.examples import Dataset
@@ -52,6 +53,15 @@ def test_the_whole_network_is_read_as_its_dense_hessian() -> None:
     for trace in (found.trace, found.trace_plus):
         assert abs(trace.value - torch.trace(H).item()) <= 4.0 * trace.standard_error
     assert (len(found.trace.samples), len(found.trace_plus.samples), len(found.loss_gap.samples)) == (9, 3, 4)
+
+
+def test_both_ends_of_the_spectrum_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = (RitzValue(1.0, 0.1, 2), RitzValue(-3.0, 0.2, 2))
+    monkeypatch.setattr(curvature_runs, "largest_eigenvalues", lambda *_, **__: ends)
+    found = measure_curvature(folder() / "model.safetensors", folder() / "data.npz", SETTINGS).network
+    assert found is not None
+    assert (found.largest.value, found.largest.residual) == (1.0, 0.1)
+    assert (found.steepest.value, found.steepest.residual) == (-3.0, 0.2)
 
 
 def test_the_last_layer_is_read_as_its_block_of_the_dense_hessian() -> None:
@@ -171,6 +181,8 @@ def test_an_input_that_stands_twice_has_its_larger_radius_and_a_bound_that_is_no
         found = certificates_beside(one, report.model, readings().examples)
         assert [match.radius for match in found.matched] == [again.radius]
         assert (found.upper, found.lower) == (None, None)
+    uncertified = replace(report, examples=(replace(first, radius=0.0, predicted=None, correct=False),))
+    assert certificates_beside(uncertified, report.model, readings().examples).matched == ()
 
 
 def test_a_report_that_contradicts_itself_is_refused() -> None:
