@@ -7,11 +7,12 @@ report needs none of it):
 - `lipschitz`: proved Lipschitz bounds and deterministic certified radii.
 - `smooth`: randomized-smoothing certificates.
 - `measure_curvature`: readings of curvature and sensitivity on a batch, diagnostics beside certificates.
-- `gate`, `verify`, `read_report`: judge a report, and derive it again from its record.
+- `gate`, `verify`, `read_report`: judge a report, and derive it again from its record; `parse_gates`: the gates of the
+  tables of a configuration; `read_document`: a report of any kind, a comparison or an imported log too.
 - `recertify`: radii from the counts of a report at a smaller alpha, or all at once.
 - `compare`: two reports on the same examples, paired: what was lost and won.
 - `merge`: the parts of one run, put together; `read_log`: a certification log of the field, imported and audited.
-- `render`: a report in any format, `certify.render(report, "html")`.
+- `render`: a report in any format, or several, `certify.render(report, "html")`; `schema`: what its JSON follows.
 - `layers`: layers that are 1-Lipschitz by construction, losses and penalties for training.
 - `curvature`: its measures, each on a callable and a batch.
 - `norms`: proved brackets of the norm of one linear map, `certify.norms.enclose(weight)`.
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from certify import curvature, layers, norms
     from certify.curvature_runs import measure_curvature
     from certify.loading import Model, load, save
-    from certify.policy import Gate
+    from certify.policy import Gate, parse_gates
     from certify.policy import evaluate_gates as gate
     from certify.report import compare_reports as compare
     from certify.report import merge_reports as merge
-    from certify.report import read_log, read_report, recertify, render
+    from certify.report import read_document, read_log, read_report, recertify, render
+    from certify.report import report_schema as schema
     from certify.report import verify_report as verify
     from certify.results import (
         ComparisonReport,
@@ -70,10 +72,13 @@ _HOMES = {
     "measure_curvature": ("certify.curvature_runs", "measure_curvature"),
     "merge": ("certify.report", "merge_reports"),
     "norms": ("certify.norms", None),
+    "parse_gates": ("certify.policy", "parse_gates"),
+    "read_document": ("certify.report", "read_document"),
     "read_log": ("certify.report", "read_log"),
     "read_report": ("certify.report", "read_report"),
     "recertify": ("certify.report", "recertify"),
     "render": ("certify.report", "render"),
+    "schema": ("certify.report", "report_schema"),
     "save": ("certify.loading", "save"),
     "smooth": ("certify.runs", "smooth"),
     "verify": ("certify.report", "verify_report"),
@@ -103,11 +108,14 @@ __all__ = [
     "measure_curvature",
     "merge",
     "norms",
+    "parse_gates",
+    "read_document",
     "read_log",
     "read_report",
     "recertify",
     "render",
     "save",
+    "schema",
     "smooth",
     "verify",
 ]

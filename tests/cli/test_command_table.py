@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 
+import certify
 from certify.cli.commands import COMMANDS, build_app
 
 
@@ -27,3 +28,31 @@ def test_a_command_that_was_only_listed_never_runs():
 def test_only_the_command_that_is_asked_for_is_loaded():
     callbacks = {info.name: info.callback for info in build_app("schema").registered_commands}
     assert [name for name, callback in callbacks.items() if callback.__module__ != "certify.cli.commands"] == ["schema"]
+
+
+LIBRARY = {
+    "inspect": ("load",),
+    "export": ("save",),
+    "lipschitz": ("lipschitz",),
+    "smooth": ("smooth",),
+    "gate": ("gate", "parse_gates"),
+    "report": ("render", "read_document", "read_log"),
+    "compare": ("compare",),
+    "verify": ("verify",),
+    "merge": ("merge",),
+    "curvature": ("measure_curvature",),
+    "schema": ("schema",),
+}
+
+
+def test_what_a_command_does_is_a_call():
+    assert LIBRARY.keys() == COMMANDS.keys()
+    for names in LIBRARY.values():
+        for name in names:
+            assert name in certify.__all__
+            assert callable(getattr(certify, name))
+
+
+def test_every_public_name_is_there():
+    assert sorted(certify.__all__) == sorted({*certify._HOMES, "__version__"})
+    assert all(getattr(certify, name) is not None for name in certify.__all__)

@@ -5,9 +5,12 @@ import pytest
 from msgspec.structs import replace
 
 from certify.cli.app import main
+from certify.cli.options import Format
 from certify.examples import hash_array
 from certify.report.html_view.page import render_html
+from certify.report.several import SEVERAL
 from certify.results import report_to_json, seal
+from tests.report.hostile_reports import HOSTILE
 from tests.report.page_structure import Page, faults
 from tests.report.sample_reports import data_record, lipschitz_example, lipschitz_report, smoothing_clean
 
@@ -75,3 +78,22 @@ def test_a_report_that_contradicts_itself_says_so_on_its_page(folder, capsys):
     assert "inconsistent" in err
     alert = next(element for element in Page(out).all("p") if element.attributes.get("role") == "alert")
     assert "examples[0].radius" in alert.text
+
+
+FILE = HOSTILE.replace("/", "")  # what a file can be called
+
+
+@pytest.mark.parametrize("name", [each.value for each in Format])
+def test_a_hostile_name_of_a_file_does_no_harm(tmp_path, capsys, name):
+    """Inconsistent ones, so that the name is on stderr too; of a page it is a heading."""
+    path = tmp_path / f"{FILE}.json"
+    path.write_text(report_to_json(replace(lipschitz_report([lipschitz_example(0, 1.0)]), digest="0" * 64)))
+    several = [path, path] if name in SEVERAL else [path]
+    code, out, err = run(capsys, *several, "--format", name)
+    assert code == 0
+    assert err.count("inconsistent") == len(several)
+    for text in (out, err):
+        assert not {"\x1b", "\x9b", "\u202e", "\u2066", "\x07"} & set(text)
+        assert not [line for line in text.splitlines() if line.lstrip().startswith("::")]
+    assert main(["verify", *map(str, several)]) == 2
+    assert faults(out) == [] if name == "html" else "<script>" not in out
