@@ -131,13 +131,13 @@ def search_place(device: str = "auto") -> SearchPlace:
 
 
 def choose_workers(device: str, engine: Engine = "local") -> int:
-    """Return how much runs side by side on a device by default: the threads PyTorch would use, at most 8 for noise.
+    """Return how much runs side by side by default: on a CPU the threads PyTorch would use, on a CUDA device one.
 
     On a Ray cluster: as many as it has cores, or GPUs.
     """
     if engine == "ray":
         return cluster_workers(device)
-    return torch.get_num_threads() if device == "cpu" else min(8, torch.get_num_threads())
+    return torch.get_num_threads() if device == "cpu" else 1
 
 
 def read_dataset(
@@ -760,8 +760,8 @@ def smooth(
         store: Folder of the run store: an interrupted run continues, a finished one is re-used.
         device: "auto", "cpu", "cuda" or "cuda:i".
         batch: Rows per forward pass; never changes a count.
-        workers: Forward passes side by side on a CPU, threads that draw noise for a CUDA device; None: as many as
-            there are cores. Never changes a count.
+        workers: Forward passes side by side on a CPU; None: as many as there are cores. A CUDA device, where the noise
+            is made too, runs one after the other. Never changes a count.
         restart: Discard what an earlier run of the same settings has left.
         falsify: How hard the certificates are attacked before the report leaves: "off", "quick" or "full".
         scales: An array d of the shape of one input, fixed before the data are seen: the noise has the standard

@@ -90,8 +90,8 @@ def smoothing_events(
         store: The open store of this run: its blocks are used, new ones are added.
         device: Where the network runs.
         batch: Rows per forward pass; "auto" takes that of the store, else times a few sizes. Never changes a count.
-        workers: How many forward passes run side by side on a CPU, each on one core; for a CUDA device w - 1 threads
-            draw noise. Never changes a count.
+        workers: How many forward passes run side by side on a CPU, each on one core; a CUDA device runs one after the
+            other. Never changes a count.
         engine: "ray": the workers are processes of a Ray cluster (`certify.smoothing.shards`). Never changes a count.
         scales: Those of the noise, where each coordinate has its own; the array that the settings name by its hash.
 
