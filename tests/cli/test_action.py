@@ -114,24 +114,37 @@ def runner(tmp_path) -> Runner:
     return Runner(tmp_path, defaults | {"working-directory": "models"})
 
 
-def test_a_failed_gate_of_a_report_fails_the_job_and_leaves_its_views(runner):
+@pytest.fixture
+def judged(runner) -> Runner:
+    """A report of 100 examples, 80 of them certified, and a gate that asks for more."""
     models = runner.folder / "work" / "models"
     rows = [lipschitz_example(index, 1.0 if index < 80 else 0.0) for index in range(100)]
     (models / "a report.json").write_text(report_to_json(lipschitz_report(rows)))
     (models / "certify.toml").write_text(GATE.format(least=0.95))
-    runner.inputs |= {"reports": "a report.json\n", "output": "judged.json"}
-    code, shown = runner.run()
+    runner.inputs |= {"reports": "a report.json\n", "output": ""}
+    return runner
+
+
+def test_a_failed_gate_of_a_report_fails_the_job(judged):
+    code, shown = judged.run()
     assert code == 1, shown
     assert "::error title=certify%3A g failed::" in shown
-    assert "g" in (runner.folder / "summary.md").read_text()
-    assert [name for name, _ in runner.used] == ["actions/setup-python@v5"]  # reports rest on no store
-    installed = (runner.folder / "pip.log").read_text().splitlines()
+    assert "g" in (judged.folder / "summary.md").read_text()
+    assert [name for name, _ in judged.used] == ["actions/setup-python@v5"]  # reports rest on no store
+    installed = (judged.folder / "pip.log").read_text().splitlines()
     assert installed[0].endswith("--index-url https://download.pytorch.org/whl/cpu torch")
     assert (Path(shlex.split(installed[1])[-1]) / "pyproject.toml").is_file()
-    views = runner.outputs["views"]
-    assert ElementTree.parse(runner.folder / "work" / views["junit"]).getroot().get("failures") == "1"
-    assert "<!doctype html>" in (runner.folder / "work" / views["html"]).read_text()[:100].lower()
-    assert (runner.folder / "work" / views["report"]).is_file()
+    assert "views" not in judged.outputs
+
+
+@pytest.mark.slow
+def test_a_judged_report_is_left_with_its_views(judged):
+    judged.inputs["output"] = "judged.json"
+    assert judged.run()[0] == 1
+    views, work = judged.outputs["views"], judged.folder / "work"
+    assert ElementTree.parse(work / views["junit"]).getroot().get("failures") == "1"
+    assert "<!doctype html>" in (work / views["html"]).read_text()[:100].lower()
+    assert (work / views["report"]).is_file()
 
 
 def test_a_configuration_that_cannot_be_read_exits_2_and_shows_no_report(runner):
