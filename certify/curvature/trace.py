@@ -110,7 +110,8 @@ def hutch_plus_plus(
 
 
 def _signs(size: int, columns: int, random: torch.Generator) -> Tensor:
-    return torch.randint(2, (size, columns), generator=random).double() * 2.0 - 1.0
+    """Return columns of signs, drawn one after the other: the same ones however many are drawn at once."""
+    return torch.randint(2, (columns, size), generator=random).double().mT * 2.0 - 1.0
 
 
 def _image(product: Callable[[Tensor], Tensor], matrix: Tensor, columns_at_once: int) -> Tensor:

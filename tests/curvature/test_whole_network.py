@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certify.curvature import (
+    MeanEstimate,
     gradient_norms,
     hessian_of,
     hutch_plus_plus,
@@ -55,7 +57,8 @@ def test_the_ends_of_the_spectrum_and_the_trace() -> None:
     largest, steepest = largest_eigenvalues(products, products.size)
     assert largest.value == pytest.approx(values[-1].item(), rel=1e-8)
     assert steepest.value == pytest.approx(values[values.abs().argmax()].item(), rel=1e-8)
-    for estimate in (hutchinson(products, products.size, samples=60), hutch_plus_plus(products, products.size)):
+    together = hutchinson(products, products.size, samples=60, columns_at_once=25)
+    for estimate in (together, hutch_plus_plus(products, products.size, columns_at_once=4)):
         assert abs(estimate.value - torch.trace(H).item()) <= 5.0 * estimate.standard_error
 
 
@@ -82,10 +85,27 @@ def test_spaces_that_are_used_up_early(H: Tensor) -> None:
 def test_hutchinson_has_the_variance_of_the_formula() -> None:
     A = torch.randn(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     H, count = A + A.mT, 20_000
-    found = hutchinson(lambda v: H @ v, 8, samples=count)
+    found = hutchinson(lambda v: H @ v, 8, samples=count, columns_at_once=5000)
     variance = 2.0 * (H.square().sum() - H.diagonal().square().sum()).item()
     assert found.standard_error == pytest.approx(math.sqrt(variance / count), rel=0.05)
     assert abs(found.value - torch.trace(H).item()) <= 4.0 * found.standard_error
+
+
+@pytest.mark.parametrize("estimate", [hutchinson, hutch_plus_plus])
+def test_how_many_columns_run_side_by_side_changes_no_vector(estimate: Callable[..., MeanEstimate]) -> None:
+    A = torch.randint(-3, 4, (6, 6), generator=torch.Generator().manual_seed(0)).double()
+    H, widths = A + A.mT, set()
+
+    def product(V: Tensor) -> Tensor:
+        widths.add(V.shape[1])
+        return H @ V
+
+    alone = estimate(product, 6, samples=9, columns_at_once=1)
+    assert widths == {1}
+    together = estimate(product, 6, samples=9, columns_at_once=2)
+    assert widths == {1, 2}
+    assert together.samples == pytest.approx(alone.samples, rel=1e-12)
+    assert together.known == pytest.approx(alone.known, rel=1e-12)
 
 
 def test_hutch_plus_plus_is_exact_where_a_third_of_the_samples_spans_the_space() -> None:
