@@ -225,7 +225,7 @@ def test_a_closed_form_out_of_its_range_is_found(name: str, factor: float) -> No
         ("last_layer.decay_bound", nudge),
         ("network.trace.value", nudge),
         ("network.trace_plus.standard_error", nudge),
-        ("network.trace_plus.known", nudge),
+        ("network.trace_plus.known", flip),
         ("network.loss_gap.samples[0]", flip),
         ("settings.sigma", nudge),
         ("settings.pairs", nudge),
