@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     """
     if config.getoption("--certify"):
         gates = GateFile.from_parent(session, path=_configuration(config).path)
-        items.extend(gates.collect())
+        items.extend(session.genitems(gates))  # which also counts and announces them
 
 
 def _configuration(config: pytest.Config) -> Configuration:

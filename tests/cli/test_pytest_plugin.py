@@ -60,6 +60,15 @@ def test_all_gates_passed_is_a_green_run_and_k_chooses_among_them(project):
     result = run(project, "--certify", "--certify-report", "report.json", "-k", "low")
     result.assert_outcomes(passed=1, deselected=3)
     assert result.ret == 0
+    result.stdout.fnmatch_lines(["collected 4 items / 3 deselected / 1 selected"])
+
+
+def test_gates_alone_are_a_run_of_tests(project):
+    Path("test_own.py").unlink()
+    write_gates(low=0.5)
+    result = run(project, "--certify", "--certify-report", "report.json")
+    result.stdout.fnmatch_lines(["collected 1 item", "*1 passed*"])
+    assert result.ret == 0
 
 
 @pytest.mark.parametrize(
