@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,6 +33,7 @@ from certify.bounds import (
     SearchPlace,
     analyse,
     certify_examples,
+    cores_worthwhile,
     limit_sentence,
     logit_facts,
     network_lower,
@@ -235,16 +236,17 @@ class LipschitzRun:
         Raises:
             BrokenCertificate: If an attack broke a certificate: the report is withheld, a bug of this tool.
         """
-        network = self._network()
         attacked = () if self.data is None else self.data.examples
-        falsifier = falsify_lipschitz(
-            replace(self.analysis, network=network),
-            attacked,
-            examples,
-            self.settings,
-            level=self.falsify,
-            range=self.model.input.range,
-        )
+        with _worthwhile_cores(self.model):
+            network = self._network()
+            falsifier = falsify_lipschitz(
+                replace(self.analysis, network=network),
+                attacked,
+                examples,
+                self.settings,
+                level=self.falsify,
+                range=self.model.input.range,
+            )
         statement = lipschitz_statement(
             settings=self.settings, model=self.model.record, network=network, examples=examples
         )
@@ -297,6 +299,11 @@ class LipschitzRun:
         return limit_sentence(upper, data_floor=steepest, slope_floor=possible, obstacles=obstacles)
 
 
+def _worthwhile_cores(model: Model) -> AbstractContextManager[None]:
+    """Use as many cores as a pass of the network is worth: where they share too little, they wait for each other."""
+    return cores_per_pass(torch.device("cpu"), cores_worthwhile(model.graph, torch.get_num_threads()))
+
+
 def start_lipschitz(
     model: Model,
     data: Dataset | None = None,
@@ -321,7 +328,8 @@ def start_lipschitz(
     if data is not None:
         check_dataset(data, input=model.input, classes=model.classes)
     clock = Clock()
-    analysis = analyse(model.graph, settings, pairs=data is not None, place=place)
+    with _worthwhile_cores(model):
+        analysis = analyse(model.graph, settings, pairs=data is not None, place=place)
     side_by_side = workers or choose_workers("cpu")
     return LipschitzRun(model, data, settings, analysis, data_path, falsify, side_by_side, place.device, clock)
 

@@ -10,6 +10,7 @@ from certify.bounds.network_lower import network_lower
 from certify.bounds.slope_climb import slope_floor
 from certify.bounds.treatable import unbounded_near_examples, unbounded_operations
 from certify.bounds.weights import weight_rows
+from certify.bounds.work import cores_worthwhile
 
 __all__ = [
     "WORTHWHILE",
@@ -20,6 +21,7 @@ __all__ = [
     "analyse",
     "certify_example",
     "certify_examples",
+    "cores_worthwhile",
     "data_floor",
     "jacobian_floor",
     "limit_sentence",

@@ -7,6 +7,7 @@ import math
 from certify.graph import Graph, value_shapes
 
 VALUES_AT_ONCE = 2**23
+WORTH_SHARING = 5_000_000  # multiplications of one input: below, cores wait for each other longer than they compute
 
 
 def multiplications(graph: Graph) -> int:
@@ -36,3 +37,14 @@ def rows_at_once(graph: Graph) -> int:
     """Return how many inputs to run side by side so that all their values together stay in some tens of megabytes."""
     values = sum(math.prod(shape) for shape in value_shapes(graph).values())
     return max(1, min(256, VALUES_AT_ONCE // max(1, values)))
+
+
+def cores_worthwhile(graph: Graph, cores: int) -> int:
+    """Return how many of the cores are worth using for one pass of a few inputs: one where the network is small.
+
+    Example:
+        >>> from certify.graph import Operation
+        >>> cores_worthwhile(Graph((Operation(name="x", kind="input"),), "x", (3,), {}), 8)
+        1
+    """
+    return cores if multiplications(graph) >= WORTH_SHARING else 1
