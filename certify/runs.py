@@ -328,8 +328,7 @@ def start_lipschitz(
     if data is not None:
         check_dataset(data, input=model.input, classes=model.classes)
     clock = Clock()
-    with _worthwhile_cores(model):
-        analysis = analyse(model.graph, settings, pairs=data is not None, place=place)
+    analysis = analyse(model.graph, settings, pairs=data is not None, place=place)
     side_by_side = workers or choose_workers("cpu")
     return LipschitzRun(model, data, settings, analysis, data_path, falsify, side_by_side, place.device, clock)
 
