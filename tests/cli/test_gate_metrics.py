@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -54,7 +55,7 @@ def gate(capsys, *tables, data=DATA, more=()):
     return code, shown.out, shown.err
 
 
-@pytest.mark.parametrize("most, code, reason", [(1.5, 0, "at most 1.414"), (1.4, 4, "a slope of about 1.414")])
+@pytest.mark.parametrize("most, code, reason", [(1.5, 0, "at most 1.414"), (1.4, 1, "at least 1.414")])
 def test_a_gate_on_the_network_needs_no_data(project, capsys, most, code, reason):
     found, _, _ = gate(capsys, NETWORK.format(most=most), data="", more=("-o", "report.json"))
     assert found == code
@@ -197,3 +198,50 @@ def test_a_bound_is_searched_once_for_the_same_model_data_and_settings(project, 
     with np.load("data.npz") as arrays:
         np.savez("data.npz", x=arrays["x"] // 2, y=arrays["y"])
     assert not asked(table)
+
+
+SHARE = '[[gate]]\nname = "s"\nmetric = "certified_accuracy"\nkind = "lipschitz"\nradius = 0.1\nmin = 0.9\non = "estimate"\n'
+
+
+def save_plane(scale: float) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        module[1].weight.copy_(scale * torch.stack([-torch.ones(16), torch.ones(16)]) / 4)
+    certify.save(module, "model.safetensors", input_shape=(1, 4, 4), classes=["0", "1"], range=(0, 1))
+
+
+def test_a_model_replaced_while_it_is_bounded_is_bounded_the_next_time(project, capsys, monkeypatch):
+    """Else the report of the old one would have the name of the new one."""
+    from certify.cli import lipschitz
+
+    plain = lipschitz.consume_lipschitz
+
+    def replacing(*given):
+        save_plane(50.0)
+        return plain(*given)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(lipschitz, "consume_lipschitz", replacing)
+        assert gate(capsys, NETWORK.format(most=2))[0] == 0
+    assert gate(capsys, NETWORK.format(most=2))[0] == 1
+
+
+def test_a_remembered_report_under_the_name_of_another_question_is_not_used(project, capsys):
+    assert gate(capsys, NETWORK.format(most=2))[0] == 0
+    (first,) = Path(".certify_cache").glob("gate-*.json")
+    save_plane(50.0)
+    assert gate(capsys, NETWORK.format(most=2))[0] == 1
+    (second,) = set(Path(".certify_cache").glob("gate-*.json")) - {first}
+    second.unlink()
+    second.symlink_to(first.name)
+    assert gate(capsys, NETWORK.format(most=2))[0] == 1
+
+
+def test_images_behind_a_linked_folder_are_not_taken_for_what_they_were(project, capsys):
+    for name, level in (("data/0", 60), ("elsewhere", 200)):
+        Path(name).mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), level, np.uint8)).save(f"{name}/a.png")
+    Path("data/1").symlink_to(Path("elsewhere").resolve())
+    assert gate(capsys, SHARE, data='data = "data"')[0] == 0
+    Image.fromarray(np.full((4, 4), 60, np.uint8)).save("elsewhere/a.png")
+    assert gate(capsys, SHARE, data='data = "data"')[0] == 1
