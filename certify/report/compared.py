@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET
 
+from certify.report.compared_readings import compared_readings
 from certify.report.curve import Curve, curve_of, describe_curve
 from certify.report.curve_plot import draw_curves
 from certify.report.figures import lower_figure, radius_text
@@ -30,7 +31,9 @@ def compared_section(names: Sequence[str], reports: Sequence[Document], outlines
         _figure(share, norm, [curve for curve in curves if (curve.share, curve.norm) == (share, norm)])
         for share, norm in kinds
     ]
-    return Section("curves", "Side by side", (_overview(names, reports, outlines), *figures, Text(NOTE, quiet=True)))
+    note = (Text(NOTE, quiet=True),) if figures else ()
+    readings = compared_readings(names, reports)
+    return Section("curves", "Side by side", (_overview(names, reports, outlines), *figures, *note, *readings))
 
 
 def _curves(names: Sequence[str], reports: Sequence[Document]) -> Iterator[Curve]:

@@ -23,7 +23,8 @@ def describe_title(report: CurvatureReport) -> str:
 
 def describe_curvature(report: CurvatureReport) -> str:
     """Return what kind of claim readings make: none."""
-    beside = f"; {len(report.beside)} reports of certificates beside them" if report.beside else ""
+    count = len(report.beside)
+    beside = f"; beside {'a report' if count == 1 else f'{count} reports'} of certificates" if count else ""
     return f"diagnostics of one batch, no certificate{beside}"
 
 

@@ -17,6 +17,7 @@ from certify.errors import InputError
 from certify.policy import Gate, evaluate_gates
 from certify.report import FORMATS, report_schema, verify_report
 from certify.report.curvature_table import reading_rows
+from certify.report.html_view import NamedReport, render_html_page
 from certify.results import CurvatureReport, document_from_json, report_to_json, seal
 from tests.curvature.tiny_runs import readings
 from tests.report.edits import edited, flip, leaves, nudge, read
@@ -108,6 +109,17 @@ def test_csv_has_every_field_of_every_example() -> None:
 def test_the_page_has_no_fault() -> None:
     assert faults(FORMATS["html"](judged())) == []
     assert "exact formula in floating point" in Page(FORMATS["html"](judged())).all("main")[0].text
+
+
+def test_readings_of_two_reports_stand_side_by_side_and_certificates_do_not() -> None:
+    other = replace(judged(), data=replace(judged().data, sha256="0" * 64))
+    for second, words in ((judged(), "The same batch"), (other, "Batches differ")):
+        page = render_html_page([NamedReport("a.json", judged()), NamedReport("b.json", second)])
+        assert faults(page) == []
+        shared = page.partition("Readings side by side")[2].partition("</table>")
+        assert "a.json" in shared[0]
+        assert "proved" not in shared[0]
+        assert words in shared[2][:2000]
 
 
 def test_the_card_names_each_number_by_its_kind() -> None:

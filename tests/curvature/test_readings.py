@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 import certify
-from certify import curvature_runs
+from certify import curvature_batch
 from certify.curvature import RitzValue, flip_distances
 from certify.curvature_runs import measure_curvature, start_curvature
 from certify.errors import InputError
@@ -57,7 +57,7 @@ def test_the_whole_network_is_read_as_its_dense_hessian() -> None:
 
 def test_both_ends_of_the_spectrum_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = (RitzValue(1.0, 0.1, 2), RitzValue(-3.0, 0.2, 2))
-    monkeypatch.setattr(curvature_runs, "largest_eigenvalues", lambda *_, **__: ends)
+    monkeypatch.setattr(curvature_batch, "largest_eigenvalues", lambda *_, **__: ends)
     found = measure_curvature(folder() / "model.safetensors", folder() / "data.npz", SETTINGS).network
     assert found is not None
     assert (found.largest.value, found.largest.residual) == (1.0, 0.1)
@@ -248,6 +248,15 @@ def test_other_networks(module: nn.Module, shape: tuple[int, ...], reason: str |
     assert (report.network is None) == (not any(True for _ in module.parameters()))
 
 
+def test_a_network_that_overflows_is_refused_by_the_name_of_the_example(tmp_path) -> None:
+    layer = nn.Linear(2, 2, bias=False)
+    nn.init.constant_(layer.weight, 1e20)
+    certify.save(layer, tmp_path / "m.safetensors", input_shape=(2,))
+    np.savez(tmp_path / "d.npz", x=np.full((1, 2), 1e300), y=np.zeros(1, dtype=int))
+    with pytest.raises(InputError, match="^0: expected finite logits"):
+        measure_curvature(tmp_path / "m.safetensors", tmp_path / "d.npz", FAST)
+
+
 def test_a_weight_used_twice_is_one_variable_and_statistics_are_none() -> None:
     from certify.graph import Graph, Operation
 
@@ -262,6 +271,6 @@ def test_a_weight_used_twice_is_one_variable_and_statistics_are_none() -> None:
     module = to_trainable(graph)
     assert [parameter.numel() for parameter in module.parameters()] == [4]
     assert torch.equal(module(torch.ones(1, 2)), torch.ones(1, 2))
-    from certify.curvature_runs import last_layer_of
+    from certify.curvature_batch import last_layer_of
 
     assert "used elsewhere" in str(last_layer_of(graph))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from certify.curvature_batch import Batch
 from certify.curvature_runs import CurvatureRun, start_curvature
 from certify.errors import BrokenCertificate
 from certify.loading import load, read_data
@@ -133,7 +134,7 @@ def test_a_run_whose_readings_disprove_a_certificate_has_no_report() -> None:
     data = read_data(folder() / "data.npz", input=model.input, classes=model.classes)
     false = lipschitz()
     false = replace(false, network=replace(false.network, upper=0.1, lower=0.05), layers=())
-    run = CurvatureRun(model, data, SETTINGS, "cpu", (false,))
+    run = CurvatureRun(Batch(model, data, SETTINGS, "cpu"), (false,))
     with pytest.raises(BrokenCertificate, match="contradict each other in 7 places: example 0") as found:
         run.report(tuple(run.examples()))
     assert found.value.exit_code == 70
