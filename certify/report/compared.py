@@ -12,7 +12,7 @@ from certify.report.curve_plot import draw_curves
 from certify.report.figures import lower_figure, radius_text
 from certify.report.outline import Block, Figure, Outline, Section, Table, Text, table_of
 from certify.report.wording import SHARE_DIGITS, describe_clean
-from certify.results import CertifiedAccuracy, Document, Listing
+from certify.results import CertifiedAccuracy, CurvatureReport, Document, Listing
 from certify.rounding import ceiling_text, floor_text
 
 SERIES, MOST_ROWS = 6, 40  # colours there are; rows that are shown at once
@@ -53,6 +53,8 @@ def _overview(names: Sequence[str], reports: Sequence[Document], outlines: Seque
 
 
 def _figures(report: Document) -> tuple[str, str, str]:
+    if isinstance(report, CurvatureReport):
+        return (f"{report.summary.examples:,}", f"{report.summary.clean_accuracy:.{SHARE_DIGITS}f}", "")
     if not isinstance(report, Listing) or report.summary is UNSET:
         return ("", "", "")
     summary = report.summary
