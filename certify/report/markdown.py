@@ -95,14 +95,14 @@ def _gates(report: Report) -> Iterator[str]:
     rows = sorted(report.gates, key=lambda gate: order.index(gate.verdict))
     titles = ("verdict", "gate", "asked", "observed", "lower limit", "upper limit", "reason")
     if rows:
-        yield from make_table(titles, map(_gate_cells, rows), total=len(rows), most=GATES)
+        yield from make_table(titles, [_gate_cells(row, share_of(report)) for row in rows], total=len(rows), most=GATES)
 
 
-def _gate_cells(gate: GateRow) -> tuple[str, ...]:
+def _gate_cells(gate: GateRow, share: str) -> tuple[str, ...]:
     return (
         f"{MARKS[gate.verdict]} {gate.verdict}",
         markdown_text(gate.name, NAME),
-        markdown_text(describe_asked(gate), NAME),
+        markdown_text(describe_asked(gate, share), NAME),
         "none" if gate.value is None else estimate_figure(gate.value),
         "none" if gate.lower is None else lower_figure(gate.lower),
         "none" if gate.upper is None else upper_figure(gate.upper),

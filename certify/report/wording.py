@@ -98,16 +98,16 @@ def describe_headline(report: Report) -> str:
     return "A bound of the network, without examples"
 
 
-def describe_asked(gate: GateRow) -> str:
-    """Return what a gate asks for, in one phrase."""
-    metric = gate.metric.replace("_", " ")
+def describe_asked(gate: GateRow, share: str = "certified accuracy") -> str:
+    """Return what a gate asks for, in one phrase; ``share`` is what the share of certified examples is called."""
+    metric = gate.metric.replace("_", " ").replace("certified accuracy", share)
     norm = "" if gate.norm is UNSET else f"{gate.norm} "
     where = "" if gate.radius is UNSET else f" at {norm}radius {radius_label(gate.radius)}"
     if gate.metric == "lipschitz":
         return f"Lipschitz constant of the network at most {gate.threshold!r} (proved)"
     if gate.diagnostic is not UNSET:
         return _asked_reading(gate, metric)
-    metric = metric.replace("class certified accuracy", "certified accuracy of every class")
+    metric = metric.replace(f"class {share}", f"{share} of every class")
     plain = "plain mean" if gate.metric == "mean_radius" else "plain share"
     claim = plain if gate.on == "estimate" else f"{gate.claim}, confidence {gate.confidence!r}"
     least = "at least" if gate.baseline is UNSET else "below the baseline's by at most"

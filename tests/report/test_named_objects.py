@@ -7,11 +7,12 @@ import yaml
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from certify.policy import evaluate_gates
 from certify.report import FORMATS, compare_reports, verify_report
 from certify.report.html_view import NamedReport, render_html_page
 from certify.report.promise_words import scales_words, scores_words
 from certify.results import Scales, ScoreCandidate, ScoreTable, TopK
-from tests.report.sample_reports import SETTINGS, lipschitz_clean, smoothing_report
+from tests.report.sample_reports import SETTINGS, gate, lipschitz_clean, smoothing_report
 
 SCALES = Scales(sha256="5c" * 32, smallest=0.5, largest=2.0, geometric_mean=1.0)
 SOFT = {"scores": "soft", "score_map": "sparsemax", "temperature": 4.0}
@@ -105,3 +106,10 @@ def test_headings_of_the_k_likeliest_name_another_share():
     page = render_html_page([NamedReport("two.json", report), NamedReport("votes.json", plain)])
     assert "Top-2 certified accuracy against radius, l2" in page
     assert "Certified accuracy against radius, l2" in page
+
+
+def test_verdicts_on_the_k_likeliest_say_what_was_asked():
+    report = report_with({"task": TopK(2)}, [1.0] * 20)
+    judged = replace(report, gates=evaluate_gates(report, [gate(0.1, 0.5)]))
+    for name in ("markdown", "html"):
+        assert "top-2 certified accuracy at radius 0.1 at least 0.5" in FORMATS[name](judged)

@@ -40,12 +40,12 @@ def comparison_outline(report: ComparisonReport) -> Outline:
 
 
 def _sections(report: ComparisonReport) -> Iterator[Section]:
-    verdicts = (Verdicts(tuple(map(verdict_row, report.gates))),) if report.gates else ()
+    share = "certified accuracy" if report.new.smoothing is UNSET else share_words(report.new.smoothing)
+    verdicts = (Verdicts(tuple(verdict_row(gate, share) for gate in report.gates)),) if report.gates else ()
     yield Section("verdicts", "The question", (*verdicts, Facts(tuple(describe_question(report)))))
     statement = report.statement
     facts = (("domain", statement.domain), ("confidence", f"{report.settings.confidence!r} for each limit"))
     yield Section("statement", "What is promised", (Quote(statement.text), Facts(facts)))
-    share = "certified accuracy" if report.new.smoothing is UNSET else share_words(report.new.smoothing)
     yield Section("accuracy", f"{share.capitalize()}, old and new", (_figure(report), _note(report)))
     yield from filter(None, (_changed(report, "lost"), _changed(report, "won")))
     yield Section("record", "Record", (Facts(tuple(_record(report))), Text(CHECK)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
+from certify.policy.promises import share_words
 from certify.report.conversions import describe_conversions
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.outline import Block, Facts, Quote, Section, Tile, Tiles, VerdictRow, Verdicts
@@ -19,18 +20,19 @@ def verdict_section(report: Report) -> Section:
     blocks: list[Block] = []
     if report.gates:
         rows = sorted(report.gates, key=lambda gate: VERDICT_ORDER.index(gate.verdict))
-        blocks.append(Verdicts(tuple(map(verdict_row, rows))))
+        share = share_words(report.settings)
+        blocks.append(Verdicts(tuple(verdict_row(gate, share) for gate in rows)))
     if tiles := tuple(_tiles(report)):
         blocks.append(Tiles(tiles))
     return Section("verdicts", "Verdicts" if report.gates else "At a glance", tuple(blocks))
 
 
-def verdict_row(gate: GateRow) -> VerdictRow:
-    """Return one gate: an observed share to nearest, limits outward."""
+def verdict_row(gate: GateRow, share: str = "certified accuracy") -> VerdictRow:
+    """Return one gate: an observed share, which is called ``share``, to nearest, limits outward."""
     numbers = (("observed", gate.value, estimate_figure), ("lower", gate.lower, lower_figure))
     found = [f"{label} {figure(value)}" for label, value, figure in numbers if value is not None]
     found += [] if gate.upper is None else [f"upper {upper_figure(gate.upper)}"]
-    return VerdictRow(gate.verdict, gate.name, describe_asked(gate), ", ".join(found), gate.reason)
+    return VerdictRow(gate.verdict, gate.name, describe_asked(gate, share), ", ".join(found), gate.reason)
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
