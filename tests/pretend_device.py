@@ -5,7 +5,7 @@ Its tensors hold their numbers on the host, out of reach: every operation passes
 - refuses an operation that mixes tensors of the device with tensors of the host, as CUDA does. Single numbers of the
   host are taken, as CUDA takes them; an index of the host, which CUDA would copy silently, is refused as well;
 - refuses `.numpy()` and `.tolist()`, and counts what crosses the border: ``to_device`` and ``to_host`` (tensors), and
-  ``reads`` (single numbers that the host waits for);
+  ``reads`` (single numbers); ``waits`` are those of all these for which the host waits;
 - leaves a copy to the host with ``non_blocking`` full of `UNREADY` until an event recorded after it is waited for;
 - draws random numbers from generators of the device alone, by all 64 bits of their seed, and keeps the list ``draws``
   of their seeds, operations and shapes;
@@ -106,7 +106,7 @@ class PretendDevice(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.to_device = self.to_host = self.reads = self.operations = self.refused = 0
+        self.to_device = self.to_host = self.reads = self.waits = self.operations = self.refused = 0
         self.draws: list[tuple[int, str, tuple[int, ...]]] = []
         self.largest = math.inf
         self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -131,6 +131,7 @@ class PretendDevice(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         if func is aten._local_scalar_dense.default:
             self.reads += 1
+            self.waits += 1
             return args[0].held.item()
         if any(not isinstance(t, DeviceTensor) and t.ndim for t in tensors):
             raise RuntimeError(f"Expected all tensors to be on the same device, got {DEVICE} and cpu in {func}")
@@ -172,6 +173,7 @@ class PretendDevice(TorchDispatchMode):
     def _copied(self, source: torch.Tensor, kwargs: dict[str, Any], asked: str | None) -> torch.Tensor:
         here = isinstance(source, DeviceTensor)
         target = asked or (KIND if here else "cpu")
+        self.waits += here != (target == KIND) and not kwargs.get("non_blocking")
         plain = {name: value for name, value in kwargs.items() if name not in ("device", "pin_memory")}
         made = aten._to_copy.default(source.held if here else source, **plain)
         if target == KIND:
@@ -188,6 +190,7 @@ class PretendDevice(TorchDispatchMode):
         there, here = isinstance(target, DeviceTensor), isinstance(source, DeviceTensor)
         self.to_device += there and not here
         self.to_host += here and not there
+        self.waits += here != there
         aten.copy_.default(target.held if there else target, source.held if here else source)
         return target
 

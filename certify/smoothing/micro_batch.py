@@ -23,6 +23,7 @@ from certify.smoothing.readings import Piece, Reading
 CANDIDATES = {"cpu": (16, 32, 64, 128, 256, 512, 1024), "cuda": (128, 256, 512, 1024, 2048, 4096)}
 SLOW_SECONDS = 0.5  # a forward pass this long is large enough: a larger one delays an interrupt
 WORTHWHILE = 1.03  # the gain in rows per second for which a larger batch is taken
+NO_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 AS_GOOD = 0.95  # with passes side by side a larger batch is also taken when about as fast: Python's part runs alone
 
 
@@ -49,7 +50,7 @@ def choose_micro_batch(
             best, best_rate = size, max(rate, best_rate)
         if seconds > SLOW_SECONDS or rate < 0.8 * best_rate:
             break
-    return best
+    return best if best_rate else best // 2  # the run itself finds out what fits below the smallest
 
 
 def halve_micro_batch(size: int, error: BaseException) -> int:
@@ -73,8 +74,6 @@ def _timings(seconds_of: Callable[[int], float], sizes: list[int]) -> Iterator[t
         try:
             yield size, min(seconds_of(size) for _ in range(2))
         except (RuntimeError, MemoryError) as error:
-            if size == sizes[0]:
-                raise
             halve_micro_batch(size, error)
             return
 
@@ -91,7 +90,7 @@ def _forward_seconds(network: BaseNetwork, reading: Reading, law: NoiseLaw, exam
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means "out of memory": torch has a class for devices, and only a text for the CPU."""
+    """Whether an error means "out of memory": a class of torch for devices, texts of the CPU and of CUDA."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
     )

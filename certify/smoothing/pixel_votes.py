@@ -65,7 +65,7 @@ class PixelVotes:
                 counts = torch.zeros((self.count, self.classes + 1), dtype=torch.int64, device=votes.device)
                 found.append(counts.scatter_add_(1, own.T, torch.ones_like(own.T)).flatten())
             else:
-                choice = torch.from_numpy(piece.request.choice).to(votes.device)
+                choice = torch.from_numpy(piece.request.choice).to(votes.device, non_blocking=True)
                 found.append((own == choice).sum(dim=0))
             start += piece.rows
         return torch.cat(found)

@@ -39,6 +39,7 @@ from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generat
 from certify.smoothing.base_network import BaseNetwork
 from certify.smoothing.device_sampler import DeviceSampler
 from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.noise_source import source_name
 from certify.smoothing.readings import Reading
 from certify.smoothing.sampler import BlockResult, Sampler, use_one_core
 
@@ -66,7 +67,7 @@ class Work:
         return Sampler(self.network, self.reading, self.law, self.shape, self.micro_batch, self.seed, workers)
 
     def signature(self, example: Example) -> str:
-        """Return what must agree wherever blocks are evaluated: versions, and all outputs of one pilot block."""
+        """Return what must agree wherever blocks are evaluated: versions, generator, all outputs of one pilot block."""
         request = BlockRequest(example, "selection", 0, BLOCK_DRAWS)
         rows = self.law.draw(example, block_generator(self.seed, request, self.law.name)).rows
         padded = np.zeros((-(-BLOCK_DRAWS // self.micro_batch) * self.micro_batch, *self.shape), rows.dtype)
@@ -74,7 +75,8 @@ class Work:
         inputs = self.law.inputs(torch.from_numpy(padded).to(self.network.device), self.network.dtype)
         with self.network.running() as network:
             outputs = [network(part).double().cpu().numpy().tobytes() for part in torch.split(inputs, self.micro_batch)]
-        return f"certify {__version__}, torch {torch.__version__}, {hashlib.sha256(b''.join(outputs)).hexdigest()}"
+        versions = f"certify {__version__}, torch {torch.__version__}, noise of {source_name(self.network.device)}"
+        return f"{versions}, {hashlib.sha256(b''.join(outputs)).hexdigest()}"
 
 
 class Worker:

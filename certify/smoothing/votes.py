@@ -65,7 +65,7 @@ class Votes:
     def records(self, outputs: Tensor, pieces: Sequence[Piece]) -> Tensor:
         """Return the votes per class of each piece; one addition counts all of them."""
         width = self.classes + 1
-        slots = torch.from_numpy(row_slots(pieces, len(outputs))).to(outputs.device)
+        slots = torch.from_numpy(row_slots(pieces, len(outputs))).to(outputs.device, non_blocking=True)
         address = slots * width + row_votes(outputs)
         counts = torch.zeros((len(pieces) + 1) * width, dtype=torch.int64, device=outputs.device)
         counts.scatter_add_(0, address, torch.ones_like(address))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from certify.smoothing.device_noise import DeviceNoise, block_seed
 from certify.smoothing.diagonal import DiagonalLaw, diagonal_255
 from certify.smoothing.gaussian import GaussianLaw
 from certify.smoothing.gaussian_255 import gaussian_255, thresholds
+from certify.smoothing.micro_batch import halve_micro_batch
 from certify.smoothing.noise import fingerprint
 from certify.smoothing.uniform import UniformLaw
 from certify.smoothing.uniform_255 import uniform_255, uniform_thresholds
@@ -42,9 +44,13 @@ def device(monkeypatch):
 def predict(x: torch.Tensor) -> torch.Tensor:
     """`toy_runs.predict`, with its weights where the input is."""
     weights, offsets = (torch.from_numpy(a.astype(np.float64)).to(x.device) for a in (WEIGHTS.T, OFFSETS))
+    return scores(weights, offsets, x)
+
+
+def scores(weights: torch.Tensor, offsets: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     z = torch.round(x.double() * 255).flatten(1)
-    scores = torch.div(z @ weights + offsets, 64, rounding_mode="floor")
-    return torch.where((z.sum(1, keepdim=True) % 11) == 0, torch.full_like(scores, torch.nan), scores)
+    found = torch.div(z @ weights + offsets, 64, rounding_mode="floor")
+    return torch.where((z.sum(1, keepdim=True) % 11) == 0, torch.full_like(found, torch.nan), found)
 
 
 def header(data: Dataset, settings: SmoothingSettings, where: str = DEVICE) -> RunHeader:
@@ -53,10 +59,10 @@ def header(data: Dataset, settings: SmoothingSettings, where: str = DEVICE) -> R
     return RunHeader("toy", data.sha256, settings, CLASSES, law, device_kind=kind, noise_source=source)
 
 
-def run(folder, data, settings=SMALL, where=DEVICE, **options):
+def run(folder, data, settings=SMALL, where=DEVICE, classify=predict, **options):
     with open_store(folder, header(data, settings, where)) as store:
         options = {"batch": 128, "device": where, "settings": settings} | options
-        rows = list(run_smoothing(predict, data, classes=CLASSES, store=store, **options))
+        rows = list(run_smoothing(classify, data, classes=CLASSES, store=store, **options))
         return [msgspec.structs.replace(row, seconds=0.0) for row in rows]
 
 
@@ -151,22 +157,23 @@ def work(device: PretendDevice, batch: int, blocks: int = 6):
     from certify.smoothing.votes import Votes
 
     law = make_law(SMALL, eight_bit=True)
-    network = base_network(predict, device=DEVICE, dtype="float32")
+    weights, offsets = (torch.from_numpy(a.astype(np.float64)).to(DEVICE) for a in (WEIGHTS.T, OFFSETS))
+    network = base_network(partial(scores, weights, offsets), device=DEVICE, dtype="float32")
     sampler = Work(network, Votes(CLASSES), law, SHAPE, batch, seed=0).sampler()
     for block in range(blocks):
         sampler.push(BlockRequest(dataset(1).examples[0], "estimation", block, BLOCK_DRAWS))
-    before = device.to_host, device.reads
-    results = []
+    before = device.to_host
+    results, waits = sampler.step(), device.waits  # the first step moves tables and checks the generator
     while not sampler.idle:
         results += sampler.step()
     sampler.close()
-    return results, device.to_host - before[0], device.reads - before[1]
+    return results, device.to_host - before - CHECKS, device.waits - waits
 
 
 @pytest.mark.parametrize("batch", [32, 100, 128, 200, 512])
-def test_blocks_are_the_same_in_any_micro_batch_with_one_copy_each_and_nothing_read_on_the_way(batch, device):
-    results, copies, reads = work(device, batch)
-    assert (copies - CHECKS, reads) == (-(-6 * BLOCK_DRAWS // batch), 0)
+def test_blocks_are_the_same_in_any_micro_batch_with_one_copy_each_and_no_wait_on_the_way(batch, device):
+    results, copies, waits = work(device, batch)
+    assert (copies, waits) == (-(-6 * BLOCK_DRAWS // batch), 0)
     assert [result.request.block for result in results] == list(range(6))
     alone, *_ = work(device, BLOCK_DRAWS)
     assert [(r.counts.tolist(), r.fingerprint) for r in results] == [(r.counts.tolist(), r.fingerprint) for r in alone]
@@ -198,6 +205,25 @@ def test_a_device_out_of_memory_gets_half_the_batch_and_the_same_counts(device, 
     with open_store(tmp_path / "halved", header(data, SMALL)) as store:
         sizes = {row.micro_batch for example in data for row in store.rows(example_key(example))}
     assert sizes == {128}
+
+
+def test_a_device_too_small_for_the_smallest_batch_that_is_timed_gets_a_smaller_one(device, tmp_path):
+    data = dataset(1)
+    whole = run(tmp_path / "whole", data)
+    most = 9
+
+    def hungry(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > most:
+            raise torch.OutOfMemoryError("too large")
+        return predict(x)
+
+    found = run(tmp_path / "small", data, classify=hungry, batch="auto")
+    assert found == whole
+
+
+@pytest.mark.parametrize("words", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"])
+def test_errors_of_cuda_libraries_without_memory_are_of_memory(words):
+    assert halve_micro_batch(64, RuntimeError(f"{words} when calling it")) == 32
 
 
 def test_memory_for_not_even_one_row_is_an_error(device, tmp_path):
