@@ -21,7 +21,7 @@ from certify.cli.configuration import (
 )
 from certify.cli.output import Output
 from certify.cli.reading import read_judged
-from certify.cli.remembered import question_name, recall, remember
+from certify.cli.remembered import answer_name, question_name, recall, remember
 from certify.cli.sources import data_path, model_path, read_known_model
 from certify.errors import InputError, NoRuleError
 from certify.policy import (
@@ -100,10 +100,11 @@ class Memory:
         self._kind, self._configuration, self._device, self._store = kind, configuration, device, store
         self._table = configuration.smooth if kind == "smoothing" else configuration.lipschitz
         self._falsify = falsify_level(falsify, self._table)
+        self._asked = self._question()
 
     def recall(self, out: Output) -> Report | None:
         """Return the remembered report, if nothing has changed since, with the warnings of the run that made it."""
-        report = recall(self._store, self._name())
+        report = recall(self._store, answer_name(self._asked, self._kind, self._store))
         if report is None:
             return None
         out.detail(f"nothing has changed since the report in {self._store}")
@@ -115,11 +116,11 @@ class Memory:
         return report
 
     def keep(self, report: Judged) -> None:
-        """Remember a report of certificates."""
-        if isinstance(report, Report):
-            remember(self._store, self._name(), report)
+        """Remember a report of certificates, unless a file it was made of is another one by now."""
+        if isinstance(report, Report) and self._question() == self._asked:
+            remember(self._store, answer_name(self._asked, self._kind, self._store), report)
 
-    def _name(self) -> str | None:
+    def _question(self) -> str | None:
         configuration = self._configuration
         gates = gates_of(configuration, self._kind)
         return question_name(
@@ -131,7 +132,6 @@ class Memory:
             gates=gates,
             device=self._device,
             falsify=self._falsify,
-            store=self._store,
         )
 
 

@@ -3,11 +3,12 @@
 The name of a remembered report is the sha256 of everything it rests on: the bytes of the model, of its layer list and
 of the data, the tables of the configuration, the versions of the programs, and, for smoothing, which runs the store
 holds (another run of the same data can be one under another seed, which a report must state). A report that is found is
-read like any other and must fit its digest; its gates are judged again. What is damaged, or cannot be named safely, is
-not used.
+read like any other and must fit its digest, and its first line must fit it and the name it has: a copy under another
+name answers nothing. Its gates are judged again. What is damaged, or cannot be named safely, is not used; what changed
+while the run read it is not remembered.
 
 Only data that is one file, or a folder of files below `MOST_BYTES`, has a name: some formats read files beside the one
-that was given.
+that was given, and a folder that is a link may lead anywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from certify.results import Report, dump_json, report_digest, report_from_json, 
 
 MOST_BYTES = 2**26
 ALONE = frozenset({".npz", ".safetensors", ".csv"})  # formats whose one file is all the data
-PROGRAMS = ("torch", "numpy", "scipy")
+PROGRAMS = ("torch", "numpy", "scipy", "pillow")
 
 
 def question_name(
@@ -40,9 +41,8 @@ def question_name(
     gates: Sequence[Gate],
     device: str | None,
     falsify: str,
-    store: Path,
 ) -> str | None:
-    """Return the name of a question to the gates of one kind: equal names have equal answers; None when it has none.
+    """Return the name of a question to the gates of one kind, of all that a run reads; None when it has none.
 
     Args:
         kind: Which certificates the gates ask for: lipschitz or smoothing.
@@ -53,13 +53,11 @@ def question_name(
         gates: The gates of this kind.
         device: The device asked for.
         falsify: How hard the certificates are attacked.
-        store: The folder of the run store.
     """
     try:
         beside = [Path(name) for name in (arch, *(gate.baseline for gate in gates)) if name is not None]
         files = [_sha256(path) for path in (model, *_beside(model), *beside)]
         content = [] if data is None else list(_content(data))
-        runs = sorted(path.name for path in store.glob("*.sqlite")) if kind == "smoothing" else []
     except (InputError, OSError):
         return None  # the run itself says what is wrong
     programs = [__version__, platform.python_version(), *map(version, PROGRAMS)]
@@ -73,7 +71,6 @@ def question_name(
         [_plain(gate) for gate in gates],
         device,
         falsify,
-        runs,
         programs,
         str(data),
     ]
@@ -83,13 +80,22 @@ def question_name(
         return None
 
 
+def answer_name(question: str | None, kind: str, store: Path) -> str | None:
+    """Return the name of the answer to a question beside the runs of a store: equal names have equal answers."""
+    runs = sorted(path.name for path in store.glob("*.sqlite")) if kind == "smoothing" else []
+    return None if question is None else hashlib.sha256(dump_json([question, runs]).encode()).hexdigest()
+
+
 def recall(store: Path, name: str | None) -> Report | None:
     """Return the report that was remembered under a name; None when there is none, or it is not what was written."""
     if name is None:
         return None
     path = _path(store, name)
     try:
-        report = report_from_json(read_file_once(path, limit=MOST_BYTES), name=str(path))
+        first, _, content = read_file_once(path, limit=MOST_BYTES).partition(b"\n")
+        if first != _seal(name, content):
+            return None
+        report = report_from_json(content, name=str(path))
     except InputError:
         return None
     return report if report_digest(report) == report.digest else None
@@ -101,13 +107,19 @@ def remember(store: Path, name: str | None, report: Report) -> None:
         return
     try:
         make_store_folder(store)
-        write_file_atomically(_path(store, name), report_to_json(report).encode())
+        content = report_to_json(report).encode()
+        write_file_atomically(_path(store, name), _seal(name, content) + b"\n" + content)
     except (InputError, OSError):
         return
 
 
 def _path(store: Path, name: str) -> Path:
     return store / f"gate-{name}.json"
+
+
+def _seal(name: str, content: bytes) -> bytes:
+    """Return the first line of a remembered report."""
+    return hashlib.sha256(f"{name}\n".encode() + content).hexdigest().encode()
 
 
 def _beside(model: Path) -> Iterator[Path]:
@@ -118,11 +130,14 @@ def _beside(model: Path) -> Iterator[Path]:
 
 
 def _content(data: Path) -> Iterator[tuple[str, str]]:
-    """Yield the name and hash of every file of the data; nothing when they are too many bytes to read twice."""
+    """Yield the name and hash of every file of the data; nothing when they are too many bytes, or some out of sight."""
     if data.is_file():
         files = [data] if data.suffix.lower() in ALONE else []
     else:
-        files = sorted(path for path in data.rglob("*") if not path.is_dir())
+        found = sorted(data.rglob("*"))
+        if any(path.is_dir() and path.is_symlink() for path in found):  # which is not descended into
+            return
+        files = [path for path in found if not path.is_dir()]
     if sum(path.stat().st_size for path in files) > MOST_BYTES:
         return
     for path in files:

@@ -200,7 +200,15 @@ def test_a_bound_is_searched_once_for_the_same_model_data_and_settings(project, 
     assert not asked(table)
 
 
-SHARE = '[[gate]]\nname = "s"\nmetric = "certified_accuracy"\nkind = "lipschitz"\nradius = 0.1\nmin = 0.9\non = "estimate"\n'
+SHARE = """
+[[gate]]
+name = "share"
+metric = "certified_accuracy"
+kind = "lipschitz"
+radius = 0.1
+min = 0.9
+on = "estimate"
+"""
 
 
 def save_plane(scale: float) -> None:
