@@ -25,7 +25,6 @@ from certify._version import __version__
 TYPE_CHECKING = False  # `typing` takes longer to load than this file, and a command starts with it
 if TYPE_CHECKING:
     from certify import curvature, layers, norms
-    from certify.curvature_runs import measure_curvature
     from certify.loading import Model, load, save
     from certify.policy import Gate, parse_gates
     from certify.policy import evaluate_gates as gate
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
         TopK,
     )
     from certify.runs import lipschitz, smooth
+    from certify.runs.readings import measure_curvature
 
 _HOMES = {
     "ComparisonReport": ("certify.results", "ComparisonReport"),
@@ -69,7 +69,7 @@ _HOMES = {
     "layers": ("certify.layers", None),
     "lipschitz": ("certify.runs", "lipschitz"),
     "load": ("certify.loading", "load"),
-    "measure_curvature": ("certify.curvature_runs", "measure_curvature"),
+    "measure_curvature": ("certify.runs.readings", "measure_curvature"),
     "merge": ("certify.report", "merge_reports"),
     "norms": ("certify.norms", None),
     "parse_gates": ("certify.policy", "parse_gates"),

@@ -25,10 +25,7 @@ RANKS = {
     "pairing": 3.9,
     "policy": 4.0,
     **dict.fromkeys(("report", "falsifier"), 4.1),  # verification judges the gates again
-    "output_runs": 4.9,
     "runs": 5,
-    "curvature_batch": 4.9,
-    "curvature_runs": 5.1,
     "cli": 6,
     "pytest_plugin": 7,
 }

@@ -13,10 +13,10 @@ import torch
 from msgspec.structs import replace
 
 import certify
-from certify import runs
 from certify.examples import Dataset, Example
 from certify.report import rederive_noise
 from certify.results import Regression, Segmentation, SmoothingSettings, TopK
+from certify.runs import calls, sampling
 from certify.smoothing import noise_source
 from tests.pretend_device import DEVICE, KIND, PretendDevice, pretend_device
 
@@ -52,7 +52,8 @@ def device(monkeypatch) -> Iterator[PretendDevice]:
     source = noise_source.NoiseSource(WORDS, lambda where: f"a pretend generator of {where}")
     monkeypatch.setattr(noise_source, "SOURCES", {**noise_source.SOURCES, KIND: source})
     monkeypatch.setattr(rederive_noise, "SOURCES", {**rederive_noise.SOURCES, KIND: WORDS})
-    monkeypatch.setattr(runs, "choose_device", lambda name="auto": DEVICE)
+    for module in (sampling, calls):
+        monkeypatch.setattr(module, "choose_device", lambda name="auto": DEVICE)
     with pretend_device() as found:
         yield found
 
@@ -106,7 +107,7 @@ from tests import test_device_runs as those
 from tests.pretend_device import pretend_device, KIND, DEVICE
 source = those.noise_source.NoiseSource(those.WORDS, lambda where: "pretend")
 those.noise_source.SOURCES = {**those.noise_source.SOURCES, KIND: source}
-those.runs.choose_device = lambda name="auto": DEVICE
+those.sampling.choose_device = lambda name="auto": DEVICE
 with tempfile.TemporaryDirectory() as folder, pretend_device() as device:
     those.certify.save(those.classifier(), f"{folder}/m.safetensors", input_shape=those.SHAPE, range=(0, 1))
     model = those.certify.load(f"{folder}/m.safetensors")

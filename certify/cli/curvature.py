@@ -17,7 +17,7 @@ from certify.cli.sources import data_path, model_path, read_known_model
 from certify.results import CurvatureReport, CurvatureSettings, NetworkReading
 
 if TYPE_CHECKING:
-    from certify.curvature_runs import CurvatureRun
+    from certify.runs.readings import CurvatureRun
 
 
 def command(
@@ -94,8 +94,8 @@ def run(
     device: str | None = None,
 ) -> CurvatureReport:
     """Return the readings of one run, with progress on stderr."""
-    from certify.curvature_runs import start_curvature
     from certify.runs import read_dataset
+    from certify.runs.readings import start_curvature
 
     certificates = [read_verified(report) for report in beside]
     model = read_known_model(path, arch)

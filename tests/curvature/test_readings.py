@@ -12,9 +12,7 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 import certify
-from certify import curvature_batch
 from certify.curvature import RitzValue, flip_distances
-from certify.curvature_runs import measure_curvature, start_curvature
 from certify.errors import InputError
 from certify.examples import Dataset
 from certify.graph import to_trainable
@@ -22,6 +20,8 @@ from certify.loading import read_data
 from certify.report import verify_report
 from certify.report.certificates_beside import certificates_beside
 from certify.results import CurvatureSettings, report_from_json, report_to_json
+from certify.runs import batch_readings
+from certify.runs.readings import measure_curvature, start_curvature
 from tests.curvature.tiny_runs import SETTINGS, examples, folder, lipschitz, network, readings, smoothed
 
 
@@ -57,7 +57,7 @@ def test_the_whole_network_is_read_as_its_dense_hessian() -> None:
 
 def test_both_ends_of_the_spectrum_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = (RitzValue(1.0, 0.1, 2), RitzValue(-3.0, 0.2, 2))
-    monkeypatch.setattr(curvature_batch, "largest_eigenvalues", lambda *_, **__: ends)
+    monkeypatch.setattr(batch_readings, "largest_eigenvalues", lambda *_, **__: ends)
     found = measure_curvature(folder() / "model.safetensors", folder() / "data.npz", SETTINGS).network
     assert found is not None
     assert (found.largest.value, found.largest.residual) == (1.0, 0.1)
@@ -271,6 +271,6 @@ def test_a_weight_used_twice_is_one_variable_and_statistics_are_none() -> None:
     module = to_trainable(graph)
     assert [parameter.numel() for parameter in module.parameters()] == [4]
     assert torch.equal(module(torch.ones(1, 2)), torch.ones(1, 2))
-    from certify.curvature_batch import last_layer_of
+    from certify.runs.batch_readings import last_layer_of
 
     assert "used elsewhere" in str(last_layer_of(graph))

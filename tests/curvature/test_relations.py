@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from certify.curvature_batch import Batch
-from certify.curvature_runs import CurvatureRun, start_curvature
 from certify.errors import BrokenCertificate
 from certify.loading import load, read_data
 from certify.report import curvature_checks, verify_report
 from certify.report.curvature_checks import RELATIONS, contradictions
 from certify.results import CurvatureReport, report_digest, seal
+from certify.runs.batch_readings import Batch
+from certify.runs.readings import CurvatureRun, start_curvature
 from tests.curvature.tiny_runs import SETTINGS, folder, lipschitz, readings
 
 

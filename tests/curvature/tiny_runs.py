@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import certify
-from certify.curvature_runs import measure_curvature
 from certify.results import CurvatureReport, CurvatureSettings, LipschitzReport, SmoothingReport
+from certify.runs.readings import measure_curvature
 
 SETTINGS = CurvatureSettings(steps=12, probes=9, pairs=4, sigma=0.05)
 

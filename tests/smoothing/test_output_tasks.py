@@ -14,7 +14,6 @@ from torch import nn
 import certify
 from certify.errors import InputError
 from certify.examples import Dataset, Example
-from certify.output_runs import without_labels
 from certify.report import FORMATS, verify_report
 from certify.results import (
     Regression,
@@ -25,6 +24,7 @@ from certify.results import (
     report_to_json,
     seal,
 )
+from certify.runs.outputs import without_labels
 from certify.smoothing import make_law
 from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator, block_requests
 from certify.smoothing.kept_outputs import KeptOutputs

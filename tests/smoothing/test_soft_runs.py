@@ -310,7 +310,7 @@ def test_without_a_proved_error_only_the_radius_of_any_scores_is_used(tmp_path, 
     if not changed:
         from certify.results import Unbounded
 
-        monkeypatch.setattr("certify.runs.logit_facts", lambda *_: Unbounded("there is no bound"))
+        monkeypatch.setattr("certify.runs.opening.logit_facts", lambda *_: Unbounded("there is no bound"))
     settings = msgspec.structs.replace(SOFT, score_map="softmax", temperature=8.0, **changed)
     report = run(tmp_path, settings)
     assert report.tables.scores.lipschitz is None

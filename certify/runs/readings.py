@@ -12,7 +12,6 @@ import torch
 from msgspec import UNSET
 
 from certify.curvature import require_curvlinops
-from certify.curvature_batch import Batch
 from certify.errors import BrokenCertificate, InputError
 from certify.examples import Dataset
 from certify.loading import Model, check_dataset, load
@@ -32,7 +31,9 @@ from certify.results import (
     dump_json,
     seal,
 )
-from certify.runs import Clock, choose_device, data_record, device_name, read_dataset, tool_record
+from certify.runs.batch_readings import Batch
+from certify.runs.places import choose_device, device_name
+from certify.runs.records import Clock, data_record, read_dataset, tool_record
 
 MOST_STEPS, MOST_PROBES, MOST_PAIRS = 10_000, 100_000, 100_000
 FEWEST_PROBES, FEWEST_PAIRS = 6, 2  # a standard error needs two values, and Hutch++ takes a third of the probes each

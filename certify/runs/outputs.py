@@ -36,6 +36,7 @@ from certify.results import (
     Tool,
     seal,
 )
+from certify.runs.opening import PROGRAM
 from certify.smoothing import NoiseLaw, RunHeader, check_settings, earlier_seeds, make_law, open_store
 from certify.smoothing.base_network import DTYPES
 from certify.smoothing.noise_source import noise_source, source_name
@@ -47,7 +48,6 @@ from certify.smoothing.shards import Engine
 from certify.stats import charged_alpha, noise_charge, self_test
 
 NO_LABEL = -1  # certificates of these tasks need no labels, and their examples have none
-PROGRAM = "eager, batch norm folded"
 
 
 def smooth_outputs(
