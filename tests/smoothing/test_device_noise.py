@@ -15,7 +15,7 @@ from certify.errors import InputError, SoundnessError
 from certify.examples import Dataset, Example
 from certify.results import SmoothingSettings
 from certify.smoothing import RunHeader, law_name, make_law, noise_source, open_store, run_smoothing
-from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_requests
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_key, block_requests
 from certify.smoothing.blocks import example_key
 from certify.smoothing.device_noise import DeviceNoise, block_seed
 from certify.smoothing.diagonal import DiagonalLaw, diagonal_255
@@ -178,6 +178,14 @@ def test_blocks_are_the_same_in_any_micro_batch_with_one_copy_each_and_no_wait_o
     alone, *_ = work(device, BLOCK_DRAWS)
     assert [(r.counts.tolist(), r.fingerprint) for r in results] == [(r.counts.tolist(), r.fingerprint) for r in alone]
     assert len({result.fingerprint for result in results}) == 6
+
+
+def test_a_seed_is_the_first_64_bits_of_the_key_on_the_cpu():
+    (first, *_), blocks = dataset(1).examples, range(20)
+    requests = [BlockRequest(first, purpose, k, BLOCK_DRAWS) for purpose in ("selection", "estimation") for k in blocks]
+    seeds = [block_seed(3, request, "gaussian-255") for request in requests]
+    assert seeds == [int(block_key(3, request, "gaussian-255")[0]) for request in requests]
+    assert max(seeds) > 2**63
 
 
 def test_a_block_is_recognised_by_the_first_words_of_its_randomness(device):
