@@ -7,8 +7,8 @@
 recommended, three seeds each. Deterministic shares are of certificates that the tool proves for the stored weights
 (`certify.lipschitz`, method product: no searches), on the first test images (all 10,000 for ``best``); smoothed ones of
 `certify.smooth` on the first 100. Seconds are of processor time. With ``--output`` each network's row is kept in a file
-as soon as it is measured, and a row that is there is not made again: a long run may be done in parts. The files of MNIST
-are looked for in ``../shared/real``; without them there is nothing to do.
+as soon as it is measured, and a row that is there is not made again: a long run may be done in parts. The files of
+MNIST are looked for in ``../shared/real``; without them there is nothing to do.
 
 Published, for comparison: K. Leino, Z. Wang, M. Fredrikson (GloRo, arXiv 2102.08452) list certified accuracies of
 95.7 % at 0.3 and 62.8 % at 1.58 for convolutional networks, each trained for its radius, on the page of their package
