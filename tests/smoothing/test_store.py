@@ -115,7 +115,7 @@ CHANGES = [
     {"bound": "clopper-pearson"}, {"dtype": "float64"}, {"limit": 5}, {"skip": 5}, {"seed": 5}, {"at": (0.1,)},
     {"noise": "uniform"}, {"task": TopK(2)}, {"task": TopK(3)}, {"task": Regression(0.1)}, {"task": Segmentation()},
     {"scales": Scales(sha256="0", smallest=1.0, largest=1.0, geometric_mean=1.0)},
-    {"scores": "soft"}, {"score_map": "softmax"}, {"temperature": 2.0},
+    {"scores": "soft"}, {"score_map": "softmax"}, {"temperature": 2.0}, {"compile": True}, {"channels_last": True},
 ]  # fmt: skip
 
 
