@@ -42,7 +42,8 @@ def check_selection(
 ) -> Iterator[Finding]:
     """Yield where examples were to be left out, or are more than were asked for; of a part, those of the whole run.
 
-    A whole selection takes every example from the first on that was not left out, so their places follow one another.
+    A selection in the words of a source that was read takes every example from the first on that was not left out, so
+    their places follow one another. Data put together by hand have other words, and any places in rising order.
     """
     count = len(examples) if data.part is UNSET else data.part.of
     limit, seed = settings.limit, settings.seed
@@ -51,7 +52,7 @@ def check_selection(
     if examples:
         first = examples[0].index
         yield from require(0 <= settings.skip <= first, "settings.skip", f"from 0 to {first}", settings.skip)
-    if data.part is UNSET:
+    if data.part is UNSET and (PLACES.search(data.selection) or ALL.fullmatch(data.selection)):
         places = enumerate(example.index for example in examples)
         for place, index in [(place, index) for place, index in places if index != settings.skip + place][:1]:
             yield Finding(f"examples[{place}].index", repr(settings.skip + place), repr(index))
