@@ -20,6 +20,8 @@ from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise, product
 
+from msgspec.structs import replace
+
 from certify.report.summary import RADII
 from certify.results import Explanation, LogAudit, LogExample, LogFinding, LogSettings
 from certify.rounding import ceiling_text
@@ -115,8 +117,10 @@ def _missing(examples: Sequence[LogExample]) -> Iterator[LogFinding]:
     step = min((step for step in steps if step > 0), default=0)
     if not step:
         return
-    holes = [new for new, gap in zip(examples[1:], steps, strict=True) if gap > step]
-    yield from _found("missing rows", holes, f"the index jumps by more than {step}: rows before these are left out")
+    holes = [(new, gap // step - 1) for new, gap in zip(examples[1:], steps, strict=True) if gap > step]
+    text = f"the index jumps by more than {step}: rows before these are left out"
+    for finding in _found("missing rows", [new for new, _ in holes], text):
+        yield replace(finding, count=max(1, sum(left_out for _, left_out in holes)))
     last = examples[-1].index
     total = next((size for size in DATA_SIZES if last < size), None)
     expected = 0 if total is None else math.ceil((total - examples[0].index) / step)

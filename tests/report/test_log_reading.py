@@ -156,7 +156,7 @@ AUDITED = {
     "flag": [row(0, correct=False)],
     "radius": [row(0, predicted=None, correct=False)],
     "order": [row(5), row(5)],
-    "missing rows": [row(0), row(1), row(4)],
+    "missing rows": [row(0), row(1), row(3)],
     "rounding": [row(0, 0.25), row(1, 0.123)],
     "impossible radius": [row(0, 7.0)],
 }
@@ -167,6 +167,11 @@ def test_each_fault_is_found_and_no_other(kind):
     found = audit_log(AUDITED[kind], LogSettings(sigma=0.25)).findings
     assert [finding.kind for finding in found] == [kind]
     assert found[0].count == 1
+
+
+def test_the_rows_left_out_are_counted_and_those_behind_them_named():
+    (finding,) = audit_log([row(0), row(2), row(4), row(10), row(12), row(20)], LogSettings()).findings
+    assert (finding.kind, finding.count, finding.rows) == ("missing rows", 2 + 3, (10, 20))
 
 
 def test_a_log_that_ends_early_is_counted():

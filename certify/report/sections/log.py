@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from certify.report.log_audit import FIRST_ROWS
 from certify.report.outline import Block, Facts, Outline, Quote, Section, Tile, Tiles, VerdictRow, Verdicts, table_of
 from certify.report.sections.certificates import accuracy_section, class_section, radius_section
 from certify.report.sections.examples import OPEN_UP_TO
@@ -55,9 +56,9 @@ def _audit_blocks(report: LogReport) -> Iterator[Block]:
 def _finding(finding: LogFinding) -> VerdictRow:
     verdict: Verdict = "failed" if finding.kind in GRAVE else "undecided"
     rows = ", ".join(map(str, finding.rows))
-    more = ", …" if finding.count > len(finding.rows) else ""
-    where = f"index {rows}{more}" if finding.kind != "missing rows" else f"after index {rows}"
-    return VerdictRow(verdict, finding.kind, finding.text, f"{finding.count:,} rows", where)
+    more = ", …" if len(finding.rows) == FIRST_ROWS < finding.count else ""
+    counted = f"{finding.count:,} {'row' if finding.count == 1 else 'rows'}"
+    return VerdictRow(verdict, finding.kind, finding.text, counted, f"index {rows}{more}")
 
 
 def _limit_tile(report: LogReport) -> tuple[Tile, ...]:
