@@ -7,6 +7,7 @@ two reports it names by their digests.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -82,6 +83,8 @@ def compare_reports(
             0..1 or below what so many examples can show.
     """
     asked = _asked_radius(new) if radius is None else radius
+    if not 0.0 <= asked < math.inf:
+        raise InputError(f"expected a radius of at least 0 to compare at, got {asked!r}; name the radius of a ball")
     pairs = pair_examples(old, new, asked)
     _refuse_senseless(max_drop, confidence, len(pairs))
     settings = ComparisonSettings(
@@ -92,9 +95,7 @@ def compare_reports(
         confidence=confidence,
     )
     report = ComparisonReport(
-        tool=Tool(
-            version=__version__, python=platform.python_version(), torch="none", device_kind="none", dtype="none"
-        ),
+        tool=_this_tool(),
         old=_run_of(old),
         new=_run_of(new),
         data=_data_of(new),

@@ -20,6 +20,7 @@ from certify.report.log_audit import audit_log
 from certify.report.summary import summarise_log
 from certify.results import Execution, LogExample, LogFile, LogReport, LogSettings, Statement, Tool, seal
 from certify.stats import false_certificates_quantile, largest_radius_upper
+from certify.stats.arguments import MAX_SIGMA, MIN_SIGMA
 
 MAX_LOG_BYTES = 2**28
 NEEDED = ("idx", "label", "predict", "radius", "correct")
@@ -38,8 +39,13 @@ def log_settings(*, sigma: float | None = None, alpha: float | None = None, n: i
         100000
 
     Raises:
-        InputError: If sigma is not positive and finite, alpha not in (0, 1/2), or n not in 1..10^9.
+        InputError: If sigma is not positive, or so extreme that no radius can be computed, alpha not in (0, 1/2), or n
+            not in 1..10^9.
     """
+    if sigma is not None and not MIN_SIGMA <= sigma <= MAX_SIGMA:
+        raise InputError(
+            f"the settings of the log: expected sigma from {MIN_SIGMA:.0e} to {MAX_SIGMA:.0e}, got {sigma!r}"
+        )
     plain = LogSettings()
     settings = LogSettings(sigma=sigma, alpha=plain.alpha if alpha is None else alpha, n=plain.n if n is None else n)
     try:

@@ -72,6 +72,8 @@ def _check_runs(report: ComparisonReport) -> Iterator[Finding]:
     yield from compare("new.model.classes", report.old.model.classes, report.new.model.classes)
     yield from compare("new.noise_law", _plain(report.old.noise_law), _plain(report.new.noise_law))
     yield from compare("new.settings", _binding(report.old, report), _binding(report.new, report))
+    radius = report.settings.radius
+    yield from require(0.0 <= radius < math.inf, "settings.radius", "a radius of at least 0", radius)
     yield from require(
         not asked_of(report.new) or report.settings.radius in asked_of(report.new),
         "settings.radius",

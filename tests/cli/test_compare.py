@@ -49,6 +49,12 @@ def test_exit_codes(folder, capsys, new, arguments, code):
     assert err.startswith("certify: expected") == (code == 2)
 
 
+@pytest.mark.parametrize("radius", ["nan", "inf", "-1"])
+def test_a_radius_of_no_ball_is_refused(folder, capsys, radius):
+    assert main(["compare", "all.json", "all.json", "--radius", radius]) == 2
+    assert "expected a radius of at least 0" in capsys.readouterr().err
+
+
 def test_the_report_goes_to_the_file_whatever_is_shown(folder, capsys):
     arguments = ("all.json", "half.json", "--radius", 0.3, "--max-drop", 0.05, "--format", "markdown", "-o", "c.json")
     assert run(capsys, *arguments)[1].startswith("## ❌ certify: 200 lost, 0 won of 400")

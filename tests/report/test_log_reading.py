@@ -91,7 +91,9 @@ def test_what_is_no_log_is_refused(text):
         read(text)
 
 
-@pytest.mark.parametrize("given", [{"sigma": 0.0}, {"sigma": math.nan}, {"alpha": 0.5}, {"alpha": 0.0}, {"n": 0}])
+@pytest.mark.parametrize(
+    "given", [{"sigma": 0.0}, {"sigma": math.nan}, {"sigma": 1e308}, {"alpha": 0.5}, {"alpha": 0.0}, {"n": 0}]
+)
 def test_settings_outside_their_range_are_refused(given):
     with pytest.raises(InputError, match="settings of the log"):
         log_settings(**given)
