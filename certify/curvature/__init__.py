@@ -6,7 +6,7 @@ lower bound of what is possible). Small curvature certifies nothing, and it is n
 consecutive ReLU layers scaled by s and 1/s compute the same, with another Hessian.
 """
 
-from certify.curvature.flips import flip_distances
+from certify.curvature.flips import flip_distances, leads_clearly
 from certify.curvature.hessian import HessianProducts, hessian_of, require_curvlinops
 from certify.curvature.last_layer import LastLayerCurvature, last_layer_curvature, mean_largest
 from certify.curvature.loss_gap import smoothed_loss_gap
@@ -27,6 +27,7 @@ __all__ = [
     "jacobian_norms",
     "largest_eigenvalues",
     "last_layer_curvature",
+    "leads_clearly",
     "mean_largest",
     "require_curvlinops",
     "smoothed_loss_gap",

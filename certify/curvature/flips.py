@@ -65,6 +65,16 @@ def flip_distances(
     return torch.where(flipped, distances, math.inf)
 
 
+def leads_clearly(logits: Tensor) -> Tensor:
+    """Return for each row of logits whether the largest one leads by more than rounding in float64 could, bool ``[N]``.
+
+    Example:
+        >>> leads_clearly(torch.tensor([[1.0, 0.0], [1.0, 1.0 - 1e-9]], dtype=torch.float64)).tolist()
+        [True, False]
+    """
+    return _margins(logits, logits.argmax(1)) > CLEARLY * logits.abs().amax(1)
+
+
 def _slope(predict: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the margin of each row, what is clearly above its rounding, and its gradient."""
     at = x.detach().clone().requires_grad_()

@@ -12,9 +12,10 @@ cross-entropy.
   the mean Hessian is at most the mean of the largest ones.
 
 *Rounding.* Certificates are proved, readings are computed in float64 without an error bound, so each reading is
-allowed to miss its bound by a relative `SLACK` and by an absolute `NOISE`: far above the rounding of a float64 pass,
-and far below what a wrong certificate would show. An automatic derivative at a kink takes one of the slopes of an
-activation, which is within the range of slopes that the proofs allow.
+allowed to miss its bound by a relative `SLACK` and by an absolute `NOISE`, far above the rounding of a float64 pass and
+far below what a wrong certificate would show; a class is compared only where it leads clearly
+(`certify.results.CurvatureExample`). An automatic derivative at a kink takes one of the slopes of an activation, which
+is within the range of slopes that the proofs allow.
 """
 
 from __future__ import annotations
@@ -57,14 +58,15 @@ def _local_jacobians(report: CurvatureReport) -> Iterator[Compared]:
 def _flips(report: CurvatureReport) -> Iterator[Compared]:
     """A radius is at most the distance of each input of another class: the radius is what is held to the reading."""
     for _, example, found in _matches(report):
-        if example.flip_distance is not None:
+        if example.clear and example.flip_distance is not None:
             yield f"{_named(example)}.flip_distance", found.radius, example.flip_distance
 
 
 def _classes(report: CurvatureReport) -> Iterator[Compared]:
     """A certified example is an input at distance 0 of itself: its class is the measured one."""
     for _, example, found in _matches(report):
-        yield f"{_named(example)}.predicted", float(example.predicted != found.predicted), 0.0
+        if example.clear:
+            yield f"{_named(example)}.predicted", float(example.predicted != found.predicted), 0.0
 
 
 def _brackets(report: CurvatureReport) -> Iterator[Compared]:

@@ -173,7 +173,9 @@ OPTIONAL: Mapping[str, frozenset[str]] = {
     "DataRecord": frozenset({"part", "eight_bit"}),
     "NetworkBound": frozenset({"reason", "data_floor", "slope_floor", "limited_by"}),
     "ScoreTable": frozenset({"reason"}),
-    "SmoothingSettings": frozenset({"scores", "score_map", "temperature", "scales", "task", "compile", "channels_last"}),
+    "SmoothingSettings": frozenset(
+        {"scores", "score_map", "temperature", "scales", "task", "compile", "channels_last"}
+    ),
     "LayerRow": frozenset({"share"}),
     "LipschitzExample": frozenset({"ball", "local_upper", "reason"}),
     "SmoothingExample": frozenset({"scores", "stopped", "decisions", "uniform", "reason"}),

@@ -98,6 +98,7 @@ class NetworkReading(Row, frozen=True, kw_only=True):
 class CurvatureExample(Row, frozen=True, kw_only=True):
     """What was seen at one example; the fields of the last layer are null where the network ends in no linear layer.
 
+    ``clear`` says that the class read leads by more than rounding could: by more than a millionth of the largest logit.
     ``activation_square`` is ||a||^2 of the input a of the last layer. ``flip_distance`` is how far (l2) the nearest
     input of another class is that gradient steps found; null where they found none.
     """
@@ -108,6 +109,7 @@ class CurvatureExample(Row, frozen=True, kw_only=True):
     label: int
     predicted: int
     correct: bool
+    clear: bool
     loss: float
     activation_square: float | None
     last_layer_largest: float | None

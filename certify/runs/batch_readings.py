@@ -33,6 +33,7 @@ from certify.curvature import (
     jacobian_norms,
     largest_eigenvalues,
     last_layer_curvature,
+    leads_clearly,
     mean_largest,
     smoothed_loss_gap,
 )
@@ -87,6 +88,7 @@ class Batch:
         found, closed = self.outputs, self._closed_forms
         losses = cross_entropy(found.logits, found.labels.cpu(), reduction="none").tolist()
         predicted: list[int] = found.logits.argmax(1).tolist()
+        clear: list[bool] = leads_clearly(found.logits).tolist()
         for place, (example, slopes) in enumerate(zip(self.data, self._slopes(), strict=True)):
             _refuse_overflow(example, *slopes[:3])
             yield CurvatureExample(
@@ -96,6 +98,7 @@ class Batch:
                 label=example.label,
                 predicted=predicted[place],
                 correct=predicted[place] == example.label,
+                clear=clear[place],
                 loss=losses[place],
                 activation_square=None if closed is None else float(closed.squares[place]),
                 last_layer_largest=None if closed is None else float(closed.largest[place]),

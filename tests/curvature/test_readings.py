@@ -253,7 +253,7 @@ def test_a_network_that_overflows_is_refused_by_the_name_of_the_example(tmp_path
     nn.init.constant_(layer.weight, 1e20)
     certify.save(layer, tmp_path / "m.safetensors", input_shape=(2,))
     np.savez(tmp_path / "d.npz", x=np.full((1, 2), 1e300), y=np.zeros(1, dtype=int))
-    with pytest.raises(InputError, match="^0: expected finite logits"):
+    with pytest.raises(InputError, match=r"^0: expected finite logits"):
         measure_curvature(tmp_path / "m.safetensors", tmp_path / "d.npz", FAST)
 
 
