@@ -1,4 +1,4 @@
-"""Where multipliers are searched: on a device where that pays, else, and where memory ends, on the CPU.
+"""Where multipliers are searched: on a device where that pays, else, and where that fails, on the CPU.
 
 A search is floating point in any precision and any order, and never trusted: what it finds comes back to the CPU, where
 the proof is made as ever. So a device cannot make a bound wrong. It can make another one: its sums round differently,
@@ -36,9 +36,9 @@ ON_CPU = SearchPlace()
 
 
 class Search:
-    """The searches for one bound, all in one place as long as its memory suffices.
+    """The searches for one bound, all in one place until that fails: as a rule for want of memory.
 
-    ``moved`` says whether anything was found on the device, ``note`` in words that its memory did not suffice.
+    ``moved`` says whether anything was found on the device, ``note`` in words how it failed.
     """
 
     def __init__(self, place: SearchPlace) -> None:
@@ -78,12 +78,16 @@ class Search:
         if device != "cpu" and not self.note and work(plan) >= self.place.least_work:
             try:
                 found = search(move_plan(plan, device), _placed(given, device))
-            except torch.OutOfMemoryError:
-                self.note = f"the memory of {device} does not suffice to search multipliers: done on the CPU instead"
+            except RuntimeError as error:  # of the device: no memory, no kernel for it, no decomposition
+                self.note = f"multipliers are searched on the CPU: {device} failed ({_first_line(error)})"
             else:
                 self.moved = True
                 return {name: _placed(multipliers, "cpu") for name, multipliers in found.items()}
         return search(plan, given)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _placed(multipliers: Multipliers, device: str) -> Multipliers:

@@ -77,10 +77,24 @@ def test_where_memory_ends_the_cpu_searches_and_the_bound_is_the_same():
         there = analyse(graph, settings, pairs=True, place=SearchPlace(DEVICE))
         assert device.refused == 1, "once is enough: the second search begins on the CPU"
     assert there.covariance.searched_on == "cpu"
-    assert there.covariance.notes == (
-        f"the memory of {DEVICE} does not suffice to search multipliers: done on the CPU instead",
-    )
+    failure = f"{DEVICE} failed (out of memory on {DEVICE})"
+    assert there.covariance.notes == (f"multipliers are searched on the CPU: {failure}",)
     assert there.network.upper == here.network.upper
+
+
+def test_where_a_device_has_no_kernel_the_cpu_searches(monkeypatch):
+    def without_eigenvalues(matrix: torch.Tensor, whole=torch.linalg.eigvalsh) -> torch.Tensor:
+        if matrix.device.type == KIND:
+            raise RuntimeError("no kernel image is available for execution on the device\nsecond line")
+        return whole(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", without_eigenvalues)
+    with pretend_device():
+        search = Search(SearchPlace(DEVICE))
+        found = search.optimise(PLANS["dense"](), "fast", "norm")
+    assert search.kind == "cpu"
+    assert search.note.endswith("(no kernel image is available for execution on the device)")
+    assert found
 
 
 def test_small_plans_stay_on_the_cpu_unless_the_device_is_asked_for():
