@@ -35,7 +35,7 @@ def command(
         float | None,
         typer.Option("--sigma", help="Noise on each weight, for the loss gap and the last layer. [default: 0.01]"),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Lanczos steps. [default: 60]")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Lanczos steps. [default: 30]")] = None,
     probes: Annotated[
         int | None, typer.Option("--probes", help="Hessian products of each estimate of the trace. [default: 33]")
     ] = None,

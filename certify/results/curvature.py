@@ -30,7 +30,7 @@ class CurvatureSettings(Row, frozen=True, kw_only=True):
     opposite noise of the loss gap, and ``sigma`` the standard deviation of the noise on every weight.
     """
 
-    steps: int = 60
+    steps: int = 30
     probes: int = 33
     pairs: int = 16
     sigma: float = 0.01

@@ -76,7 +76,7 @@ def test_help_names_the_extra_and_the_defaults(capsys) -> None:
     assert main(["curvature", "--help"]) == 0
     text = capsys.readouterr().out
     assert "certify-nn[curvature]" in text
-    assert "[default: 60]" in " ".join(text.replace("│", " ").split())
+    assert "[default: 30]" in " ".join(text.replace("│", " ").split())
 
 
 def false_report(upper: float) -> str:
