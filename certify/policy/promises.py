@@ -61,18 +61,6 @@ def certified_words(settings: LipschitzSettings | SmoothingSettings) -> str:
     return "certified correct" if k == 1 else f"with the label certified among the {k} likeliest"
 
 
-def share_words(settings: LipschitzSettings | SmoothingSettings) -> str:
-    """Return what the share of the examples that count is called.
-
-    Example:
-        >>> from certify.results import TopK
-        >>> share_words(SmoothingSettings(sigma=0.25, task=TopK(2)))
-        'top-2 certified accuracy'
-    """
-    k = settings.top_k if isinstance(settings, SmoothingSettings) else 1
-    return "certified accuracy" if k == 1 else f"top-{k} certified accuracy"
-
-
 def scales_notes(norm: AnyNorm, settings: LipschitzSettings | SmoothingSettings) -> Iterator[str]:
     """Yield which scales a radius of a gate is measured in; nothing in a norm that needs none."""
     if norm == "weighted-l2" and isinstance(settings, SmoothingSettings) and settings.scales is not UNSET:

@@ -18,8 +18,8 @@ from typing import TypeAlias
 
 from msgspec import UNSET
 
-from certify.policy.promises import share_words
 from certify.report.figures import radius_label, upper_figure
+from certify.report.wording import share_of
 from certify.results import (
     CertifiedAccuracy,
     LipschitzExample,
@@ -92,11 +92,6 @@ def curve_of(report: Listing, name: str = "", series: int = 0) -> Curve | None:
 def norm_of(report: Listing) -> str:
     """Return the norm of the radii of a report; logs are in l2."""
     return "l2" if isinstance(report, LogReport) else report.settings.norm
-
-
-def share_of(report: Listing) -> str:
-    """Return what the share of a report's examples that count is called; a log holds no task."""
-    return "certified accuracy" if isinstance(report, LogReport) else share_words(report.settings)
 
 
 def certified_radii(examples: Examples) -> list[float]:

@@ -13,7 +13,6 @@ from types import MappingProxyType
 
 from msgspec import UNSET
 
-from certify.report.curve import share_of
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.neutralise import markdown_text
 from certify.report.wording import (
@@ -33,6 +32,7 @@ from certify.report.wording import (
     describe_stop,
     describe_whole_curve,
     name_label,
+    share_of,
     until_zero,
 )
 from certify.results import (

@@ -281,3 +281,20 @@ def count_abstentions(examples: Sequence[LipschitzExample | SmoothingExample | L
             groups.setdefault(reason.partition(":")[0], []).append(reason)
     named = [(full[0] if len(set(full)) == 1 else short, len(full)) for short, full in groups.items()]
     return sorted(named, key=lambda pair: -pair[1])
+
+
+def share_words(settings: LipschitzSettings | SmoothingSettings) -> str:
+    """Return what the share of the examples that count is called.
+
+    Example:
+        >>> from certify.results import TopK
+        >>> share_words(SmoothingSettings(sigma=0.25, task=TopK(2)))
+        'top-2 certified accuracy'
+    """
+    k = settings.top_k if isinstance(settings, SmoothingSettings) else 1
+    return "certified accuracy" if k == 1 else f"top-{k} certified accuracy"
+
+
+def share_of(report: Listing) -> str:
+    """Return what the share of a report's examples that count is called; a log holds no task."""
+    return "certified accuracy" if isinstance(report, LogReport) else share_words(report.settings)

@@ -26,8 +26,8 @@ class InputSpace(Struct, frozen=True, forbid_unknown_fields=True):
 class Tool(Row, frozen=True, kw_only=True):
     """What computed the report.
 
-    ``device_kind`` is where the network ran, and its noise was made; of a Lipschitz report, where the multipliers of the
-    network's bound were searched, whose proof is the CPU's.
+    ``device_kind`` is where the network ran, and its noise was made; of a Lipschitz report, where the multipliers of
+    the network's bound were searched, whose proof is the CPU's.
     """
 
     version: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from msgspec import UNSET
 
 from certify.policy.promises import certified_words
-from certify.report.curve import UNLIMITED, Curve, certified_radii, curve_of, describe_curve, norm_of, share_of
+from certify.report.curve import UNLIMITED, Curve, certified_radii, curve_of, describe_curve, norm_of
 from certify.report.curve_plot import draw_curves
 from certify.report.figures import radius_label, radius_text
 from certify.report.outline import Block, Figure, Section, Table, Text, table_of
@@ -23,6 +23,7 @@ from certify.report.wording import (
     describe_stop,
     describe_whole_curve,
     name_label,
+    share_of,
     until_zero,
 )
 from certify.results import CertifiedAccuracy, Listing, LogReport, SmoothingReport, Summary, certified_at, clean_correct

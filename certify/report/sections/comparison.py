@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET
 
-from certify.policy.promises import certified_words, share_words
+from certify.policy.promises import certified_words
 from certify.report.comparison_facts import (
     CURVE_NOTE,
     CURVE_TITLES,
@@ -23,6 +23,7 @@ from certify.report.curve import MOST_STEPS, UNLIMITED, Curve, share_at, thin_ou
 from certify.report.curve_plot import draw_curves
 from certify.report.outline import Block, Facts, Figure, Outline, Quote, Section, Text, Verdicts, table_of
 from certify.report.sections.verdicts import verdict_row
+from certify.report.wording import share_words
 from certify.results import CertifiedAccuracy, ComparisonReport, PairedExample
 
 CHECK = (

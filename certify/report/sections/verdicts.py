@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
-from certify.policy.promises import share_words
 from certify.report.conversions import describe_conversions
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.outline import Block, Facts, Quote, Section, Tile, Tiles, VerdictRow, Verdicts
-from certify.report.wording import SHARE_DIGITS, VERDICT_ORDER, describe_asked, describe_failure
+from certify.report.wording import SHARE_DIGITS, VERDICT_ORDER, describe_asked, describe_failure, share_words
 from certify.results import CertifiedAccuracy, GateRow, LipschitzReport, Report, Summary
 from certify.rounding import floor_text
 

@@ -9,7 +9,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from certify.policy.promises import share_words
 from certify.report.figures import lower_figure, radius_label
 from certify.report.score_words import describe_scores
 from certify.report.terminal.header import label_rows
@@ -22,6 +21,7 @@ from certify.report.wording import (
     describe_stop,
     describe_whole_curve,
     name_label,
+    share_words,
     until_zero,
 )
 from certify.results import (
