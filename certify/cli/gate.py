@@ -11,10 +11,12 @@ from certify.cli import options
 from certify.cli.annotations import announce
 from certify.cli.configuration import find_configuration
 from certify.cli.gate_plan import plan_text
-from certify.cli.judging import Question, decide, gates_of, needed_kinds
+from certify.cli.judging import Question, decide, gates_of, kind_of, needed_kinds
 from certify.cli.output import Output, write_text
 from certify.errors import InputError
 from certify.policy import gate_exit_code, refuse_diagnostic
+
+KINDS = ("lipschitz", "smoothing", "curvature")
 
 
 def command(
@@ -56,17 +58,33 @@ def command(
         return 0
     from certify.report import refuse_several
 
-    out = Output(format, output, color, quiet, verbose)
     several = len(reports or needed_kinds(configuration))
     refuse_several(several, format.value)
-    if output is not None and several > 1:
-        raise InputError(
-            "expected one report to judge with --output, got several; leave --output out, or keep the gates of each"
-            " kind in a configuration file of their own (--config)"
-        )
+    files = {kind: Output(path=path, quiet=quiet, verbose=verbose) for kind, path in _files(output, several).items()}
+    out = Output(format, None, color, quiet, verbose)
     question = Question(configuration, reports or (), falsify, device, batch, workers, store)
     judged = decide(question, out, no_progress=no_progress)
+    for report in judged if files else ():
+        files[kind_of(report)].write(report)
     out.show(*judged)
     announce(judged, out, exit_zero=exit_zero)
     code = gate_exit_code([row for report in judged for row in report.gates])
     return 0 if exit_zero else code
+
+
+def _files(output: Path | None, several: int) -> dict[str, Path]:
+    """Return where the report of each kind is written: into the file, or into one of its name in the folder.
+
+    Raises:
+        InputError: If there are several reports for one file.
+    """
+    if output is None:
+        return {}
+    if output.is_dir():
+        return {kind: output / f"{kind}.json" for kind in KINDS}
+    if several > 1:
+        raise InputError(
+            f"expected a folder for --output, as there is a report of each kind, got {str(output)!r}; make the folder,"
+            " or leave --output out"
+        )
+    return dict.fromkeys(KINDS, output)

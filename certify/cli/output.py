@@ -46,15 +46,22 @@ class Output:
 
     def show(self, *reports: Document) -> None:
         """Write the report file when one was asked for, which holds one, then the view of all on stdout."""
-        from certify.report import render_several, write_file_atomically
-        from certify.results import report_to_json
+        from certify.report import render_several
 
         if self.path is not None:
             (report,) = reports
-            write_file_atomically(self.path, report_to_json(report).encode())
-            self.detail(f"report written to {self.path}")
+            self.write(report)
         width, color = terminal_width(), use_color(self.color)
         write_text(render_several(reports, self.format.value, width=width, color=color))
+
+    def write(self, report: Document) -> None:
+        """Write the report file, when one was asked for."""
+        from certify.files import write_file_atomically
+        from certify.results import report_to_json
+
+        if self.path is not None:
+            write_file_atomically(self.path, report_to_json(report).encode())
+            self.detail(f"report written to {self.path}")
 
 
 def _refuse_to_replace(path: Path) -> None:

@@ -25,7 +25,7 @@ import certify
 from certify.cli.app import main
 from certify.cli.commands import COMMANDS
 from certify.results import report_to_json
-from tests.report.sample_reports import lipschitz_example, lipschitz_report
+from tests.report.sample_reports import lipschitz_example, lipschitz_report, smoothing_report
 
 ROOT = Path(certify.__file__).parents[1]
 FOLDER = ROOT / ".github" / "actions" / "certify"
@@ -138,13 +138,22 @@ def test_a_failed_gate_of_a_report_fails_the_job(judged):
 
 
 @pytest.mark.slow
-def test_a_judged_report_is_left_with_its_views(judged):
-    judged.inputs["output"] = "judged.json"
-    assert judged.run()[0] == 1
+def test_judged_reports_of_both_kinds_are_left_with_their_views(judged):
+    models = judged.folder / "work" / "models"
+    (models / "votes.json").write_text(report_to_json(smoothing_report([1.0] * 20)))
+    more = GATE.format(least=0.1).replace('"g"', '"votes"').replace("radius = 0.3", 'radius = 0.1\nkind = "smoothing"')
+    first = (models / "certify.toml").read_text().replace("radius", 'kind = "lipschitz"\nradius')
+    (models / "certify.toml").write_text(first + more)
+    judged.inputs |= {"output": "judged here", "reports": "a report.json\nvotes.json"}
+    code, shown = judged.run()
+    assert code == 1, shown
     views, work = judged.outputs["views"], judged.folder / "work"
     assert ElementTree.parse(work / views["junit"]).getroot().get("failures") == "1"
     assert "<!doctype html>" in (work / views["html"]).read_text()[:100].lower()
-    assert (work / views["report"]).is_file()
+    assert sorted(path.name for path in (work / views["reports"]).glob("*.json")) == [
+        "lipschitz.json",
+        "smoothing.json",
+    ]
 
 
 def test_a_configuration_that_cannot_be_read_exits_2_and_shows_no_report(runner):

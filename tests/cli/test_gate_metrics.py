@@ -17,7 +17,7 @@ from certify.cli.app import main
 from certify.report import read_report, verify_report
 from certify.results import report_to_json
 from tests.report.hostile_reports import HOSTILE
-from tests.report.sample_reports import lipschitz_example, lipschitz_report
+from tests.report.sample_reports import lipschitz_example, lipschitz_report, smoothing_report
 
 HEAD = 'model = "model.safetensors"\n{data}\n[smooth]\nsigma = 0.25\nn = 1000\n\n[lipschitz]\n'
 NETWORK = '[[gate]]\nname = "network"\nmetric = "lipschitz"\nmax = {most}\n'
@@ -25,6 +25,7 @@ MEAN = '[[gate]]\nname = "mean"\nmetric = "mean_radius"\nkind = "smoothing"\nmin
 CLASSES = (
     '[[gate]]\nname = "classes"\nmetric = "class_certified_accuracy"\nkind = "smoothing"\nradius = 0.1\nmin = {least}\n'
 )
+CLEAN = '[[gate]]\nname = "{kind}"\nmetric = "clean_accuracy"\nkind = "{kind}"\nmin = 0.1\n'
 DATA = 'data = "data.npz"'
 
 
@@ -253,3 +254,22 @@ def test_images_behind_a_linked_folder_are_not_taken_for_what_they_were(project,
     assert gate(capsys, SHARE, data='data = "data"')[0] == 0
     Image.fromarray(np.full((4, 4), 60, np.uint8)).save("elsewhere/a.png")
     assert gate(capsys, SHARE, data='data = "data"')[0] == 1
+
+
+def test_reports_of_both_kinds_go_into_a_folder_one_of_each_name(actions, monkeypatch, capsys):
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    Path("votes.json").write_text(report_to_json(smoothing_report([1.0] * 20)))
+    kinds = [CLEAN.format(kind=kind) for kind in ("lipschitz", "smoothing")]
+    Path("certify.toml").write_text("".join(kinds))
+    asked = ["gate", "report.json", "votes.json", "-q", "-o", "judged"]
+    assert main(asked) == 2
+    assert "expected a folder for --output" in capsys.readouterr().err
+    Path("judged").mkdir()
+    assert main(asked) == 0
+    for kind in ("lipschitz", "smoothing"):
+        report = read_report(f"judged/{kind}.json")
+        assert [row.name for row in report.gates] == [kind]
+        assert verify_report(report) == ()
+    Path("judged/smoothing.json").write_text("a model of mine")
+    assert main(asked) == 2  # before anything is judged
+    assert "expected a new file or an earlier report" in capsys.readouterr().err
