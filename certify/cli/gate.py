@@ -37,7 +37,10 @@ def command(
     batch: options.Batch = None,
     workers: options.Workers = None,
     store: options.StoreFolder = None,
-    output: options.Output = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the report as JSON to this file; in a folder, one of each kind."),
+    ] = None,
     format: options.FormatOption = options.Format.terminal,  # noqa: A002 - the name of the flag
     color: options.ColorOption = options.Color.auto,
     quiet: options.Quiet = False,
