@@ -15,6 +15,9 @@ bounds gradient and curvature of the last layer.
 
 *Noise on the weight.* For Gaussian noise of standard deviation sigma on the entries of W,
 l(W) <= E l(W + noise) <= l(W) + (sigma^2 / 2) ||a||^2 (`certify.layers.penalties` has the proof): ``decay_bound``.
+
+*Rounding.* Where p is almost a unit vector, 1 - p_k and p - p^2 would cancel. So 1 - p_k is summed from the other
+probabilities, and C u = C (u - u_y 1), y the likeliest class, is what is computed, since C 1 = 0.
 """
 
 from __future__ import annotations
@@ -66,15 +69,23 @@ def last_layer_curvature(
         raise ValueError(f"expected activations [N, features], logits [N, K] and labels [N], got {shapes}")
     p = logits.double().softmax(1)
     squares = activations.double().square().sum(1)
-    C = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
-    wrong = p - torch.nn.functional.one_hot(labels, logits.shape[1])
+    others = _others(p)
+    C = -p.unsqueeze(2) * p.unsqueeze(1)
+    C.diagonal(dim1=1, dim2=2).copy_(p * others)
+    wrong = p.scatter(1, labels.unsqueeze(1), -others.gather(1, labels.unsqueeze(1)))
     return LastLayerCurvature(
         largest=squares * torch.linalg.eigvalsh(C)[:, -1],
-        trace=squares * (1.0 - p.square().sum(1)),
+        trace=squares * (p * others).sum(1),
         gradient=wrong.norm(dim=1) * squares.sqrt(),
         squares=squares,
         decay_bound=0.5 * sigma**2 * float(squares.mean()),
     )
+
+
+def _others(p: Tensor) -> Tensor:
+    """Return 1 - p_k as the sum of the other probabilities, ``[N, K]``."""
+    nothing = torch.eye(p.shape[1], dtype=torch.bool, device=p.device)
+    return p.unsqueeze(1).masked_fill(nothing, 0.0).sum(2)
 
 
 def mean_largest(activations: Tensor, logits: Tensor, *, steps: int = 60, seed: int = 0) -> RitzValue:
@@ -89,9 +100,11 @@ def mean_largest(activations: Tensor, logits: Tensor, *, steps: int = 60, seed: 
     """
     p, a = logits.double().softmax(1), activations.double()
     shape = (logits.shape[1], activations.shape[1])
+    likeliest = p.argmax(1, keepdim=True)
 
     def product(v: Tensor) -> Tensor:
         u = a @ v.reshape(shape).mT
+        u = u - u.gather(1, likeliest)
         weighted = p * u - p * (p * u).sum(1, keepdim=True)
         return (weighted.mT @ a / len(a)).reshape(-1)
 

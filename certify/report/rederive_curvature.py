@@ -101,15 +101,17 @@ def _check_closed_forms(example: CurvatureExample, classes: int, where: str) -> 
     trace, gradient = example.last_layer_trace, example.last_layer_gradient
     if square is None or largest is None or trace is None or gradient is None:
         return
-    wrong = -math.expm1(-example.loss) * math.sqrt(max(square, 0.0))  # (1 - p_y) ||a||
-    least = wrong * math.sqrt(classes / (classes - 1))
-    yield from _between(f"{where}.last_layer_gradient", least, gradient, math.sqrt(2.0) * wrong)
+    size = math.sqrt(max(square, 0.0))
+    wrong = -math.expm1(-example.loss) * size  # (1 - p_y) ||a||, of a loss that is rounded beside 1
+    least = wrong * math.sqrt(classes / max(classes - 1, 1))
+    yield from _between(f"{where}.last_layer_gradient", least, gradient, math.sqrt(2.0) * wrong, unit=size)
     most = min((classes - 1) * largest, square * (1.0 - 1.0 / classes))
     yield from _between(f"{where}.last_layer_trace", largest, trace, most)
 
 
-def _between(where: str, least: float, value: float, most: float) -> Iterator[Finding]:
-    holds = least <= SLACK * value + NOISE and value <= SLACK * most + NOISE
+def _between(where: str, least: float, value: float, most: float, *, unit: float = 1.0) -> Iterator[Finding]:
+    noise = NOISE * max(1.0, unit)
+    holds = least <= SLACK * value + noise and value <= SLACK * most + noise
     yield from require(holds, where, f"from {least!r} to {most!r}", value)
 
 

@@ -37,9 +37,8 @@ def check_network(report: LipschitzReport) -> Iterator[Finding]:
 
 
 def _check_shares(shares: Sequence[float]) -> Iterator[Finding]:
-    """Shares of one growth: none is negative, and together they are the whole, or nothing where nothing grows."""
-    whole = math.fsum(shares)
-    holds = all(share >= 0.0 for share in shares) and (whole == 0.0 or abs(whole - 1.0) <= SHARE_SLACK)
+    """Shares of one growth: none is negative, and together no more than the whole; what has no row has some of it."""
+    holds = all(share >= 0.0 for share in shares) and math.fsum(shares) <= 1.0 + SHARE_SLACK
     yield from require(holds, "layers.share", "shares of a whole", shares)
 
 

@@ -79,3 +79,15 @@ def test_shapes_that_do_not_fit(shapes: tuple[tuple[int, ...], ...]) -> None:
     a, z, labels = (torch.zeros(shape) for shape in shapes)
     with pytest.raises(ValueError, match=r"expected activations \[N, features\]"):
         last_layer_curvature(a, z, labels.long())
+
+
+def test_where_one_class_has_all_but_nothing_of_the_probability_the_digits_are_kept() -> None:
+    """For two classes with q = p_1 p_2 everything is known: 2 q ||a||^2, and sqrt 2 (1 - p_y) ||a||."""
+    a, margin = torch.tensor([[3e8, 4e8]], dtype=torch.float64), 37.0
+    z = torch.tensor([[margin, 0.0]], dtype=torch.float64)
+    found, other = last_layer_curvature(a, z, torch.tensor([0])), 1.0 / (1.0 + math.exp(margin))
+    exact = 2.0 * other * (1.0 - other) * 25e16
+    assert found.largest.item() == pytest.approx(exact, rel=1e-12)
+    assert found.trace.item() == pytest.approx(exact, rel=1e-12)
+    assert found.gradient.item() == pytest.approx(math.sqrt(2.0) * other * 5e8, rel=1e-12)
+    assert mean_largest(a, z).value == pytest.approx(exact, rel=1e-12)

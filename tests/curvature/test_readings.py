@@ -274,3 +274,17 @@ def test_a_weight_used_twice_is_one_variable_and_statistics_are_none() -> None:
     from certify.runs.batch_readings import last_layer_of
 
     assert "used elsewhere" in str(last_layer_of(graph))
+
+
+def test_readings_of_sure_answers_to_large_inputs_are_consistent(tmp_path) -> None:
+    """Probabilities next to 0 and 1 times squares next to 10^17: what cancels would contradict itself."""
+    module = nn.Linear(2, 2).double()
+    with torch.no_grad():
+        module.weight.copy_(37e-8 * torch.eye(2))
+        module.bias.zero_()
+    certify.save(module, tmp_path / "m.safetensors", input_shape=(2,))
+    x = 1e8 * np.array([[1.0, 0.1], [0.2, 0.9], [1.0, 0.99], [0.3, 0.2]])
+    np.savez(tmp_path / "d.npz", x=x, y=x.argmax(1))
+    certificates = certify.lipschitz(tmp_path / "m.safetensors", tmp_path / "d.npz", falsify="off")
+    found = measure_curvature(tmp_path / "m.safetensors", tmp_path / "d.npz", SETTINGS, beside=(certificates,))
+    assert verify_report(found) == ()
