@@ -1,16 +1,35 @@
-"""How close does smoothing come to the bare forward pass? Prints two tables.
+"""How close does smoothing come to the bare forward pass, and where does the rest of the time go? Prints four tables.
 
     MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 python -m tests.benchmarks.smoothing
 
-*Rows per CPU-second, one thread*, each relative to the forward pass of the same network with batch norm folded,
-measured in the same round (machines are shared, so absolute figures of different rounds do not compare; the best and
-the median of the rounds are shown, and the load of the machine). Beside it the forward pass as it was trained, and a
-loop in the style of the first published code: float32 noise from torch, one vote at a time, no store. The two variables
-keep glibc from returning memory between forward passes: else page faults, which come and go with the state of the
-heap, cost either side up to half of its time.
+*Rows per CPU-second, one thread*, relative to the ceiling: the forward pass of the same network with batch norm folded,
+in batches of the size at which it is fastest, measured in the same round (machines are shared, so absolute figures of
+different rounds do not compare; the best and the median of the rounds are shown, and the load of the machine). Beside
+it the forward pass as it was trained, and a loop in the style of the first published code: float32 noise from torch,
+one vote at a time, no store. The two variables keep glibc from returning memory between forward passes: else page
+faults, which come and go with the state of the heap, cost either side up to half of its time.
 
-*Rows per second of the clock, with one worker and with two*, again in the same rounds; on a loaded machine the second
-one has to wait for its core.
+*Where the time goes*: CPU-microseconds a row of drawing the noise, of staging (integers to network inputs), of the
+forward passes, of the votes, and of the rest: store, keys, decisions, Python.
+
+*Rows per second of the clock*, with one worker, two, and all, against as many threads that do nothing but the folded
+forward pass; on a loaded machine the later ones wait for their cores.
+
+*Other programs*: the folded forward pass as it is, channels-last, and compiled by PyTorch's compiler.
+
+Measured on four cores of an AMD EPYC (Zen 4) that others kept busy (load 7 to 12), in two runs of this file:
+
+    small CNN   integer noise .78 and .89 at best, .68 and .66 in the median; float64 noise .48 and .71, .44 and .42
+    ResNet-20   integer noise 1.02 and .94 at best, 1.01 and .93 in the median; float64 noise 1.00 and 1.06, .98 and .97
+
+With fewer neighbours (load 4) the least times of the small CNN were 8.7 us a row for the bare forward pass and 12.7 for
+the whole run (.69): noise 2.2 (2.8 ns a coordinate), staging .5, votes .2, the rest 1.1. Before the work was done in
+bursts it was 21.2 beside 9.1. For .85 of so fast a forward pass all of that has to fit in 1.5 us, and numpy needs more
+for the draws alone: .7 for the words of Philox, .7 for the first level of the table, .5 for its open entries, .1 for
+adding the pixels. (A forward pass of 20 us a row, as on older machines, gives .83 with the same work beside it.) Pieces
+of a block that stay in the cache, 32-bit indices and torch's gather in place of numpy's gained nothing; a plain C loop
+for all draws took 1.6. Two workers cost as much CPU time a row as one (.67 and .68 of the forward pass). Channels-last
+takes ResNet-20 from 1115 us a row to 979, the compiler to 879; the small CNN gets slower in both (10.0, 12.7, 15.0).
 """
 
 from __future__ import annotations
@@ -20,7 +39,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,11 +49,15 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from certify.examples import Dataset, Example
+from certify.graph import Program, trace
 from certify.results import SmoothingSettings
-from certify.smoothing import LAWS, RunHeader, open_store, run_smoothing
+from certify.smoothing import LAWS, RunHeader, Store, law_name, make_law, open_store, plan_procedure, run_smoothing
 from certify.smoothing.addresses import BlockRequest, block_generator
+from certify.smoothing.classification import Classification
+from certify.smoothing.run import task_events
 
 SIGMA = 0.25
+BATCHES = (16, 32, 64, 128, 256, 512, 1024)
 
 
 class Residual(nn.Module):
@@ -76,16 +101,78 @@ def forward_rate(net: nn.Module, shape: tuple[int, ...], rows: int, batch: int) 
     with torch.no_grad():
         net(x)
         start = time.process_time()
-        for _ in range(rows // batch):
+        for _ in range(max(1, rows // batch)):
             net(x)
-    return rows // batch * batch / (time.process_time() - start)
+    return max(1, rows // batch) * batch / (time.process_time() - start)
+
+
+def fastest_batch(net: nn.Module, shape: tuple[int, ...], rows: int) -> int:
+    """The batch of the ceiling: the one with the most rows per CPU-second, of the sizes that the tool tries."""
+    rates = [max(forward_rate(net, shape, rows, batch) for _ in range(3)) for batch in BATCHES]
+    return BATCHES[rates.index(max(rates))]
+
+
+class Timed:
+    """Stands for an object, and adds the CPU time of some of its methods to entries of ``spent``."""
+
+    def __init__(self, inner: object, spent: dict[str, float], **entries: str) -> None:
+        self._inner, self._spent, self._entries = inner, spent, entries
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return found if name not in self._entries else self._timed(found, self._entries[name])
+
+    def _timed(self, method: Callable[..., Any], entry: str) -> Callable[..., Any]:
+        def call(*values: Any, **options: Any) -> Any:
+            start = time.process_time()
+            try:
+                return method(*values, **options)
+            finally:
+                self._spent[entry] += time.process_time() - start
+
+        return call
+
+
+class TimedTask(Timed):
+    @property
+    def reading(self) -> Any:
+        return Timed(self._inner.reading, self._spent, check="votes", records="votes")
+
+
+def opened(folder: str, data: Dataset, settings: SmoothingSettings) -> Store:
+    name = law_name(settings, eight_bit=True)
+    return open_store(Path(folder), RunHeader("benchmark", data.sha256, settings, 10, name))
+
+
+def time_spent(net: nn.Module, data: Dataset, draws: int, batch: int, *, float_noise: bool = False) -> dict[str, float]:
+    """CPU-microseconds a row of the parts of a run."""
+    settings = SmoothingSettings(sigma=SIGMA, n=draws, procedure="fixed", float_noise=float_noise)
+    law = make_law(settings, eight_bit=True)
+    task = Classification(
+        plan_procedure(settings, classes=10, law=law, dimension=int(np.prod(data.examples[0].stored.shape)))
+    )
+    spent, rows = dict.fromkeys((*PARTS, "rest"), 0.0), 0
+    timed_law = Timed(law, spent, draw="noise", inputs="staging")
+    timed_net = Timed(net, spent, forward="forward")
+
+    def counting(x: torch.Tensor) -> torch.Tensor:
+        nonlocal rows
+        rows += len(x)
+        return timed_net.forward(x)
+
+    with tempfile.TemporaryDirectory() as folder, opened(folder, data, settings) as store:
+        start = time.process_time()
+        list(task_events(counting, data, TimedTask(task, spent), timed_law, store=store, batch=batch))
+        total = time.process_time() - start
+    spent["rest"] = total - sum(spent.values())
+    return {part: 1e6 * seconds / rows for part, seconds in spent.items()}
 
 
 def certify_rate(
     net: nn.Module,
     data: Dataset,
     draws: int,
-    batch: int,
+    batch: int | Literal["auto"],
     *,
     float_noise: bool = False,
     workers: int = 1,
@@ -93,19 +180,34 @@ def certify_rate(
 ) -> float:
     """The whole run: noise, votes, counts, procedure and store. Every evaluated row counts, start-up check included."""
     settings = SmoothingSettings(sigma=SIGMA, n=draws, procedure="fixed", float_noise=float_noise)
-    header = RunHeader("benchmark", data.sha256, settings, 10, "gaussian" if float_noise else "gaussian-255")
-    evaluated = 0
+    evaluated = [0]
 
     def counting(x: torch.Tensor) -> torch.Tensor:
-        nonlocal evaluated
-        evaluated += len(x)
+        evaluated.append(len(x))  # by several threads at once
         return net(x)
 
-    with tempfile.TemporaryDirectory() as folder, open_store(Path(folder), header) as store:
+    with tempfile.TemporaryDirectory() as folder, opened(folder, data, settings) as store:
         start = clock()
         options = {"classes": 10, "settings": settings, "store": store, "batch": batch, "workers": workers}
         list(run_smoothing(counting, data, **options))
-        return evaluated / (clock() - start)
+        return sum(evaluated) / (clock() - start)
+
+
+def forward_threads(net: nn.Module, shape: tuple[int, ...], rows: int, batch: int, workers: int) -> float:
+    """Rows per second of the clock of threads that do nothing but forward passes, each on one core."""
+
+    def passes(_: int) -> None:
+        torch.set_num_threads(1)
+        x = torch.rand(batch, *shape)
+        with torch.no_grad():
+            for _ in range(max(1, rows // batch // workers)):
+                net(x)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(passes, range(workers)))
+        start = time.perf_counter()
+        list(pool.map(passes, range(workers)))
+        return max(1, rows // batch // workers) * workers * batch / (time.perf_counter() - start)
 
 
 def cohen_rate(net: nn.Module, data: Dataset, draws: int, batch: int) -> float:
@@ -137,20 +239,21 @@ def images(shape: tuple[int, ...], count: int = 2) -> Dataset:
     return Dataset(tuple(rows), total=count, selection="random pixels")
 
 
-CASES = (("small CNN 1x28x28", small_cnn, (1, 28, 28), 16384, 5), ("ResNet-20 3x32x32", resnet20, (3, 32, 32), 1000, 3))
+CASES = (("small CNN 1x28x28", small_cnn, (1, 28, 28), 65536, 7), ("ResNet-20 3x32x32", resnet20, (3, 32, 32), 1000, 3))
 COLUMNS = ("plain", "integer noise", "float64 noise", "Cohen 400", "Cohen 1000")
+PARTS = ("noise", "staging", "forward", "votes")
 
 
 def one_round(plain: nn.Module, fused: nn.Module, data: Dataset, draws: int, batch: int) -> tuple[float, ...]:
     """The rate of the folded forward pass, and those of `COLUMNS` relative to it."""
-    shape = data.examples[0].stored.shape
-    bare = forward_rate(fused, shape, max(draws, 4096), batch)
+    shape, rows = data.examples[0].stored.shape, min(draws, 16384)
+    bare = forward_rate(fused, shape, rows, batch)
     others = (
-        forward_rate(plain, shape, max(draws, 4096), batch),
+        forward_rate(plain, shape, rows, batch),
         certify_rate(fused, data, draws, batch),
-        certify_rate(fused, data, draws, batch, float_noise=True),
-        cohen_rate(plain, data, max(draws, 400), 400),
-        cohen_rate(plain, data, max(draws, 1000), 1000),
+        certify_rate(fused, data, draws // 4, batch, float_noise=True),
+        cohen_rate(plain, data, max(rows // 2, 400), 400),
+        cohen_rate(plain, data, max(rows // 2, 1000), 1000),
     )
     return bare, *(other / bare for other in others)
 
@@ -159,30 +262,74 @@ def both(values: list[float]) -> str:
     return f"{max(values):>7.2f}{statistics.median(values):>6.2f}"
 
 
+def print_ratios(fastest: dict[str, int]) -> None:
+    heads = "".join(f"{name:>15}" for name in COLUMNS)
+    print(f"\n{'relative to the folded forward':<31}{'batch':>6}{'rows/s':>9}{heads}   (best, median)")
+    for title, build, shape, draws, rounds in CASES:
+        data, plain, fused = images(shape), build().eval(), folded(build().eval())
+        found = [one_round(plain, fused, data, draws, fastest[title]) for _ in range(rounds)]
+        bare, *ratios = (list(column) for column in zip(*found, strict=True))
+        cells = "".join(f"{both(ratio):>15}" for ratio in ratios)
+        print(f"{title:<31}{fastest[title]:>6}{max(bare):>9,.0f}{cells}", flush=True)
+
+
+def print_parts(fastest: dict[str, int]) -> None:
+    heads = "".join(f"{part:>10}" for part in (*PARTS, "rest"))
+    print(f"\n{'CPU-microseconds a row':<35}{heads}   (of the run with the least of all)")
+    for title, build, shape, draws, rounds in CASES:
+        data, fused = images(shape), folded(build().eval())
+        for words, float_noise in (("integer noise", False), ("float64 noise", True)):
+            runs = [
+                time_spent(fused, data, draws // (4 if float_noise else 1), fastest[title], float_noise=float_noise)
+                for _ in range(rounds)
+            ]
+            least = min(runs, key=lambda parts: sum(parts.values()))
+            print(f"{f'{title}, {words}':<35}" + "".join(f"{us:>10.2f}" for us in least.values()), flush=True)
+
+
+def print_workers(fastest: dict[str, int]) -> None:
+    print("\nrows per second of the clock, of certify and of the folded forward   (best, median of the ratio)")
+    for title, build, shape, draws, rounds in CASES:
+        data, fused, batch = images(shape), folded(build().eval()), fastest[title]
+        for workers in sorted({1, 2, os.cpu_count() or 1}):
+            pairs = [
+                (
+                    certify_rate(fused, data, draws // 2, batch, workers=workers, clock=time.perf_counter),
+                    forward_threads(fused, shape, min(draws, 16384) * workers, batch, workers),
+                )
+                for _ in range(rounds)
+            ]
+            rates = "".join(f"{max(column):>10,.0f}" for column in zip(*pairs, strict=True))
+            ratio = both([ours / bare for ours, bare in pairs])
+            print(f"{title:<22}{workers:>3} workers{rates}{ratio}", flush=True)
+
+
+def print_programs(fastest: dict[str, int]) -> None:
+    print("\nCPU-microseconds a row of the folded forward: as it is, channels-last, compiled   (least)")
+    for title, build, shape, draws, rounds in CASES:
+        graph, batch = trace(build().eval(), shape), fastest[title]
+        programs = (Program(graph), Program(graph, channels_last=True), Program(graph, compiled_rows=batch))
+        rates = [
+            max(forward_rate(program, shape, min(draws, 8192), batch) for _ in range(rounds)) for program in programs
+        ]
+        print(f"{title:<31}" + "".join(f"{1e6 / rate:>10.2f}" for rate in rates), flush=True)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print("load of the machine: {:.1f} {:.1f} {:.1f} on {} cores".format(*os.getloadavg(), os.cpu_count()))
     for name in LAWS:
-        if "diagonal" not in name:  # which needs a scale for every coordinate
-            nanoseconds = noise_nanoseconds(name, images((3, 32, 32)).examples[0])
-            print(f"noise {name:<14} {nanoseconds:6.1f} ns per coordinate")
-    heads = "".join(f"{name:>15}" for name in COLUMNS)
-    print(f"{'relative to the folded forward':<26}{'batch':>6}{'rows/s':>9}{heads}   (best, median)")
-    for title, build, shape, draws, rounds in CASES:
-        data, plain, fused = images(shape), build().eval(), folded(build().eval())
-        for batch in (128, 256):
-            found = [one_round(plain, fused, data, draws, batch) for _ in range(rounds)]
-            bare, *ratios = (list(column) for column in zip(*found, strict=True))
-            cells = "".join(f"{both(ratio):>15}" for ratio in ratios)
-            print(f"{title:<26}{batch:>6}{max(bare):>9,.0f}{cells}", flush=True)
-    for title, build, shape, draws, rounds in CASES:
-        data, fused = images(shape), folded(build().eval())
-        pairs = [
-            [certify_rate(fused, data, draws, 128, workers=workers, clock=time.perf_counter) for workers in (1, 2)]
-            for _ in range(rounds)
-        ]
-        print(f"{title:<26} two workers over one, by the clock: {both([two / one for one, two in pairs])}", flush=True)
+        nanoseconds = noise_nanoseconds(name, images((3, 32, 32)).examples[0])
+        print(f"noise {name:<14} {nanoseconds:6.1f} ns per coordinate")
+    fastest = {
+        title: fastest_batch(folded(build().eval()), shape, min(draws, 8192)) for title, build, shape, draws, _ in CASES
+    }
+    print_ratios(fastest)
+    print_parts(fastest)
+    print_workers(fastest)
+    print_programs(fastest)
+    print("load of the machine: {:.1f} {:.1f} {:.1f}".format(*os.getloadavg()))
 
 
 if __name__ == "__main__":
