@@ -11,7 +11,6 @@ import torch
 from msgspec.structs import replace
 
 import certify
-from certify import runs
 from certify.bounds import SearchPlace, analyse
 from certify.bounds.covariance.optimise import settle
 from certify.bounds.covariance.place import Search
@@ -29,7 +28,7 @@ from certify.smoothing.uniform_255 import uniform_255
 from certify.stats import success_lower, success_upper
 from tests.bounds.covariance.hand_plans import PLANS
 from tests.bounds.covariance.test_search_place import convolutional
-from tests.pretend_device import DEVICE, KIND, pretend_device
+from tests.pretend_device import DEVICE, KIND, choose_pretend_device, pretend_device
 from tests.smoothing.test_device_noise import CLASSES, SMALL, edges, predict
 from tests.smoothing.toy_runs import dataset
 
@@ -49,7 +48,7 @@ def where(request, monkeypatch) -> Iterator[str]:
     source = noise_source.NoiseSource("from a pretend device", lambda where: "a pretend generator")
     monkeypatch.setattr(noise_source, "SOURCES", {**noise_source.SOURCES, KIND: source})
     monkeypatch.setattr(rederive_noise, "SOURCES", {**rederive_noise.SOURCES, KIND: source.words})
-    monkeypatch.setattr(runs, "choose_device", lambda name="auto": DEVICE)
+    choose_pretend_device(monkeypatch)
     with pretend_device():
         yield request.param
 

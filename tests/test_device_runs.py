@@ -16,9 +16,8 @@ import certify
 from certify.examples import Dataset, Example
 from certify.report import rederive_noise
 from certify.results import Regression, Segmentation, SmoothingSettings, TopK
-from certify.runs import calls, sampling
 from certify.smoothing import noise_source
-from tests.pretend_device import DEVICE, KIND, PretendDevice, pretend_device
+from tests.pretend_device import KIND, PretendDevice, choose_pretend_device, pretend_device
 
 SETTINGS = SmoothingSettings(sigma=0.25, n=1000, n0=100, alpha=0.01)
 WORDS = "from a pretend device"
@@ -52,8 +51,7 @@ def device(monkeypatch) -> Iterator[PretendDevice]:
     source = noise_source.NoiseSource(WORDS, lambda where: f"a pretend generator of {where}")
     monkeypatch.setattr(noise_source, "SOURCES", {**noise_source.SOURCES, KIND: source})
     monkeypatch.setattr(rederive_noise, "SOURCES", {**rederive_noise.SOURCES, KIND: WORDS})
-    for module in (sampling, calls):
-        monkeypatch.setattr(module, "choose_device", lambda name="auto": DEVICE)
+    choose_pretend_device(monkeypatch)
     with pretend_device() as found:
         yield found
 
@@ -104,10 +102,10 @@ def test_a_run_of_outputs_on_a_device_gives_a_verified_report(task, device, tmp_
 ATTACKED = """
 import sys, tempfile
 from tests import test_device_runs as those
-from tests.pretend_device import pretend_device, KIND, DEVICE
+from tests.pretend_device import KIND, choose_pretend_device, pretend_device
 source = those.noise_source.NoiseSource(those.WORDS, lambda where: "pretend")
 those.noise_source.SOURCES = {**those.noise_source.SOURCES, KIND: source}
-those.sampling.choose_device = lambda name="auto": DEVICE
+choose_pretend_device(those.pytest.MonkeyPatch())
 with tempfile.TemporaryDirectory() as folder, pretend_device() as device:
     those.certify.save(those.classifier(), f"{folder}/m.safetensors", input_shape=those.SHAPE, range=(0, 1))
     model = those.certify.load(f"{folder}/m.safetensors")

@@ -8,8 +8,7 @@ import torch
 import certify
 from certify import runs
 from certify.cli.app import main
-from certify.runs import places
-from tests.pretend_device import DEVICE, KIND, pretend_device
+from tests.pretend_device import KIND, choose_pretend_device, pretend_device
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
@@ -43,7 +42,7 @@ def test_an_unknown_device_is_a_usage_error_in_the_configuration_too(model, tmp_
 def test_a_report_names_the_kind_of_device_that_searched(model, monkeypatch):
     loaded = certify.load(model)
     with pretend_device() as device:
-        monkeypatch.setattr(places, "choose_device", lambda name="auto": DEVICE)
+        choose_pretend_device(monkeypatch)
         asked, small = (runs.start_lipschitz(loaded, device=name, falsify="off") for name in ("cuda", "auto"))
         assert device.operations > 0
     monkeypatch.undo()
@@ -58,7 +57,7 @@ def test_a_report_names_the_kind_of_device_that_searched(model, monkeypatch):
 
 def test_a_search_that_ran_out_of_memory_says_so(model, monkeypatch):
     with pretend_device() as device:
-        monkeypatch.setattr(places, "choose_device", lambda name="auto": DEVICE)
+        choose_pretend_device(monkeypatch)
         device.largest = 64
         run = runs.start_lipschitz(certify.load(model), device="cuda")
     assert (run.searched_on, len(run.notes)) == ("cpu", 1)

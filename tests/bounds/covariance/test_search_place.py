@@ -108,7 +108,7 @@ def test_small_plans_stay_on_the_cpu_unless_the_device_is_asked_for():
 @pytest.mark.slow
 def test_a_longer_search_with_coarse_plans_and_single_pairs_stays_on_its_device(effort, monkeypatch):
     coarse: list[object] = []
-    monkeypatch.setattr(searching, "LARGE", 1e5)
+    monkeypatch.setattr(searching, "LARGE", 1e4)
     monkeypatch.setattr(searching, "coarsen", lambda *asked: coarse.append(coarsen(*asked)) or coarse[-1])
     graph, settings = convolutional(2), LipschitzSettings(effort=effort)
     here = analyse(graph, settings, pairs=True)
