@@ -189,7 +189,7 @@ def _check_estimates(report: CurvatureReport, found: NetworkReading) -> Iterator
     yield from require(1 <= size <= most, "network.variables", f"from 1 to {most}", size)
     for name in ("largest", "steepest"):
         yield from _check_ritz(f"network.{name}", getattr(found, name), report, size)
-    yield from _between("network.largest", 0.0, abs(found.steepest.value) - found.largest.value, math.inf)
+    yield from _between("network.steepest", found.largest.value, abs(found.steepest.value), math.inf)
     each = min(settings.probes // 3, size)
     yield from _check_sampled("network.trace", found.trace, settings.probes, known=0.0)
     yield from _check_sampled("network.trace_plus", found.trace_plus, each, known=None)

@@ -220,6 +220,16 @@ def test_an_edit_is_found_though_table_and_digest_are_made_again(path: str) -> N
     assert any(finding.where.startswith((place, "examples[0].correct")) for finding in found), found
 
 
+@pytest.mark.parametrize(("share", "consistent"), [(0.9, False), (1.0 - 1e-12, True), (-1.1, True)])
+def test_the_eigenvalue_of_the_largest_size_is_at_least_as_large(share: float, consistent: bool) -> None:
+    """Of ends that are equal but for their sign either one may be a rounding ahead, at any scale."""
+    network = judged().network
+    ends = replace(network.largest, value=1e9), replace(network.steepest, value=share * 1e9)
+    report = replace(judged(), network=replace(network, largest=ends[0], steepest=ends[1]), gates=())
+    found = verify_report(seal(replace(report, table=reading_rows(report))))
+    assert (found == ()) == consistent
+
+
 @pytest.mark.parametrize("factor", [0.1, 10.0])
 @pytest.mark.parametrize("name", ["jacobian_frobenius", "last_layer_trace", "last_layer_gradient"])
 def test_a_closed_form_out_of_its_range_is_found(name: str, factor: float) -> None:
