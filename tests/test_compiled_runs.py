@@ -88,6 +88,12 @@ def test_a_run_in_another_memory_format_is_another_run_and_is_named(folder):
     assert "float32, channels-last" in FORMATS["terminal"](compare_reports(plain, other))
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_the_statement_names_the_dtype(folder, dtype):
+    report = smooth(SmoothingSettings(sigma=0.25, n=300, dtype=dtype), falsify="off")
+    assert f"the network as run in {dtype};" in report.statement.arithmetic
+
+
 def test_the_compiler_chooses_memory_formats_itself(folder):
     with pytest.raises(InputError, match="--channels-last without --compile"):
         smooth(SmoothingSettings(sigma=0.25, n=300, channels_last=True, compile=True))
