@@ -44,9 +44,9 @@ def _curves(names: Sequence[str], reports: Sequence[Document]) -> Iterator[Curve
 
 
 def _overview(names: Sequence[str], reports: Sequence[Document], outlines: Sequence[Outline]) -> Table:
-    titles = ("report", "what it is", "what it holds", "#examples", "#clean", "#mean radius")
+    titles = ("report", "#examples", "#clean", "#mean radius", "what it holds", "what it is")
     rows = [
-        (name, outline.kind, outline.title, *_figures(report))
+        (name, *_figures(report), outline.title, outline.kind)
         for name, report, outline in zip(names, reports, outlines, strict=True)
     ]
     return table_of("The reports on this page", titles, rows, count=len(rows))
