@@ -122,12 +122,15 @@ class RayShards:
     _queue: deque[BlockRequest] = field(default_factory=deque, init=False)
     _again: deque[Parcel] = field(default_factory=deque, init=False)
     _away: dict[Any, tuple[Parcel, int]] = field(default_factory=dict, init=False)  # by the future of the results
+    _newcomers: dict[int, Any] = field(default_factory=dict, init=False)  # by position: introductions not heard yet
 
     def __post_init__(self) -> None:
         self._ray = _connected()
         self._stored = self._ray.put(self.work)
+        self._signature = self.work.signature(self.example)
         self._crew = [self._hire() for _ in range(self.workers)]
-        self._check_agreement()
+        for introduced in self._ray.get([worker.introduce.remote(self.example) for worker in self._crew]):
+            self._check_agreement(*introduced)
 
     @property
     def micro_batch(self) -> int:
@@ -182,15 +185,14 @@ class RayShards:
         devices = int(self.work.network.device.type == "cuda")
         return self._ray.remote(Worker).options(num_cpus=1, num_gpus=devices).remote(self._stored)
 
-    def _check_agreement(self) -> None:
-        here = self.work.signature(self.example)
-        for machine, there in self._ray.get([worker.introduce.remote(self.example) for worker in self._crew]):
-            if there != here:
-                self.close()
-                raise InputError(
-                    f"expected the same program and the same outputs, to the last bit, on all machines: got {here} "
-                    f"here and {there} on {machine}; use machines of one kind, or run parts of the examples (--shard)"
-                )
+    def _check_agreement(self, machine: str, there: str) -> None:
+        if there != self._signature:
+            self.close()
+            raise InputError(
+                "expected the same program and the same outputs, to the last bit, on all machines: got "
+                f"{self._signature} here and {there} on {machine}; use machines of one kind, or run parts of the "
+                "examples (--shard)"
+            )
 
     def _send(self) -> None:
         """Give a parcel to every worker that has fewer than two."""
@@ -215,6 +217,8 @@ class RayShards:
         except self._ray.exceptions.RayActorError as error:
             self._replace(position, parcel, error)
             return
+        if position in self._newcomers:  # a worker answers in order: it has introduced itself before
+            self._check_agreement(*self._ray.get(self._newcomers.pop(position)))
         for request, result in zip(parcel.requests, results, strict=True):
             yield replace(result, request=request)  # the example it is of is an object of this process
 
@@ -231,6 +235,7 @@ class RayShards:
             )
         self._again.extend(parcels)
         self._crew[position] = self._hire()
+        self._newcomers[position] = self._crew[position].introduce.remote(self.example)
 
 
 def cluster_workers(device: str) -> int:

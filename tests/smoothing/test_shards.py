@@ -101,6 +101,25 @@ def test_outputs_that_differ_in_the_last_bit_are_refused(pretend, tmp_path, monk
     assert (ray.evaluations, ray.dismissed) == (0, 2)
 
 
+def test_who_replaces_a_dead_worker_has_to_agree_too(pretend, tmp_path, monkeypatch):
+    """The scheduler may put it on another machine."""
+    ray = pretend(deaths={3})
+    kept, counted = RayShards._hire, []
+
+    def hire(self):
+        worker = kept(self)
+        if ray.hired > 2:
+            counted.append(worker)
+            worker.actor.introduce = lambda _: ("another machine", "another signature")
+        return worker
+
+    monkeypatch.setattr(RayShards, "_hire", hire)
+    with pytest.raises(InputError, match="another signature on another machine"):
+        run(tmp_path, DATA, workers=2, engine="ray")
+    assert len(counted) == 1
+    assert ray.dismissed == 2
+
+
 def out_of_memory_above_32(x):
     if len(x) > 32:
         raise torch.OutOfMemoryError("pretended")
