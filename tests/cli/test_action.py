@@ -144,7 +144,9 @@ def test_judged_reports_of_both_kinds_are_left_with_their_views(judged):
     more = GATE.format(least=0.1).replace('"g"', '"votes"').replace("radius = 0.3", 'radius = 0.1\nkind = "smoothing"')
     first = (models / "certify.toml").read_text().replace("radius", 'kind = "lipschitz"\nradius')
     (models / "certify.toml").write_text(first + more)
-    judged.inputs |= {"output": "judged here", "reports": "a report.json\nvotes.json"}
+    (models / "judged here").mkdir()
+    (models / "votes.json").rename(models / "judged here" / "smoothing.json")
+    judged.inputs |= {"output": "judged here", "reports": "a report.json\njudged here/smoothing.json"}
     code, shown = judged.run()
     assert code == 1, shown
     views, work = judged.outputs["views"], judged.folder / "work"
