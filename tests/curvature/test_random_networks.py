@@ -1,7 +1,8 @@
-"""True certificates beside true readings of random networks of any scale: nothing contradicts, every view is written."""
+"""True certificates beside true readings of random networks of any scale: nothing contradicts, each view is written."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def random_network(seed: int) -> tuple[nn.Module, tuple[int, ...], int]:
         shape: tuple[int, ...] = (1, 4, 4)
     else:
         widths = [random.choice([1, 2, 5]) for _ in range(random.choice([1, 2, 4]))]
-        hidden = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), act())]
+        hidden = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), act())]
         layers, shape = [*hidden, nn.Linear(widths[-1], classes)], (widths[0],)
     module = nn.Sequential(*layers).eval().to(random.choice([torch.float32, torch.float64]))
     scale = 10.0 ** random.uniform(-4, 4)
