@@ -17,7 +17,7 @@ from certify.results import LayerRow, LipschitzExample, LipschitzSettings, Netwo
 from tests.falsifier.broken_runs import NORMS, affine, certified, points
 
 
-@pytest.mark.parametrize("arithmetic", ["exact", "float64", "float32"])
+@pytest.mark.parametrize("arithmetic", ["exact", pytest.param("float64", marks=pytest.mark.slow), "float32"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_planted_networks_are_certified_as_they_must_be(norm: Norm, arithmetic: str) -> None:
     assert check_canaries(LipschitzSettings(norm=norm, arithmetic=arithmetic)) == 11
