@@ -179,7 +179,8 @@ def steepest_place(
         tensor([0., 1.], dtype=torch.float64)
     """
     try:
-        return _search(graph, _thinned(examples, _effort(graph).screened), norm, seed, range)
+        with torch.autocast("cpu", enabled=False):  # the same place, whatever surrounds the call
+            return _search(graph, _thinned(examples, _effort(graph).screened), norm, seed, range)
     except InputError:
         return None
 
