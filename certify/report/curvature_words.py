@@ -33,7 +33,7 @@ def describe_curvature_settings(settings: CurvatureSettings) -> str:
 
     Example:
         >>> describe_curvature_settings(CurvatureSettings())
-        'sigma 0.01 on the weights, 60 Lanczos steps, 33 probes, 16 pairs of noise, seed 0'
+        'sigma 0.01 on the weights, 30 Lanczos steps, 33 probes, 16 pairs of noise, seed 0'
     """
     return (
         f"sigma {settings.sigma!r} on the weights, {settings.steps} Lanczos steps, {settings.probes} probes, "
