@@ -65,7 +65,7 @@ def command(
     refuse_several(several, format.value)
     files = {kind: Output(path=path, quiet=quiet, verbose=verbose) for kind, path in _files(output, several).items()}
     out = Output(format, None, color, quiet, verbose)
-    question = Question(configuration, reports or (), falsify, device, batch, workers, store)
+    question = Question(configuration, reports or (), falsify, device, batch, workers, store, allow_diagnostic)
     judged = decide(question, out, no_progress=no_progress)
     for report in judged if files else ():
         files[kind_of(report)].write(report)

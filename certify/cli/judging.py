@@ -30,6 +30,7 @@ from certify.policy import (
     evaluate_gates,
     in_native_norm,
     least_examples,
+    refuse_diagnostic,
     requirement,
 )
 from certify.policy.gates import COUNTED
@@ -60,15 +61,19 @@ class Question:
     batch: str | None = None
     workers: int | None = None
     store: Path | None = None
+    allow_diagnostic: bool = False  # whether gates may judge readings of curvature
 
 
 def decide(question: Question, out: Output, *, no_progress: bool) -> list[Judged]:
     """Return the reports with their verdicts: those of the question, else one of each kind that the gates need.
 
     Raises:
-        InputError: If a report, the model or the data cannot be read, or no report fits a gate.
+        InputError: If a report, the model or the data cannot be read, no report fits a gate, or a gate is on a
+            diagnostic without leave.
     """
     configuration = question.configuration
+    for gate in () if question.allow_diagnostic else configuration.gates:
+        refuse_diagnostic(gate)
     baselines = read_baselines(configuration.gates)
     if question.reports:
         found: list[Judged] = [read_judged(path) for path in question.reports]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy.fft  # noqa: F401 - its C extension cannot be loaded twice
 import pytest
 
 import certify
@@ -88,6 +89,14 @@ def test_what_cannot_be_judged_fails_each_gate_with_one_line(project):
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.fnmatch_lines(["high: *nowhere.json*"])
     result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_a_gate_on_a_diagnostic_is_no_test(project):
+    """There is no flag that gives leave here."""
+    Path("certify.toml").write_text('[[gate]]\nname = "flat"\nmetric = "curvature_lambda_max"\nmax = 1e9\n')
+    result = run(project, "--certify", "--certify-report", "readings.json")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["flat: *expected a metric that is certified*no certificate*"])
 
 
 def test_a_hostile_name_does_no_harm(project):
