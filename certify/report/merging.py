@@ -4,8 +4,8 @@ Part i of N holds every N-th example of the selection, from the i-th on. The dra
 seed and its own identity, so it has the same votes in a part as in the whole run; each certificate keeps its own alpha.
 What speaks of all examples together (summary, statement, the hash of the selection) is computed here from all of them.
 
-Refused are parts of different runs, a missing part, and a part given twice with different rows; the same one twice
-counts once.
+Refused are parts of different runs, or of devices that make different noise, a missing part, and a part given twice
+with different rows; the same one twice counts once.
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ def _refuse_other_run(first: SmoothingReport, other: SmoothingReport) -> None:
         one, two = getattr(first, field), getattr(other, field)
         if one != two:
             raise InputError(f"expected parts of one run, got two that differ in their {field}{_which(one, two)}")
+    named = [report.execution.device_name for report in (first, other)]
+    if first.tool.device_kind != "cpu" and named[0] != named[1]:  # each model of device makes noise of its own
+        raise InputError(f"expected parts of one source of noise, got two from {named[0]!r:.60} and {named[1]!r:.60}")
     one, two = _part_of(first), _part_of(other)
     if (one.parts, one.of, _selection(first)) != (two.parts, two.of, _selection(other)):
         raise InputError("expected parts of one selection of examples, got two that differ in it")

@@ -42,6 +42,17 @@ def test_parts_of_two_sources_are_not_merged():
     assert merge_reports([on_cuda(one), on_cuda(two)]).tool.device_kind == "cuda"
 
 
+def test_parts_of_two_models_of_device_are_not_merged():
+    """The streams of CUDA devices depend on what they are made of; those of CPUs do not."""
+    parts = [
+        seal(replace(part, execution=replace(part.execution, device_name=name), digest=""))
+        for part, name in zip(parts_of(whole(), 2), ("A100", "H100"), strict=True)
+    ]
+    assert merge_reports(parts).tool.device_kind == "cpu"
+    with pytest.raises(InputError, match="one source of noise, got two from 'A100' and 'H100'"):
+        merge_reports([on_cuda(part) for part in parts])
+
+
 def test_runs_of_two_sources_are_not_compared():
     report = smoothing_clean()
     with pytest.raises(InputError, match="one kind of device that made the noise, got 'cpu' in the old and 'cuda'"):
