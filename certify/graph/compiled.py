@@ -8,6 +8,7 @@ number of rows, or split. It is made at the first call: a finished run that is r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,6 +43,8 @@ class CompiledModule:
 
 def _compile(module: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the compiled program, after its first call, which makes it."""
+    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":  # then torch.compile returns what runs uncompiled
+        raise InputError("expected a compiler that works, got TORCHDYNAMO_DISABLE; unset it, or leave --compile out")
     program: Callable[[Tensor], Tensor] = torch.compile(module, fullgraph=True, dynamic=False)
     try:
         program(x)

@@ -106,3 +106,10 @@ def test_images_and_kernels_take_the_memory_format_that_is_asked_for():
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
     flat = Program(trace(nn.Linear(3, 2), (3,)), channels_last=True)
     assert flat(torch.rand(4, 3)).shape == (4, 2)
+
+
+def test_a_compiler_that_is_switched_off_is_refused(monkeypatch):
+    """It would run the module as it is, and the run would be named compiled."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    with pytest.raises(InputError, match="got TORCHDYNAMO_DISABLE"):
+        Program(GRAPH, compiled_rows=2)(torch.rand(2, 1, 6, 6))
