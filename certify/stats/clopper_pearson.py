@@ -16,7 +16,9 @@ q_U(k) = 1 - p_L(k) solves 1 - I_q(n - k + 1, k) = alpha.
 where n is large, failures are few and alpha is). Its *forward* function is far better: within 2.4e-11 of ball
 arithmetic in 8,000 cases, for n to 10^9. So a quantile is only a candidate. It is raised by 1e-8 of itself, or 1e-7, or
 1e-6: by the first of these with which the forward tail, itself raised by 1e-9 for its own error, does not exceed alpha.
-What is returned has proved itself; when nothing does, the library is wrong and the call is refused.
+There are counts whose quantile is wrong altogether (k = 1000 with n above 10^7): where no candidate proves itself, or a
+bound lower by 3e-7 of itself would, the forward tail is bisected instead. What is returned has proved itself; when
+nothing does, the library is wrong and the call is refused.
 
 Reference: C. Clopper and E. Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
 Biometrika 26 (1934); used for smoothing by Cohen, Rosenfeld and Kolter, arXiv 1902.02918, Section 3.2.2.
@@ -34,6 +36,8 @@ from certify.stats.arguments import check_alpha, check_count
 
 RAISES = (1e-8, 1e-7, 1e-6)  # of the quantile: the least one that can be proved is taken
 TAIL_ERROR = 1e-9  # relative, of the library's tail; 40 times what was found
+LOOSE = 3e-7  # a bound that could be lowered by this share of itself is searched for again
+HALVINGS = 48  # of an interval of logarithms: to 3e-12 of the bound, from any size of it
 
 
 def failure_upper(k: int, n: int, alpha: float) -> float:
@@ -64,14 +68,39 @@ def failure_upper(k: int, n: int, alpha: float) -> float:
     if k == 0:
         return 1.0
     q = -math.expm1(math.log(alpha) / n) if k == n else float(scipy.special.betainccinv(n - k + 1, k, alpha))
-    for step in RAISES:
-        raised = min(math.nextafter(q * (1 + step), 2.0), 1.0)  # a NaN stays first, and proves nothing
-        if scipy.special.betaincc(n - k + 1, k, raised) * (1 + TAIL_ERROR) <= alpha:
-            return raised
+    found = _raised(k, n, alpha, q)
+    if found is not None and not _is_proved(k, n, alpha, found * (1.0 - LOOSE)):
+        return found
+    found = _raised(k, n, alpha, _bisected(k, n, alpha))
+    if found is not None:
+        return found
     raise SoundnessError(
         f"the beta quantile of scipy {scipy.__version__} is wrong at k={k}, n={n}, alpha={alpha}: got {q}; "
         "install another release of scipy"
     )
+
+
+def _is_proved(k: int, n: int, alpha: float, q: float) -> bool:
+    """Return whether q is an upper bound: k or more successes have probability at most alpha where failures have q."""
+    return bool(scipy.special.betaincc(n - k + 1, k, q) * (1 + TAIL_ERROR) <= alpha)
+
+
+def _raised(k: int, n: int, alpha: float, q: float) -> float | None:
+    """Return the first bound that a candidate, raised a little, proves to be; None when none does."""
+    for step in RAISES:
+        raised = min(math.nextafter(q * (1 + step), 2.0), 1.0)  # a NaN stays first, and proves nothing
+        if _is_proved(k, n, alpha, raised):
+            return raised
+    return None
+
+
+def _bisected(k: int, n: int, alpha: float) -> float:
+    """Return about the least q that is proved: a candidate like any other."""
+    low, high = math.log(alpha) - math.log(n), 0.0  # q_U >= 1 - alpha^(1/n) >= (1 - alpha) / n > alpha / n
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2.0
+        low, high = (low, middle) if _is_proved(k, n, alpha, math.exp(middle)) else (middle, high)
+    return math.exp(high)
 
 
 def success_lower(k: int, n: int, alpha: float) -> float:

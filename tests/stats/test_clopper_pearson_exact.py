@@ -224,11 +224,31 @@ def test_one_more_draw_that_fails_never_helps_and_one_that_succeeds_never_hurts(
         assert failure_upper(k + 1, n + 1, alpha) <= failure_upper(k, n, alpha) * (1 + 2e-7)
 
 
-@pytest.mark.parametrize(
-    "wrong", [lambda q: math.nan, lambda q: 0.0, lambda q: q * 0.999, lambda q: q - 0.5, lambda q: -q]
-)
-def test_a_wrong_quantile_of_the_library_is_refused(monkeypatch, wrong):
+WRONG = [lambda q: math.nan, lambda q: 0.0, lambda q: q * 0.999, lambda q: q - 0.5, lambda q: -q, lambda q: 1.5 * q]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_quantile_of_the_library_changes_no_bound_by_much(monkeypatch, wrong):
+    right = failure_upper(990, 1000, 0.001)
     library = scipy.special.betainccinv
     monkeypatch.setattr(scipy.special, "betainccinv", lambda a, b, y: wrong(library(a, b, y)))
+    found = failure_upper(990, 1000, 0.001)
+    assert ball_tail(1000, 990, found) <= arb(0.001)
+    assert right * (1 - 3e-7) <= found <= right * (1 + 3e-7)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, 1.0, math.inf])
+def test_a_library_that_proves_nothing_is_refused(monkeypatch, wrong):
+    monkeypatch.setattr(scipy.special, "betaincc", lambda *_: wrong)
     with pytest.raises(SoundnessError, match="k=990, n=1000"):
         failure_upper(990, 1000, 0.001)
+
+
+@pytest.mark.parametrize("n", [50_000_000, 132_579_327, 10**9])
+@pytest.mark.parametrize("alpha", [0.25, 0.001, 1e-12])
+def test_a_count_whose_library_quantile_is_wrong_is_bounded_like_its_neighbours(n, alpha):
+    """At k = 1000, with n this large, the library ends its search elsewhere."""
+    less, found, more = (failure_upper(k, n, alpha) for k in (999, 1000, 1001))
+    assert more * (1 - 3e-7) <= found <= less * (1 + 3e-7)
+    assert ball_tail(n, 1000, found) <= arb(alpha)
+    assert ball_tail(n, 1000, found * (1 - 4e-7)) > arb(alpha)
