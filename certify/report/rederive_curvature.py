@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from msgspec import UNSET
 
@@ -230,6 +231,19 @@ def _check_beside(report: CurvatureReport, beside: CertificatesBeside, where: st
     yield from require(holds, f"{where}.matched", "examples of the batch, each once, in order", places[:5])
     for found in beside.matched:
         yield from require(found.radius > 0.0, f"{where}.matched", "positive radii", found.radius)
+    yield from _check_shares(beside, f"{where}.certified_accuracy")
     for layer in beside.layers if isinstance(beside.layers, tuple) else ():
         low, high = layer.lower or 0.0, math.inf if layer.upper is None else layer.upper
         yield from require(0.0 <= low <= high, f"{where}.layers", "0 <= lower <= upper", (layer.lower, layer.upper))
+
+
+def _check_shares(beside: CertificatesBeside, where: str) -> Iterator[Finding]:
+    """Certified accuracies are shares of all examples between their limits, and fall as the radius rises."""
+    shares, n = beside.certified_accuracy, beside.examples
+    for row in shares:
+        counted = n < 1 or round(row.accuracy * n) / n == row.accuracy
+        between = 0.0 <= row.lower <= row.accuracy <= row.upper <= 1.0 and 0.5 <= row.confidence < 1.0
+        yield from require(counted and between, where, f"a share of {n} between its limits", row.accuracy)
+    for one, two in pairwise(shares):
+        falls = one.radius < two.radius and one.accuracy >= two.accuracy
+        yield from require(falls, where, "shares that fall as radii rise", (one.radius, two.radius))

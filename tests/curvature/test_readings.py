@@ -19,7 +19,7 @@ from certify.graph import to_trainable
 from certify.loading import read_data
 from certify.report import verify_report
 from certify.report.certificates_beside import certificates_beside
-from certify.results import CurvatureSettings, report_from_json, report_to_json
+from certify.results import CurvatureSettings, report_from_json, report_to_json, seal
 from certify.runs import batch_readings
 from certify.runs.readings import measure_curvature, start_curvature
 from tests.curvature.tiny_runs import SETTINGS, examples, folder, lipschitz, network, readings, smoothed
@@ -288,3 +288,16 @@ def test_readings_of_sure_answers_to_large_inputs_are_consistent(tmp_path) -> No
     certificates = certify.lipschitz(tmp_path / "m.safetensors", tmp_path / "d.npz", falsify="off")
     found = measure_curvature(tmp_path / "m.safetensors", tmp_path / "d.npz", SETTINGS, beside=(certificates,))
     assert verify_report(found) == ()
+
+
+@pytest.mark.parametrize(
+    "edit", [{"accuracy": 0.9, "upper": 0.95}, {"accuracy": 6 / 7}, {"lower": 0.5}, {"upper": 1.5}, {"confidence": 0.1}]
+)
+def test_shares_beside_are_possible_ones(edit) -> None:
+    """They follow from another report, which is named by its digest; here they can at least not be anything."""
+    report = readings()
+    shares = list(report.beside[0].certified_accuracy)
+    shares[1] = replace(shares[1], **edit)
+    edited = replace(report.beside[0], certified_accuracy=tuple(shares))
+    found = verify_report(seal(replace(report, beside=(edited, *report.beside[1:]), digest="")))
+    assert "beside[0].certified_accuracy" in {finding.where for finding in found}
