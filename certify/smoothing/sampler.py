@@ -115,8 +115,12 @@ class Sampler:
 
     @property
     def wanted(self) -> int:
-        """How many rows should be queued: those of the next burst."""
-        return self._burst * self.micro_batch
+        """How many rows should be queued: those of the next burst, and side by side those of one more.
+
+        An empty queue is the end of the work, for which all flights are waited for: one that is only short of requests
+        would make the lanes wait for each other.
+        """
+        return (2 if self._lanes is not None else 1) * self._burst * self.micro_batch
 
     @property
     def _burst(self) -> int:

@@ -31,7 +31,8 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_command_writes_what_the_library_returns(project, capsys) -> None:
+def test_the_command_writes_what_the_library_returns(project, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # no cell of the table is folded
     beside = ("--with", "lipschitz.json", "--with", "smoothed.json")
     assert main(["curvature", "model.safetensors", "data.npz", *FEW, *beside, "-o", "new.json", "-q"]) == 0
     found, shown = document_from_json(Path("new.json").read_bytes(), name="new"), capsys.readouterr()
