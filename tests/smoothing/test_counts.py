@@ -1,6 +1,8 @@
 """Counts are those of a plain loop, and depend on nothing but (seed, example, purpose, block)."""
 
+import itertools
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -188,3 +190,19 @@ def test_a_burst_is_bounded_in_rows_and_bytes(monkeypatch, rows, size, burst):
     work.push(REQUESTS[0])
     work.step()
     assert work.wanted == burst
+
+
+@pytest.mark.parametrize("rows", [64, 256])
+def test_forward_passes_of_two_workers_overlap(tmp_path, monkeypatch, rows):
+    """The first two passes of lanes wait for each other: they would for ever, were there one at a time."""
+    monkeypatch.setattr(sampler_module, "BURST_ROWS", rows)
+    both, passes = threading.Barrier(2, timeout=20.0), itertools.count()
+
+    def waiting(x):
+        if threading.current_thread() is not threading.main_thread() and next(passes) in (4, 5):
+            both.wait()
+        return predict(x)
+
+    data = dataset(4)
+    assert run(tmp_path / "two", data, classify=waiting, batch=64, workers=2) == run(tmp_path / "one", data, batch=64)
+    assert next(passes) > 6
