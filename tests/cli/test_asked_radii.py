@@ -132,11 +132,12 @@ def test_smooth_never_stops_early(project, capsys):
 )
 def test_a_gate_stops_early_with_the_verdict_of_the_whole_run(project, capsys, monkeypatch, least, claim, code):
     monkeypatch.setattr(sampler, "BURST_ROWS", 256)  # or the few draws of this network would all be made at once
+    alone = ("--batch", "64", "--workers", "1")
     configure(least, claim)
-    assert smooth(capsys, "--at", "0.1", "--store", "whole") == (0, "")
+    assert smooth(capsys, "--at", "0.1", "--store", "whole", *alone) == (0, "")
     whole = run(capsys, "gate", "s.json", "-q")[0]
     assert whole == code
-    assert run(capsys, "gate", "-q", "-o", "g.json", "--store", "stopped")[0] == whole
+    assert run(capsys, "gate", "-q", "-o", "g.json", "--store", "stopped", *alone)[0] == whole
     report = read_report("g.json")
     assert verify_report(report) == ()
     assert len(report.examples) < EXAMPLES
