@@ -77,7 +77,10 @@ def certificates_beside(report: Report, model: ModelRecord, examples: Sequence[C
 def _object(report: Report) -> str:
     if isinstance(report, LipschitzReport):
         return "base network"
-    return "smoothed vote" if scores_in_use(report.tables) is None else "smoothed scores"
+    if scores_in_use(report.tables) is not None:
+        return "smoothed scores"
+    k = report.settings.top_k
+    return "smoothed vote" if k == 1 else f"smoothed vote, among the {k} likeliest"
 
 
 def _with_kind(shared: CertificatesBeside, report: Report, examples: Sequence[CurvatureExample]) -> CertificatesBeside:

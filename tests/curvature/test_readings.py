@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec import UNSET
 from msgspec.structs import replace
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from certify.graph import to_trainable
 from certify.loading import read_data
 from certify.report import verify_report
 from certify.report.certificates_beside import certificates_beside
-from certify.results import CurvatureSettings, report_from_json, report_to_json, seal
+from certify.results import CurvatureSettings, TopK, report_from_json, report_to_json, seal
 from certify.runs import batch_readings
 from certify.runs.readings import measure_curvature, start_curvature
 from tests.curvature.tiny_runs import SETTINGS, examples, folder, lipschitz, network, readings, smoothed
@@ -183,6 +184,15 @@ def test_an_input_that_stands_twice_has_its_larger_radius_and_a_bound_that_is_no
         assert (found.upper, found.lower) == (None, None)
     uncertified = replace(report, examples=(replace(first, radius=0.0, predicted=None, correct=False),))
     assert certificates_beside(uncertified, report.model, readings().examples).matched == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [(UNSET, "smoothed vote"), (TopK(2), "smoothed vote, among the 2 likeliest")]
+)
+def test_certificates_of_the_k_likeliest_are_named_so(task, words) -> None:
+    report = smoothed()
+    report = replace(report, settings=replace(report.settings, task=task))
+    assert certificates_beside(report, report.model, ()).object == words
 
 
 def test_a_report_that_contradicts_itself_is_refused() -> None:
