@@ -17,19 +17,19 @@ forward pass; on a loaded machine the later ones wait for their cores.
 
 *Other programs*: the folded forward pass as it is, channels-last, and compiled by PyTorch's compiler.
 
-Measured on four cores of an AMD EPYC (Zen 4) that others kept busy (load 7 to 12), in two runs of this file:
+Measured on four quiet cores of an AMD EPYC (Zen 4), in two runs of this file:
 
-    small CNN   integer noise .78 and .89 at best, .68 and .66 in the median; float64 noise .48 and .71, .44 and .42
-    ResNet-20   integer noise 1.02 and .94 at best, 1.01 and .93 in the median; float64 noise 1.00 and 1.06, .98 and .97
+    small CNN   integer noise .71 and .69 at best, .69 and .68 in the median; float64 noise .44 and .46, .41 and .42
+    ResNet-20   integer noise 1.02 and 1.06 at best, 1.01 in the median; float64 noise 1.08 and 1.04, .98 and 1.00
 
-With fewer neighbours (load 4) the least times of the small CNN were 8.7 us a row for the bare forward pass and 12.7 for
-the whole run (.69): noise 2.2 (2.8 ns a coordinate), staging .5, votes .2, the rest 1.1. Before the work was done in
-bursts it was 21.2 beside 9.1. For .85 of so fast a forward pass all of that has to fit in 1.5 us, and numpy needs more
-for the draws alone: .7 for the words of Philox, .7 for the first level of the table, .5 for its open entries, .1 for
-adding the pixels. (A forward pass of 20 us a row, as on older machines, gives .83 with the same work beside it.) Pieces
-of a block that stay in the cache, 32-bit indices and torch's gather in place of numpy's gained nothing; a plain C loop
-for all draws took 1.6. Two workers cost as much CPU time a row as one (.67 and .68 of the forward pass). Channels-last
-takes ResNet-20 from 1115 us a row to 979, the compiler to 879; the small CNN gets slower in both (10.0, 12.7, 15.0).
+The small CNN takes about 9 us a row for the bare forward pass and 13 for the whole run: noise 2.3 (2.5 ns a
+coordinate), staging .45, votes .15, the rest .9. Before the work was done in bursts it was 21.2 beside 9.1. For .85 of
+so fast a forward pass all of that has to fit in 1.5 us, and numpy needs more for the draws alone: .7 for the words of
+Philox, .7 for the first level of the table, .5 for its open entries, .1 for adding the pixels. (A forward pass of 20 us
+a row, as on older machines, gives .83 with the same work beside it.) Pieces of a block that stay in the cache, 32-bit
+indices and torch's gather in place of numpy's gained nothing; a plain C loop for all draws took 1.6. By the clock two
+workers take 1.5 to 1.9 times as many rows as one. Channels-last takes ResNet-20 from 1070 us a row to 880, the compiler
+to 830; the small CNN gets slower in both (9.1, 12.4, 11.5).
 """
 
 from __future__ import annotations
