@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from certify.bounds import analyse, certify_example
+from certify.cli.app import main
 from certify.curvature import last_layer_curvature
 from certify.graph import run_all
 from certify.loading import load, read_data
@@ -110,6 +111,13 @@ def test_the_residual_network_is_1_lipschitz_up_to_its_head_and_its_gates_pass()
     assert analysis.network.upper <= gates[1]["max"]
     certified = int((radii_of("residual", settings) >= gates[0]["radius"]).sum())
     assert population_limits(certified, 360, confidence=0.95, alpha=0.0)[0] >= gates[0]["min"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["certify", "lipschitz", "decay"])
+def test_the_gates_of_the_folder_pass(name, tmp_path, capsys):
+    assert main(["gate", "--config", str(FOLDER / f"{name}.toml"), "--store", str(tmp_path), "-q"]) == 0
+    assert capsys.readouterr().out
 
 
 def test_activation_decay_is_all_that_tells_two_models_apart_and_it_flattens_the_last_layer():
