@@ -156,33 +156,12 @@ def _row(of: str, quantity: str, kind: ReadingKind, value: float, domain: str) -
 
 
 def _ritz(of: str, quantity: str, found: Ritz, domain: str) -> ReadingRow:
-    return ReadingRow(
-        object=of,
-        quantity=quantity,
-        kind="estimate",
-        value=found.value,
-        lower=None,
-        upper=None,
-        error=found.residual,
-        error_of="residual",
-        domain=domain,
-        failure_probability=None,
-    )
+    return replace(_row(of, quantity, "estimate", found.value, domain), error=found.residual, error_of="residual")
 
 
 def _sampled(of: str, quantity: str, found: SampledMean, domain: str) -> ReadingRow:
-    return ReadingRow(
-        object=of,
-        quantity=quantity,
-        kind="estimate",
-        value=found.value,
-        lower=None,
-        upper=None,
-        error=found.standard_error,
-        error_of="standard error",
-        domain=domain,
-        failure_probability=None,
-    )
+    error = found.standard_error
+    return replace(_row(of, quantity, "estimate", found.value, domain), error=error, error_of="standard error")
 
 
 def _missing(of: str, kind: ReadingKind, reason: str | UnsetType) -> ReadingRow:
