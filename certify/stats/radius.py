@@ -42,7 +42,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import scipy
 
@@ -91,26 +91,6 @@ def radius_l2(sigma: float, failure_upper_a: float, upper_b: float) -> float:
     return math.nextafter(radius, -math.inf)
 
 
-class RadiusBound(Protocol):
-    """A row of `BOUNDS`. What does not look at the pilot can be called without it; ``radius`` is that of the noise.
-
-    ``uniform`` is the random number of a randomized bound (`randomized`); the others do not look at it.
-    """
-
-    def __call__(
-        self,
-        counts: Sequence[int],
-        selected: int,
-        alpha: float,
-        scale: float,
-        pilot: Sequence[int] = (),
-        radius: RadiusMap = radius_l2,
-        uniform: float = 1.0,
-        /,
-    ) -> float:
-        """Return the radius, not positive where nothing is certified."""
-
-
 def split_alpha(alpha: float) -> tuple[float, float]:
     """Return alpha's two shares: 0.9 for the selected class, and the exact rest for its strongest rival.
 
@@ -128,7 +108,7 @@ def split_alpha(alpha: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class _Counted:
+class CountedVotes:
     """What a bound may look at: the votes of the estimation, and for some the pilot or a random number."""
 
     counts: Sequence[int]
@@ -141,10 +121,15 @@ class _Counted:
 
 
 @dataclass(frozen=True)
-class _Bound:
-    """A row of `BOUNDS`: the radius from ``limits``, which gives q_A >= 1 - p_A and b >= p_B at a level alpha."""
+class RadiusBound:
+    """The bound of a run: a row of `BOUNDS`, or for the k likeliest classes `certify.stats.top_k.radius_bound`.
 
-    limits: Callable[[_Counted, float], tuple[float, float]]
+    ``rule`` gives the radius from the votes, alpha, the scale of the noise and the radius of the noise law. What does
+    not look at the pilot can be called without it. ``uniform`` is the random number of a randomized bound
+    (`randomized`); the others do not look at it.
+    """
+
+    rule: Callable[[CountedVotes, float, float, RadiusMap], float]
 
     def __call__(
         self,
@@ -158,31 +143,36 @@ class _Bound:
         /,
     ) -> float:
         """Return the radius, not positive where nothing is certified."""
-        counted = _Counted(counts, selected, pilot, uniform, *_read_votes(counts, selected))
-        return radius(scale, *self.limits(counted, check_alpha(alpha)))
+        of = CountedVotes(counts, selected, pilot, uniform, *_read_votes(counts, selected))
+        return self.rule(of, check_alpha(alpha), scale, radius)
 
 
-def _two_interval(of: _Counted, alpha: float) -> tuple[float, float]:
+def _by_limits(limits: Callable[[CountedVotes, float], tuple[float, float]]) -> RadiusBound:
+    """Return the bound whose ``limits`` at alpha, q_A >= 1 - p_A and b >= p_B, are all that the noise law asks for."""
+    return RadiusBound(lambda of, alpha, scale, radius: radius(scale, *limits(of, alpha)))
+
+
+def _two_interval(of: CountedVotes, alpha: float) -> tuple[float, float]:
     alpha_a, alpha_b = split_alpha(alpha)
     q_a = failure_upper(of.votes, of.n, alpha_a)
     return q_a, min(success_upper(of.strongest, of.n, alpha_b), q_a)
 
 
-def _clopper_pearson(of: _Counted, alpha: float) -> tuple[float, float]:
+def _clopper_pearson(of: CountedVotes, alpha: float) -> tuple[float, float]:
     q_a = failure_upper(of.votes, of.n, alpha)
     return q_a, q_a
 
 
-def _randomized(of: _Counted, alpha: float) -> tuple[float, float]:
+def _randomized(of: CountedVotes, alpha: float) -> tuple[float, float]:
     q_a = failure_upper_randomized(of.votes, of.n, alpha, of.uniform)
     return q_a, q_a
 
 
-def _bonferroni(of: _Counted, alpha: float) -> tuple[float, float]:
+def _bonferroni(of: CountedVotes, alpha: float) -> tuple[float, float]:
     return _of_parts(of.n, of.votes, of.strongest, alpha / len(of.counts))
 
 
-def _cpm(of: _Counted, alpha: float) -> tuple[float, float]:
+def _cpm(of: CountedVotes, alpha: float) -> tuple[float, float]:
     """Bound the buckets of classes that the pilot suggests."""
     buckets = class_buckets(of.pilot, of.selected)
     if len(of.pilot) != len(of.counts):
@@ -236,11 +226,11 @@ def _read_votes(counts: Sequence[int], selected: int) -> tuple[int, int, int]:
 
 BOUNDS: Mapping[str, RadiusBound] = MappingProxyType(
     {
-        "two-interval": _Bound(_two_interval),
-        "clopper-pearson": _Bound(_clopper_pearson),
-        "cpm": _Bound(_cpm),
-        "bonferroni": _Bound(_bonferroni),
-        "randomized-clopper-pearson": _Bound(_randomized),
+        "two-interval": _by_limits(_two_interval),
+        "clopper-pearson": _by_limits(_clopper_pearson),
+        "cpm": _by_limits(_cpm),
+        "bonferroni": _by_limits(_bonferroni),
+        "randomized-clopper-pearson": _by_limits(_randomized),
     }
 )
 """Radius from (counts, selected, alpha, scale of the noise, pilot counts, radius of the noise law, random number):

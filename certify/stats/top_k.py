@@ -22,13 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import scipy
 
 from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check_sigma
 from certify.stats.clopper_pearson import failure_upper, success_upper
-from certify.stats.radius import BOUNDS, RadiusBound, RadiusMap, radius_l2, split_alpha
+from certify.stats.radius import BOUNDS, RadiusBound, split_alpha
 
 STEPS = 80
 ERROR = 1e-12
@@ -45,21 +44,9 @@ def radius_bound(bound: str, k: int) -> RadiusBound:
         >>> radius_bound("two-interval", 2)((700, 200, 90, 10), 1, 0.001, 1.0) > 0.0
         True
     """
-    return BOUNDS[bound] if k == 1 else partial(_bound, k)
-
-
-def _bound(
-    k: int,
-    counts: Sequence[int],
-    selected: int,
-    alpha: float,
-    scale: float,
-    _pilot: Sequence[int] = (),
-    _radius: RadiusMap = radius_l2,
-    _uniform: float = 1.0,
-    /,
-) -> float:
-    return top_k_radius(counts, selected, k, alpha, scale)
+    if k == 1:
+        return BOUNDS[bound]
+    return RadiusBound(lambda of, alpha, sigma, _: top_k_radius(of.counts, of.selected, k, alpha, sigma))
 
 
 def top_k_radius(counts: Sequence[int], selected: int, k: int, alpha: float, sigma: float) -> float:
