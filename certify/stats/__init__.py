@@ -27,10 +27,11 @@ from certify.stats.populations import (
     smallest_population_sample,
 )
 from certify.stats.radius import BOUNDS, RadiusBound, RadiusMap, class_buckets, radius_l2, smallest_n, split_alpha
+from certify.stats.recursion import Operation, crossing, operate
 from certify.stats.score_plan import VOTES, ScoreMap, draw_sizes, plan_scores, score_candidates, votes_worth
 from certify.stats.score_radius import MAPS, Slopes, score_radius, score_slopes
 from certify.stats.selftest import self_test
-from certify.stats.sequential import Operation, SequentialTest, crossing, look_grid, operate, sequential_test
+from certify.stats.sequential import SequentialTest, look_grid, sequential_test
 from certify.stats.top_k import radius_bound, top_k_radius, top_k_radius_of_bounds
 
 __all__ = [

@@ -6,9 +6,10 @@ n_1 < ... < n_K the test compares S with two rows of integers:
 
     S >= up_j    "certified r"        S <= lo_j    "given up"        after n_K    "undecided".
 
-*Level.* For every p <= p0 the probability that S ever reaches up_j is at most alpha. At p = p0 it is computed below
-(`crossing`), and the rows are chosen so that it is at most alpha. For p < p0 draw both laws from common uniforms:
-S_n(p) <= S_n(p0) for all n at once, and a path that crosses still crosses when raised. Giving up only removes paths.
+*Level.* For every p <= p0 the probability that S ever reaches up_j is at most alpha. At p = p0 it is computed
+(`certify.stats.recursion`), and the rows are chosen so that it is at most alpha. For p < p0 draw both laws from common
+uniforms: S_n(p) <= S_n(p0) for all n at once, and a path that crosses still crosses when raised. Giving up only removes
+paths.
 Looks, cap and rows depend on (p0, alpha, beta, cap) alone, never on data. In the same way, with failures in place of
 votes, the test gives up with probability at most beta when p >= p0. []
 
@@ -24,13 +25,11 @@ of one factor, p q / p0 + (1 - p)(1 - q) / (1 - p0) with q > p0 >= p, is at most
 reaches 1/alpha with probability at most alpha. That threshold, log(1 / alpha), is the upper end of the search, and the
 test that holds at *every* n (`anytime`).
 
-*Rounding.* p0 is rounded up, so the exact null lies inside the computed one. All terms of the crossing probability are
-non-negative; each probability of a binomial law is off by less than 1e-8 of itself, over all looks by less than 1e-6,
-which the calibration leaves free; what is dropped at the ends of a law is added to the crossing probability.
+*Rounding.* p0 is rounded up, so the exact null lies inside the computed one. The crossing probability is off by
+less than 1e-6 of itself, which the calibration leaves free.
 
-Source: P. Armitage, C. McPherson and B. Rowe, Repeated significance tests on accumulating data, JRSS A 132 (1969), for
-the exact recursion; H. Robbins, Statistical methods related to the law of the iterated logarithm, Annals of
-Mathematical Statistics 41 (1970), for mixtures and Ville's inequality.
+Source: H. Robbins, Statistical methods related to the law of the iterated logarithm, Annals of Mathematical Statistics
+41 (1970), for mixtures and Ville's inequality; the exact recursion has its own source.
 """
 
 from __future__ import annotations
@@ -40,9 +39,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import scipy
@@ -50,11 +47,11 @@ from numpy.typing import NDArray
 
 from certify.stats.arguments import MAX_DRAWS, check_alpha, check_integer, check_within
 from certify.stats.plan import BLOCK
+from certify.stats.recursion import START, VoteLaw, advance, crossing_from, vote_laws
 from certify.stats.uniform import uniform_tail
 
 GROWTH = 1.15  # of one look to the next
 SLACK = 1e-6  # of alpha, for the rounding of the crossing probability
-DROPPED = 1e-20  # probabilities below are taken out of the recursion, and into the crossing probability
 POLISHED, POLISHED_GIVING_UP = 0.99, 0.95  # of the level: below, single rows are lowered
 STEPS = 40  # of the bisection over the threshold
 LARGEST_RATIO = 8.0  # r / sigma; beyond, p0 is 1 in float64
@@ -88,14 +85,6 @@ class SequentialTest:
         law = () if self.noise == "gaussian" else (self.noise,)
         text = repr((self.ratio, self.alpha, self.beta, self.cap, self.looks, self.up, self.lo, *law))
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-class Operation(NamedTuple):
-    """What a test does at one p: probabilities of its ends, and the mean number of draws."""
-
-    certified: float
-    given_up: float
-    mean_draws: float
 
 
 def look_grid(cap: int) -> tuple[int, ...]:
@@ -190,10 +179,21 @@ def log_ratio(votes: NDArray[np.float64], draws: NDArray[np.float64], p0: float,
     return found
 
 
-def rows_at(looks: Sequence[int], p0: float, q0: float, threshold: float) -> tuple[int, ...]:
-    """Return per look the least votes, at least p0 n, with log W >= threshold; n + 1 where none has it."""
+def rows_at(
+    looks: Sequence[int],
+    p0: float,
+    q0: float,
+    threshold: float,
+    below: Sequence[int] | None = None,
+    above: Sequence[int] | None = None,
+) -> tuple[int, ...]:
+    """Return per look the least votes, at least p0 n, with log W >= threshold; n + 1 where none has it.
+
+    They are searched between the rows of a smaller threshold, ``below``, and of a larger one, ``above``.
+    """
     draws = np.asarray(looks, dtype=np.float64)
-    low, high = np.ceil(p0 * draws), draws + 1.0
+    low = np.ceil(p0 * draws) if below is None else np.asarray(below, dtype=np.float64)
+    high = draws + 1.0 if above is None else np.asarray(above, dtype=np.float64)
     while np.any(low < high):
         middle = np.floor((low + high) / 2.0)
         reached = log_ratio(np.minimum(middle, draws), draws, p0, q0) >= threshold
@@ -203,95 +203,46 @@ def rows_at(looks: Sequence[int], p0: float, q0: float, threshold: float) -> tup
     return tuple(int(votes) for votes in high)
 
 
-def crossing(looks: Sequence[int], up: Sequence[int], p: float, q: float | None = None) -> float:
-    """Return the probability that the votes ever reach ``up``, by the recursion over looks, up to rounding from above.
-
-    Args:
-        looks: Draws at each look.
-        up: Votes that cross there.
-        p: The probability of a vote.
-        q: 1 - p, where that loses digits.
-
-    Example:
-        One look: a binomial tail, here P(Bin(10, 1/2) >= 9) = 11/1024.
-
-        >>> abs(crossing((10,), (9,), 0.5) - 11 / 1024) < 1e-12
-        True
-    """
-    never = tuple(-1 for _ in looks)
-    return operate(looks, up, never, p, q).certified
-
-
-def operate(looks: Sequence[int], up: Sequence[int], lo: Sequence[int], p: float, q: float | None = None) -> Operation:
-    """Return the probabilities of both ends and the mean number of draws, by the recursion over looks."""
-    q = 1.0 - p if q is None else q
-    alive, first = np.ones(1), 0  # alive[i]: probability of first + i votes and no end yet
-    certified = given_up = dropped = mean = 0.0
-    for (before, now), most, least in zip(pairwise((0, *looks)), up, lo, strict=True):
-        mean += (now - before) * float(alive.sum())
-        law, start = _binomial(now - before, p, q)
-        alive, first = np.convolve(alive, law), first + start
-        votes = first + np.arange(len(alive))
-        certified += float(alive[votes >= most].sum())
-        given_up += float(alive[votes <= least].sum())
-        kept = (votes > least) & (votes < most)
-        small = kept & (alive < DROPPED)
-        dropped += float(alive[small].sum()) + 1e-18
-        inside = np.flatnonzero(kept & ~small)
-        if not len(inside):
-            break
-        alive, first = np.where(kept, alive, 0.0)[inside[0] : inside[-1] + 1], first + int(inside[0])
-    return Operation(min(1.0, certified + dropped), given_up, mean)
-
-
-def _binomial(n: int, p: float, q: float) -> tuple[NDArray[np.float64], int]:
-    """Return the probabilities of Bin(n, p) around its mean, and the first count; what is left out is below 1e-18."""
-    if min(p, q) <= 0.0:
-        return np.ones(1), (n if q <= 0.0 else 0)
-    spread = 10.0 * math.sqrt(n * p * q) + 50.0
-    first, last = max(0, math.floor(n * p - spread)), min(n, math.ceil(n * p + spread))
-    k = np.arange(first, last + 1, dtype=np.float64)
-    special = scipy.special
-    ways = special.gammaln(n + 1.0) - special.gammaln(k + 1.0) - special.gammaln(n - k + 1.0)
-    found: NDArray[np.float64] = np.exp(ways + special.xlogy(k, p) + special.xlogy(n - k, q))
-    return found, first
-
-
 def _calibrated(
     looks: Sequence[int], p0: float, q0: float, alpha: float, enough: float
 ) -> tuple[tuple[int, ...], float, float]:
     """Return the rows of the least threshold found whose crossing probability at p0 is below alpha, it, and that."""
     most, low, high = alpha * (1.0 - SLACK), 0.0, math.log(1.0 / alpha) + 1e-6
-    rows = rows_at(looks, p0, q0, high)
-    level = crossing(looks, rows, p0, q0)
+    laws, rows, failing = vote_laws(looks, p0, q0), rows_at(looks, p0, q0, high), None
+    level = crossing_from(START, laws, rows, most)
     if not level <= most:  # never seen: Ville's inequality is strict by a wide margin
         return tuple(n + 1 for n in looks), math.inf, 0.0
     for _ in range(STEPS):
         middle = (low + high) / 2.0
-        tried = rows_at(looks, p0, q0, middle)
-        found = level if tried == rows else crossing(looks, tried, p0, q0)
+        tried = rows_at(looks, p0, q0, middle, failing, rows)
+        found = level if tried == rows else math.inf if tried == failing else crossing_from(START, laws, tried, most)
         if found <= most:
             rows, level, high = tried, found, middle
         else:
-            low = middle
+            failing, low = tried, middle
     if level < enough * most:
-        rows, level = _polished(looks, rows, p0, q0, most, level)
+        rows, level = _polished(laws, rows, most, level)
     return rows, high, level
 
 
 def _polished(
-    looks: Sequence[int], rows: tuple[int, ...], p0: float, q0: float, most: float, level: float
+    laws: Sequence[VoteLaw], rows: tuple[int, ...], most: float, level: float
 ) -> tuple[tuple[int, ...], float]:
     """Lower single rows by one vote, late looks first, until the crossing probability allows no more anywhere.
 
-    A late row costs little of the level and decides the hardest examples, where most draws are spent.
+    A late row costs little of the level and decides the hardest examples, where most draws are spent. Lowering a row
+    leaves the looks before it as they were.
     """
     going = True
     while going:
-        going = False
-        for place in reversed(range(len(looks))):
+        going, before = False, [START]
+        for law, up in zip(laws, rows, strict=True):
+            before.append(advance(before[-1], law, up, -1))
+        for place in reversed(range(len(laws))):
             lowered = (*rows[:place], rows[place] - 1, *rows[place + 1 :])
-            found = crossing(looks, lowered, p0, q0) if rows[place] > 0 else math.inf
+            found = math.inf
+            if rows[place] > 0:
+                found = crossing_from(before[place], laws[place:], lowered[place:], most)
             if found <= most:
                 rows, level, going = lowered, found, True
     return rows, level

@@ -10,6 +10,8 @@ from scipy.special import ndtri
 from scipy.stats import beta, binom
 
 from certify.stats import crossing, look_grid, operate, sequential_test
+from certify.stats.recursion import START, advance, crossing_from, vote_laws
+from certify.stats.sequential import rows_at
 
 P0 = (0.6, 0.9, 0.99, 0.999)
 
@@ -144,6 +146,25 @@ def test_the_recursion_agrees_with_all_paths_in_rational_numbers():
     assert found.certified == pytest.approx(float(crossed), rel=1e-12)
     assert found.given_up == pytest.approx(float(given), rel=1e-12)
     assert found.mean_draws == pytest.approx(float(mean), rel=1e-12)
+
+
+def test_the_recursion_goes_on_from_any_look_and_stops_at_what_is_enough():
+    """From every look on it gives the same bits, and a level above the one asked for is infinite, never a number."""
+    test = sequential_test(1.0, 1e-3, 1e-3, 10_000)
+    laws, whole, going = vote_laws(test.looks, test.p0, 1.0 - test.p0), crossing(test.looks, test.up, test.p0), START
+    for place, (law, most) in enumerate(zip(laws, test.up, strict=True)):
+        assert crossing_from(going, laws[place:], test.up[place:]) == whole
+        assert crossing_from(going, laws[place:], test.up[place:], enough=whole) == whole
+        assert crossing_from(going, laws[place:], test.up[place:], enough=math.nextafter(whole, 0.0)) == math.inf
+        going = advance(going, law, most, -1)
+
+
+@pytest.mark.parametrize("p0", P0)
+def test_rows_between_those_of_other_thresholds_are_those_of_the_whole_search(p0):
+    looks, thresholds = look_grid(100_000), np.linspace(0.0, 12.0, 49)
+    rows = [rows_at(looks, p0, 1.0 - p0, threshold) for threshold in thresholds]
+    for place in range(1, len(rows) - 1):
+        assert rows_at(looks, p0, 1.0 - p0, thresholds[place], rows[place - 1], rows[place + 1]) == rows[place]
 
 
 @pytest.mark.parametrize("p0, level", [(0.6, 0.0148), (0.9, 0.0143), (0.99, 0.0108)])
