@@ -231,18 +231,19 @@ def _polished(
     """Lower single rows by one vote, late looks first, until the crossing probability allows no more anywhere.
 
     A late row costs little of the level and decides the hardest examples, where most draws are spent. Lowering a row
-    leaves the looks before it as they were.
+    leaves the looks before it as they were. A row that may not be lowered never may again: the others only get lower.
     """
-    going = True
-    while going:
-        going, before = False, [START]
+    places = [place for place in reversed(range(len(laws))) if rows[place] > 0]
+    while places:
+        before = [START]
         for law, up in zip(laws, rows, strict=True):
             before.append(advance(before[-1], law, up, -1))
-        for place in reversed(range(len(laws))):
-            lowered = (*rows[:place], rows[place] - 1, *rows[place + 1 :])
-            found = math.inf
-            if rows[place] > 0:
-                found = crossing_from(before[place], laws[place:], lowered[place:], most)
+        lowered = []
+        for place in places:
+            tried = (*rows[:place], rows[place] - 1, *rows[place + 1 :])
+            found = crossing_from(before[place], laws[place:], tried[place:], most)
             if found <= most:
-                rows, level, going = lowered, found, True
+                rows, level = tried, found
+                lowered += [place]
+        places = [place for place in lowered if rows[place] > 0]
     return rows, level
