@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.neutralise import markdown_text
+from certify.report.promise_words import earlier_words
 from certify.report.wording import (
     FLOORS,
     LIMITS_NOTE,
@@ -251,7 +252,7 @@ def make_folded(title: str, lines: Iterable[str]) -> Iterator[str]:
 
 def _record(report: Report) -> Iterator[str]:
     """Yield what the numbers rest on, and how to check them."""
-    model, seeds = report.model, report.execution.earlier_seeds
+    model = report.model
     facts = [
         ("model", f"sha256 {model.sha256}, {model.source}, {model.parameters:,} parameters"),
         ("input", describe_space(model.input)),
@@ -262,8 +263,8 @@ def _record(report: Report) -> Iterator[str]:
     if report.data is not UNSET:
         data = report.data
         facts.insert(1, ("data", f"sha256 {data.sha256}, {describe_data(data)}"))
-    if seeds:
-        facts.append(("warning", f"earlier seeds {', '.join(map(str, seeds))}: choosing among runs voids alpha"))
+    if earlier := earlier_words(report.execution):
+        facts.append(("warning", earlier))
     yield "### Record"
     yield ""
     yield from _list(facts)

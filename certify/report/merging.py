@@ -139,8 +139,11 @@ def _falsifier(parts: Sequence[SmoothingReport]) -> Falsifier:
 
 
 def _execution(parts: Sequence[SmoothingReport]) -> Execution:
-    """Return where the parts took place: the first one's places, the sum of the times, every earlier seed."""
+    """Return where the parts took place: the first one's places, the sum of the times, every earlier seed and run."""
     runs = [report.execution for report in parts]
     seeds = tuple(sorted({seed for run in runs for seed in run.earlier_seeds}))
+    others = {words for run in runs if run.earlier_runs is not UNSET for words in run.earlier_runs}
     seconds = sum(run.seconds for run in runs)
-    return msgspec.structs.replace(runs[0], seconds=seconds, earlier_seeds=seeds, shard="")
+    return msgspec.structs.replace(
+        runs[0], seconds=seconds, earlier_seeds=seeds, earlier_runs=tuple(sorted(others)) or UNSET, shard=""
+    )

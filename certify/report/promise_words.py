@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from msgspec import UNSET
 
-from certify.results import AnyNorm, ModelRecord, ScoreCandidate, SmoothingSettings, Tables
+from certify.results import AnyNorm, Execution, ModelRecord, ScoreCandidate, SmoothingSettings, Tables
 
 INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255", "gaussian-diagonal-255"})
 NORM_WORDS: Mapping[AnyNorm, str] = {
@@ -71,3 +71,11 @@ def scores_words(score_map: str, temperature: float) -> str:
         f"the class with the largest mean score, the scores being the {score_map} of {temperature!r} times the logits, "
         "in multiples of 2^-30"
     )
+
+
+def earlier_words(execution: Execution) -> str:
+    """Return the other runs of the same model and data that the store held; nothing where there were none."""
+    runs = () if execution.earlier_runs is UNSET else execution.earlier_runs
+    parts = ["earlier seeds " + ", ".join(map(str, execution.earlier_seeds))] if execution.earlier_seeds else []
+    parts += [f"runs with other settings ({'; '.join(runs)})"] if runs else []
+    return f"{', '.join(parts)}: choosing among runs voids alpha" if parts else ""

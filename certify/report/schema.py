@@ -171,6 +171,7 @@ OPTIONAL: Mapping[str, frozenset[str]] = {
     "Summary": frozenset({"unsampled", "certified_counts", "whole_curve"}),
     "Tables": frozenset({"sequential", "scores"}),
     "DataRecord": frozenset({"part", "eight_bit"}),
+    "Execution": frozenset({"earlier_runs"}),
     "NetworkBound": frozenset({"reason", "data_floor", "slope_floor", "limited_by"}),
     "ScoreTable": frozenset({"reason"}),
     "SmoothingSettings": frozenset(

@@ -77,7 +77,11 @@ class Falsifier(Row, frozen=True, kw_only=True):
 
 
 class Execution(Row, frozen=True, kw_only=True):
-    """Where and how the run took place: never hashed, free to differ between two runs of the same thing."""
+    """Where and how the run took place: never hashed, free to differ between two runs of the same thing.
+
+    ``earlier_seeds`` and ``earlier_runs`` are those of the same model and data in the same store: the seeds, and for
+    runs with other settings what each had in their place.
+    """
 
     model_path: str = ""
     data_path: str = ""
@@ -91,3 +95,4 @@ class Execution(Row, frozen=True, kw_only=True):
     started: str = ""
     seconds: float = 0.0
     earlier_seeds: tuple[int, ...] = ()
+    earlier_runs: tuple[str, ...] | UnsetType = UNSET

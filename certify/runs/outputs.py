@@ -37,7 +37,7 @@ from certify.results import (
     seal,
 )
 from certify.runs.opening import PROGRAM
-from certify.smoothing import NoiseLaw, RunHeader, check_settings, earlier_seeds, make_law, open_store
+from certify.smoothing import NoiseLaw, RunHeader, check_settings, earlier_runs, earlier_seeds, make_law, open_store
 from certify.smoothing.base_network import DTYPES
 from certify.smoothing.noise_source import noise_source, source_name
 from certify.smoothing.regression import MedianSmoothing, regression_task
@@ -121,6 +121,7 @@ def smooth_outputs(
             threads=torch.get_num_threads(),
             started=started,
             earlier_seeds=earlier_seeds(opened.path.parent, header),
+            earlier_runs=earlier_runs(opened.path.parent, header) or UNSET,
         )
     return _report(network, examples, settings, law, rows, execution, device.partition(":")[0])
 

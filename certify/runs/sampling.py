@@ -39,6 +39,7 @@ from certify.smoothing import (
     NoiseLaw,
     Procedure,
     Store,
+    earlier_runs,
     earlier_seeds,
     is_complete,
     make_law,
@@ -213,6 +214,7 @@ class SmoothingRun:
             started=self._clock.started,
             seconds=self._clock.seconds,
             earlier_seeds=earlier_seeds(self.store.path.parent, self.store.header),
+            earlier_runs=earlier_runs(self.store.path.parent, self.store.header) or UNSET,
         )
 
 

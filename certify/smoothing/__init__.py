@@ -5,7 +5,7 @@ from certify.smoothing.header import RunHeader
 from certify.smoothing.laws import LAWS, law_name, make_law
 from certify.smoothing.loop import SmoothingProgress
 from certify.smoothing.noise import NoiseLaw
-from certify.smoothing.opening import earlier_seeds, open_store, store_path
+from certify.smoothing.opening import earlier_runs, earlier_seeds, open_store, store_path
 from certify.smoothing.procedure import (
     Certificate,
     Procedure,
@@ -36,6 +36,7 @@ __all__ = [
     "certify_counts",
     "check_data",
     "check_settings",
+    "earlier_runs",
     "earlier_seeds",
     "is_complete",
     "law_name",

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from msgspec import UNSET, UnsetType
 
 from certify._version import __version__
-from certify.results import SmoothingSettings, dump_json
+from certify.results import SmoothingSettings, dump_json, load_json
 from certify.smoothing.noise_source import CPU_SOURCE
 from certify.smoothing.readings import Reading
 
@@ -59,8 +58,8 @@ class RunHeader:
         return hashlib.sha256(self.text().encode()).hexdigest()
 
     def fields(self) -> dict[str, Any]:
-        """Return the header as plain values, settings flattened to ``settings.sigma`` and so on."""
-        return flatten(msgspec.to_builtins(self))
+        """Return the header as the plain values of its text, settings flattened to ``settings.sigma`` and so on."""
+        return flatten(load_json(self.text(), name="header"))
 
 
 def header_name(reading: Reading) -> str | UnsetType:

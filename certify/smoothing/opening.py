@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 LOCK_SECONDS = 0.25
 SETTINGS = ("locking_mode=EXCLUSIVE", "trusted_schema=OFF", "mmap_size=0", "cell_size_check=ON")
 SIDE_FILES = ("", "-wal", "-shm", "-journal")
+SELECTION = frozenset({"settings.limit", "settings.skip"})
+MOST_SHOWN = 60
 
 
 def store_path(folder: Path, header: RunHeader) -> Path:
@@ -79,13 +82,39 @@ def earlier_seeds(folder: Path, header: RunHeader) -> tuple[int, ...]:
     Choosing among runs by their outcome voids alpha, so a report lists them. Stores that cannot be read are left out:
     they cannot be continued either.
     """
-    ours, seeds = header.fields(), set()
+    seeds = {theirs["settings.seed"] for theirs in _relatives(folder, header.fields())}
+    return tuple(sorted(seeds - {header.settings.seed}))
+
+
+def earlier_runs(folder: Path, header: RunHeader) -> tuple[str, ...]:
+    """Return in which settings the other runs of the same model and data differ, what each had in their place.
+
+    Under one seed two runs share draws: to go on with more of them, or to measure after a test that ended undecided,
+    because of what the first has shown, is one procedure with two alphas. Runs that differ in nothing but their seed
+    are left to `earlier_seeds`; how the same examples were selected changes nothing.
+    """
+    ours, found = header.fields(), set()
+    for theirs in _relatives(folder, ours):
+        names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        names = [name for name in names if name.startswith("settings.") and name not in SELECTION]
+        if set(names) - {"settings.seed"}:
+            found.add(", ".join(f"{name.removeprefix('settings.')} {_shown(theirs.get(name))}" for name in names))
+    return tuple(sorted(found))
+
+
+def _relatives(folder: Path, ours: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the flat headers of the runs of the same model and data in a folder."""
     for path in sorted(folder.glob("*.sqlite")):
         theirs = _header_fields(path)
-        seed = theirs.get("settings.seed")
-        if all(theirs.get(name) == ours[name] for name in ("model_sha256", "data_sha256")) and isinstance(seed, int):
-            seeds.add(seed)
-    return tuple(sorted(seeds - {header.settings.seed}))
+        same = all(theirs.get(name) == ours[name] for name in ("model_sha256", "data_sha256"))
+        if same and isinstance(theirs.get("settings.seed"), int):
+            yield theirs
+
+
+def _shown(value: object) -> str:
+    """Return the value of a setting in a few characters; a list, of radii, with blanks between."""
+    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text[:MOST_SHOWN] or "none"
 
 
 def _refuse_links(path: Path) -> None:

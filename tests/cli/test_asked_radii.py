@@ -227,6 +227,17 @@ def test_a_run_under_another_seed_is_not_overlooked(project, capsys):
     assert read_report("g.json").execution.earlier_seeds == (7,)
 
 
+def test_a_measurement_after_a_test_on_the_same_draws_is_told(project, capsys):
+    """What ends undecided, and is then measured with more of the same draws, has spent two alphas."""
+    assert smooth(capsys, "--at", "0.1", "--n", "256") == (0, "")
+    assert not read_report("s.json").execution.earlier_runs
+    assert smooth(capsys, "--n", "512") == (0, "")
+    assert read_report("s.json").execution.earlier_runs == ("at 0.1, n 256",)
+    assert smooth(capsys, "--n", "1024") == (0, "")
+    assert read_report("s.json").execution.earlier_runs == ("at 0.1, n 256", "n 512")
+    assert "voids alpha" in run(capsys, "report", "s.json")[1]
+
+
 @pytest.mark.parametrize(
     "damage", [lambda text: text[:-20], lambda text: text.replace('"certified"', '"undecided"', 1)]
 )

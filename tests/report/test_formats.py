@@ -208,6 +208,19 @@ def test_earlier_seeds_are_warned_of():
     assert "earlier seeds 1, 7" in FORMATS["terminal"](smoothing_clean())
 
 
+@pytest.mark.parametrize("name", ["terminal", "markdown", "html"])
+def test_earlier_runs_with_other_settings_are_warned_of(name):
+    """More draws after a first look at them, or a measurement after a test without an answer, is said."""
+    report = smoothing_clean()
+    runs = ("at 0.1, n 256", "sigma 0.5")
+    for seeds, words in (((1, 7), "earlier seeds 1, 7, runs with"), ((), "runs with")):
+        text = FORMATS[name](
+            replace(report, execution=replace(report.execution, earlier_seeds=seeds, earlier_runs=runs))
+        )
+        plain = re.sub(r"\s+", " ", text.replace("\\", ""))
+        assert f"{words} other settings (at 0.1, n 256; sigma 0.5): choosing among runs voids alpha" in plain
+
+
 @given(st.floats(min_value=0.0, max_value=1.0))
 def test_a_bar_never_shows_more_than_its_share(share):
     eighths = sum(8 if cell == "█" else " ▏▎▍▌▋▊▉".index(cell) for cell in bar(share))

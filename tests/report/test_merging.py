@@ -90,6 +90,10 @@ def test_earlier_seeds_of_any_part_are_told():
     one, two = parts_of(whole(), 2)
     two = replace(two, execution=replace(two.execution, earlier_seeds=(9,)))
     assert merge_reports([one, two]).execution.earlier_seeds == (1, 7, 9)
+    assert merge_reports([one, two]).execution.earlier_runs is UNSET
+    one, two = (replace(part, execution=replace(part.execution, earlier_runs=runs))
+                for part, runs in ((one, ("n 5",)), (two, ("n 5", "at 0.1"))))  # fmt: skip
+    assert merge_reports([one, two]).execution.earlier_runs == ("at 0.1", "n 5")
 
 
 @functools.cache

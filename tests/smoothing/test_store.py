@@ -12,7 +12,7 @@ import pytest
 
 from certify.errors import InputError, SoundnessError
 from certify.results import Regression, Scales, Segmentation, SmoothingSettings, TopK
-from certify.smoothing import RunHeader, earlier_seeds, open_store, store_path
+from certify.smoothing import RunHeader, earlier_runs, earlier_seeds, open_store, store_path
 from certify.smoothing.blocks import BlockRow
 from certify.smoothing.opening import SIDE_FILES
 from tests.smoothing.toy_runs import SETTINGS, exit_code, fork
@@ -387,3 +387,15 @@ def test_earlier_seeds_of_the_same_model_and_data_are_found(tmp_path):
     running = RunHeader("model", "data", replaced(seed=8), 3, "gaussian-255")
     with open_store(tmp_path, running):
         assert earlier_seeds(tmp_path, HEADER) == (4, 7, 8)
+
+
+def test_earlier_runs_with_other_settings_are_found_and_say_what_they_had(tmp_path):
+    ours = RunHeader("model", "data", replaced(seed=0, at=(0.1, 0.2), n=700), 3, "gaussian-255")
+    for change in ({}, {"seed": 3}, {"limit": 5, "skip": 2}, {"n": 256}, {"at": (), "n": 900, "seed": 4}):
+        filled(tmp_path, RunHeader("model", "data", replaced(**{"seed": 0, "at": (0.1, 0.2), "n": 700} | change), 3,
+                                   "gaussian-255"))  # fmt: skip
+    filled(tmp_path, RunHeader("model", "other data", replaced(n=5), 3, "gaussian-255"))
+    assert earlier_runs(tmp_path, ours) == ("at none, n 900, seed 4", "n 256")
+    smaller = RunHeader("model", "data", replaced(seed=0, at=(0.1, 0.2), n=256), 3, "gaussian-255")
+    assert "n 700" in earlier_runs(tmp_path, smaller)
+    assert earlier_runs(tmp_path, RunHeader("another", "data", replaced(n=5), 3, "gaussian-255")) == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import UNSET
 
 from certify.report.outline import Facts, Section, Text
+from certify.report.promise_words import earlier_words
 from certify.report.score_words import describe_scores
 from certify.report.wording import describe_data, describe_falsifier, describe_settings, describe_space
 from certify.results import Report, SmoothingReport, Tool
@@ -23,7 +24,7 @@ def describe_tool(tool: Tool) -> str:
 
 def record_section(report: Report) -> Section:
     """Return settings, hashes, what was tried against the certificates, and how to re-derive the numbers."""
-    model, seeds = report.model, report.execution.earlier_seeds
+    model = report.model
     facts = [("model", f"sha256 {model.sha256}, {model.source}, {model.parameters:,} parameters")]
     facts.append(("input", f"{describe_space(model.input)}; {len(model.classes):,} classes"))
     if report.data is not UNSET:
@@ -37,6 +38,6 @@ def record_section(report: Report) -> Section:
         ("tool", describe_tool(report.tool)),
         ("digest", report.digest or "none"),
     ]
-    if seeds:
-        facts.append(("warning", f"earlier seeds {', '.join(map(str, seeds))}: choosing among runs voids alpha"))
+    if earlier := earlier_words(report.execution):
+        facts.append(("warning", earlier))
     return Section("record", "Record", (Facts(tuple(facts)), Text(CHECK)))

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from certify.report.figures import lower_figure, radius_label
+from certify.report.promise_words import earlier_words
 from certify.report.score_words import describe_scores
 from certify.report.terminal.header import label_rows
 from certify.report.wording import (
@@ -130,7 +131,6 @@ def draw_draws(report: Report) -> Table | None:
         ("noise", f"{report.tables.noise_law}: {report.tables.noise}"),
         *describe_scores(report),
     ]
-    seeds = report.execution.earlier_seeds
-    if seeds:
-        rows.append(("warning", f"earlier seeds {', '.join(map(str, seeds))}: choosing among runs voids alpha"))
+    if earlier := earlier_words(report.execution):
+        rows.append(("warning", earlier))
     return label_rows(rows)
