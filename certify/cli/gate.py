@@ -11,8 +11,9 @@ from certify.cli import options
 from certify.cli.annotations import announce
 from certify.cli.configuration import find_configuration
 from certify.cli.gate_plan import plan_text
-from certify.cli.judging import Question, decide, gates_of, kind_of, needed_kinds
+from certify.cli.judging import Question, decide
 from certify.cli.output import Output, write_text
+from certify.cli.verdicts import gates_of, kind_of, needed_kinds
 from certify.errors import InputError
 from certify.policy import gate_exit_code, refuse_diagnostic
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from certify.cli import curvature, lipschitz, options, smooth
@@ -19,31 +18,15 @@ from certify.cli.configuration import (
     search_device,
     smoothing_settings,
 )
+from certify.cli.gate_memory import GateMemory
 from certify.cli.output import Output
 from certify.cli.reading import read_judged
-from certify.cli.remembered import answer_name, question_name, recall, remember
 from certify.cli.sources import data_path, model_path, read_known_model
-from certify.errors import InputError, NoRuleError
-from certify.policy import (
-    Gate,
-    answers_gate,
-    evaluate_gates,
-    in_native_norm,
-    least_examples,
-    refuse_diagnostic,
-    requirement,
-)
+from certify.cli.verdicts import are_of_examples, default_kind, gates_of, judge, needed_kinds
+from certify.errors import NoRuleError
+from certify.policy import Gate, answers_gate, in_native_norm, least_examples, refuse_diagnostic, requirement
 from certify.policy.gates import COUNTED
-from certify.results import (
-    CurvatureReport,
-    GateRow,
-    Judged,
-    LipschitzReport,
-    Report,
-    SmoothingReport,
-    seal,
-    unsampled_of,
-)
+from certify.results import Judged, Report, SmoothingReport, unsampled_of
 from certify.rounding import ceiling_text
 
 if TYPE_CHECKING:
@@ -77,118 +60,45 @@ def decide(question: Question, out: Output, *, no_progress: bool) -> list[Judged
     baselines = read_baselines(configuration.gates)
     if question.reports:
         found: list[Judged] = [read_judged(path) for path in question.reports]
-    else:
-        found = [_found(kind, question, out, no_progress, baselines) for kind in needed_kinds(configuration)]
-    return judge(found, configuration.gates, default_kind(configuration), baselines)
+        return judge(found, configuration.gates, default_kind(configuration), baselines)
+    return [_answer(kind, question, out, no_progress, baselines) for kind in needed_kinds(configuration)]
 
 
-def _found(kind: str, question: Question, out: Output, no_progress: bool, baselines: Baselines) -> Judged:
-    """Return the report of one kind, remembered from the last time the same was asked, or made now."""
+def _answer(kind: str, question: Question, out: Output, no_progress: bool, baselines: Baselines) -> Judged:
+    """Return the judged report of one kind, remembered from the last time the same was asked, or made now."""
     configuration = question.configuration
-    folder = question.store or configuration.store or Path(options.STORE_FOLDER)
     if kind == "curvature":
-        return _run(kind, question, out, no_progress, baselines)
-    memory = Memory(kind, configuration, question.device, folder, question.falsify)
-    report: Judged | None = memory.recall(out)
-    if report is None:
-        report = _run(kind, question, out, no_progress, baselines)
-        memory.keep(report)
+        return _judged(kind, question, out, no_progress, baselines)
+    memory = GateMemory(
+        kind,
+        configuration,
+        baselines,
+        device=question.device,
+        store=question.store or configuration.store or Path(options.STORE_FOLDER),
+        falsify=question.falsify,
+    )
+    remembered = memory.recall(out)
+    if remembered is not None:
+        _warn_again(remembered, gates_of(configuration, kind), out)
+        return remembered
+    report = _judged(kind, question, out, no_progress, baselines)
+    memory.keep(report)
     return report
 
 
-class Memory:
-    """The report of the gates of one kind, from the last time the same was asked; see `certify.cli.remembered`."""
-
-    def __init__(
-        self, kind: str, configuration: Configuration, device: str | None, store: Path, falsify: str | None
-    ) -> None:
-        self._kind, self._configuration, self._device, self._store = kind, configuration, device, store
-        self._table = configuration.smooth if kind == "smoothing" else configuration.lipschitz
-        self._falsify = falsify_level(falsify, self._table)
-        self._asked = self._question()
-
-    def recall(self, out: Output) -> Report | None:
-        """Return the remembered report, if nothing has changed since, with the warnings of the run that made it."""
-        report = recall(self._store, answer_name(self._asked, self._kind, self._store))
-        if report is None:
-            return None
-        out.detail(f"nothing has changed since the report in {self._store}")
-        if isinstance(report, SmoothingReport):
-            gates = gates_of(self._configuration, self._kind)
-            _warn_out_of_reach(gates, len(report.examples) + len(unsampled_of(report)), report.settings.alpha, out)
-            if warning := chance_level_note(report.examples, len(report.model.classes)):
-                out.note(warning)
-        return report
-
-    def keep(self, report: Judged) -> None:
-        """Remember a report of certificates, unless a file it was made of is another one by now."""
-        if isinstance(report, Report) and self._question() == self._asked:
-            remember(self._store, answer_name(self._asked, self._kind, self._store), report)
-
-    def _question(self) -> str | None:
-        configuration = self._configuration
-        gates = gates_of(configuration, self._kind)
-        return question_name(
-            kind=self._kind,
-            model=model_path(None, configuration),
-            data=data_path(None, configuration) if _of_examples(gates) else None,
-            arch=configuration.arch,
-            table=self._table,
-            gates=gates,
-            device=self._device,
-            falsify=self._falsify,
-        )
+def _judged(kind: str, question: Question, out: Output, no_progress: bool, baselines: Baselines) -> Judged:
+    report = _run(kind, question, out, no_progress, baselines)
+    configuration = question.configuration
+    (judged,) = judge([report], tuple(gates_of(configuration, kind)), default_kind(configuration), baselines)
+    return judged
 
 
-def kind_of(report: Judged) -> str:
-    """Return the kind of a report, as a gate names it."""
-    if isinstance(report, CurvatureReport):
-        return "curvature"
-    return "lipschitz" if isinstance(report, LipschitzReport) else "smoothing"
-
-
-def gate_kind(gate: Gate, default: str) -> str:
-    """Return the kind of certificates a gate speaks of."""
-    return gate.certificates or default
-
-
-def default_kind(configuration: Configuration) -> str:
-    """Return the kind of a gate that names none: what the configuration has a table for, smoothing first."""
-    return "lipschitz" if configuration.lipschitz and not configuration.smooth else "smoothing"
-
-
-def needed_kinds(configuration: Configuration) -> list[str]:
-    """Return the kinds of reports the gates need, each once."""
-    return sorted({gate_kind(gate, default_kind(configuration)) for gate in configuration.gates})
-
-
-def judge(
-    reports: Sequence[Judged], gates: tuple[Gate, ...], default: str, baselines: Baselines = MappingProxyType({})
-) -> list[Judged]:
-    """Return the reports with the verdicts of the gates that speak of them; gates on diagnostics have leave by now.
-
-    A gate that names no kind speaks of the only report, or among several of the one of the ``default`` kind.
-
-    Raises:
-        InputError: If a gate speaks of a kind that no report has, or of several.
-    """
-    rows: dict[int, list[GateRow]] = {index: [] for index in range(len(reports))}
-    for gate in gates:
-        kind = gate.certificates if len(reports) == 1 else gate_kind(gate, default)
-        fitting = [i for i, report in enumerate(reports) if kind in (None, kind_of(report))]
-        if len(fitting) != 1:
-            raise InputError(
-                f"gate {gate.name!r}: expected exactly one report of kind {kind or 'any'}, got {len(fitting)};"
-                " set its `kind`, and give one report of each kind"
-            )
-        rows[fitting[0]] += evaluate_gates(reports[fitting[0]], (gate,), baselines, allow_diagnostic=True)
-    return [_with_gates(report, tuple(rows[index])) for index, report in enumerate(reports)]
-
-
-def _with_gates(report: Judged, rows: tuple[GateRow, ...]) -> Judged:
-    import msgspec
-
-    return seal(msgspec.structs.replace(report, gates=rows, digest=""))
+def _warn_again(report: Report, gates: Sequence[Gate], out: Output) -> None:
+    """Write the warnings of the run that made a remembered report."""
+    if isinstance(report, SmoothingReport):
+        _warn_out_of_reach(gates, len(report.examples) + len(unsampled_of(report)), report.settings.alpha, out)
+        if warning := chance_level_note(report.examples, len(report.model.classes)):
+            out.note(warning)
 
 
 def _run(kind: str, question: Question, out: Output, no_progress: bool, baselines: Baselines) -> Judged:
@@ -202,7 +112,7 @@ def _run(kind: str, question: Question, out: Output, no_progress: bool, baseline
     if kind == "lipschitz":
         settings = lipschitz_settings(configuration, {})
         level = falsify_level(question.falsify, configuration.lipschitz)
-        data = data_path(None, configuration) if _of_examples(gates_of(configuration, kind)) else None
+        data = data_path(None, configuration) if are_of_examples(gates_of(configuration, kind)) else None
         where = search_device(question.device, configuration)
         report = lipschitz.run(path, data, configuration.arch, None, settings, out, no_progress, level, device=where)
         if not report.model.input.shape:  # a file of weights alone
@@ -218,10 +128,6 @@ def _run(kind: str, question: Question, out: Output, no_progress: bool, baseline
     )
     model = read_known_model(path, configuration.arch)
     return _run_smoothing(model, data_path(None, configuration), configuration, places, out, no_progress, baselines)
-
-
-def _of_examples(gates: Sequence[Gate]) -> bool:
-    return any(gate.metric != "lipschitz" for gate in gates)
 
 
 def _run_smoothing(
@@ -261,12 +167,6 @@ def _run_smoothing(
         )
     _warn_out_of_reach(gates, len(dataset), settings.alpha, out)
     return smooth.run(model, dataset, asked, places, out, no_progress, data=data, gates=gates, baselines=baselines)
-
-
-def gates_of(configuration: Configuration, kind: str) -> list[Gate]:
-    """Return the gates that one kind of report answers."""
-    default = default_kind(configuration)
-    return [gate for gate in configuration.gates if gate_kind(gate, default) == kind]
 
 
 def _warn_out_of_reach(gates: Sequence[Gate], n: int, alpha: float, out: Output) -> None:

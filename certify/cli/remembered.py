@@ -4,8 +4,8 @@ The name of a remembered report is the sha256 of everything it rests on: the byt
 of the data, the tables of the configuration, the versions of the programs, and, for smoothing, which runs the store
 holds (another run of the same data can be one under another seed, which a report must state). A report that is found is
 read like any other and must fit its digest, and its first line must fit it and the name it has: a copy under another
-name answers nothing. Its gates are judged again. What is damaged, or cannot be named safely, is not used; what changed
-while the run read it is not remembered.
+name answers nothing. What is damaged, or cannot be named safely, is not used; what changed while the run read it is not
+remembered. Whoever can compute two hashes can write such a file: `certify.cli.gate_memory` says when one is believed.
 
 Only data that is one file, or a folder of files below `MOST_BYTES`, has a name: some formats read files beside the one
 that was given, and a folder that is a link may lead anywhere.
@@ -40,6 +40,7 @@ def question_name(
     table: Mapping[str, Any],
     gates: Sequence[Gate],
     device: str | None,
+    processor: str,
     falsify: str,
 ) -> str | None:
     """Return the name of a question to the gates of one kind, of all that a run reads; None when it has none.
@@ -52,11 +53,12 @@ def question_name(
         table: The table of the configuration for this kind.
         gates: The gates of this kind.
         device: The device asked for.
+        processor: What that is on this machine, where a certificate speaks of it.
         falsify: How hard the certificates are attacked.
     """
     try:
         beside = [Path(name) for name in (arch, *(gate.baseline for gate in gates)) if name is not None]
-        files = [_sha256(path) for path in (model, *_beside(model), *beside)]
+        files = [file_sha256(path) for path in (model, *_beside(model), *beside)]
         content = [] if data is None else list(_content(data))
     except (InputError, OSError):
         return None  # the run itself says what is wrong
@@ -70,6 +72,7 @@ def question_name(
         dict(table),
         [_plain(gate) for gate in gates],
         device,
+        processor,
         falsify,
         programs,
         str(data),
@@ -141,10 +144,15 @@ def _content(data: Path) -> Iterator[tuple[str, str]]:
     if sum(path.stat().st_size for path in files) > MOST_BYTES:
         return
     for path in files:
-        yield path.relative_to(data.parent).as_posix(), _sha256(path)
+        yield path.relative_to(data.parent).as_posix(), file_sha256(path)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file.
+
+    Raises:
+        InputError: If it cannot be read, or is larger than `MOST_BYTES`.
+    """
     return hashlib.sha256(read_file_once(path, limit=MOST_BYTES)).hexdigest()
 
 
