@@ -92,7 +92,7 @@ def take_part(dataset: Dataset, number: int, parts: int) -> Dataset:
     """
     if not 1 <= number <= parts <= len(dataset):
         raise InputError(f"expected part i/N with 1 <= i <= N <= {len(dataset)} examples, got {number}/{parts}")
-    part = Part(number=number, parts=parts, of=len(dataset))
+    part = Part(number=number, parts=parts, of=len(dataset), sha256=dataset.sha256)
     return Dataset(dataset.examples[number - 1 :: parts], dataset.total, dataset.selection, part=part)
 
 

@@ -78,7 +78,7 @@ def _refuse_other_run(first: SmoothingReport, other: SmoothingReport) -> None:
     if first.tool.device_kind != "cpu" and named[0] != named[1]:  # each model of device makes noise of its own
         raise InputError(f"expected parts of one source of noise, got two from {named[0]!r:.60} and {named[1]!r:.60}")
     one, two = _part_of(first), _part_of(other)
-    if (one.parts, one.of, _selection(first)) != (two.parts, two.of, _selection(other)):
+    if (one.parts, one.of, one.sha256, _selection(first)) != (two.parts, two.of, two.sha256, _selection(other)):
         raise InputError("expected parts of one selection of examples, got two that differ in it")
 
 
@@ -115,6 +115,8 @@ def _put_together(parts: Sequence[SmoothingReport], whole: Part) -> SmoothingRep
         selection=_selection(parts[0]),
         eight_bit=_eight_bit(parts),
     )
+    if whole.sha256 not in (UNSET, data.sha256):
+        raise InputError("expected parts of one selection of examples, got some that are not of it; run them again")
     merged = msgspec.structs.replace(
         parts[0], data=data, examples=examples, falsifier=_falsifier(parts), execution=_execution(parts)
     )

@@ -26,6 +26,7 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("ModelRecord", "sha256"): HASH,
     ("ModelRecord", "parameters"): NOT_NEGATIVE,
     ("DataRecord", "sha256"): HASH,
+    ("Part", "sha256"): HASH,
     ("DataRecord", "count"): NOT_NEGATIVE,
     ("Part", "number"): {"minimum": 1},
     ("Part", "parts"): {"minimum": 1},
@@ -172,6 +173,7 @@ OPTIONAL: Mapping[str, frozenset[str]] = {
     "Tables": frozenset({"sequential", "scores"}),
     "DataRecord": frozenset({"part", "eight_bit"}),
     "Execution": frozenset({"earlier_runs"}),
+    "Part": frozenset({"sha256"}),
     "NetworkBound": frozenset({"reason", "data_floor", "slope_floor", "limited_by"}),
     "ScoreTable": frozenset({"reason"}),
     "SmoothingSettings": frozenset(

@@ -167,6 +167,10 @@ def _check_part(report: Report, data: DataRecord) -> Iterator[Finding]:
     found = [example.index - report.settings.skip for example in _all_examples(report)]
     holds = 1 <= number <= parts <= of and found == expected
     yield from require(holds, "data.part", f"every {parts}th example from the {number}th on", found[:5])
+    if data.part.sha256 is not UNSET:
+        known = data.sha256 if parts == 1 else data.part.sha256
+        fits = known == data.part.sha256 and bool(HASH.fullmatch(known))
+        yield from require(fits, "data.part.sha256", "that of the whole selection", data.part.sha256)
 
 
 def _check_certificates(report: Report) -> Iterator[Finding]:

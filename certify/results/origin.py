@@ -48,11 +48,15 @@ class ModelRecord(Row, frozen=True, kw_only=True):
 
 
 class Part(Row, frozen=True, kw_only=True):
-    """Part ``number`` of ``parts`` of a run over ``of`` examples: every ``parts``-th, from the ``number``-th on."""
+    """Part ``number`` of ``parts`` of a run over ``of`` examples: every ``parts``-th, from the ``number``-th on.
+
+    ``sha256`` is the hash of the whole selection, by which parts of one are known.
+    """
 
     number: int
     parts: int
     of: int
+    sha256: str | UnsetType = UNSET
 
 
 class DataRecord(Row, frozen=True, kw_only=True):

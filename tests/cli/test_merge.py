@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from certify.cli.app import main
@@ -31,6 +32,17 @@ def test_shards_merge_to_the_whole_run(folder, capsys):
     capsys.readouterr()
     assert main(["merge", "part1.json"]) == 2
     assert "none numbered 2" in capsys.readouterr().err
+
+
+def test_shards_of_data_that_changed_between_them_are_refused(folder, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
+    for number in (1, 2):
+        np.savez("data.npz", x=pixels + np.uint8(number), y=np.arange(4))
+        run = [*RUN[:2], "data.npz", *RUN[3:]]
+        assert main(["smooth", *run, "--shard", f"{number}/2", "-o", f"part{number}.json"]) == 0
+    assert main(["merge", "part1.json", "part2.json", "-o", "merged.json"]) == 2
+    assert "one selection of examples" in capsys.readouterr().err
+    assert not Path("merged.json").exists()
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1/5", "1", "a/b", "1/2/3", "-1/2"])

@@ -32,7 +32,7 @@ def whole(build=None):
 
 def part_of(report, number, parts):
     rows = report.examples[number - 1 :: parts]
-    part = Part(number=number, parts=parts, of=len(report.examples))
+    part = Part(number=number, parts=parts, of=len(report.examples), sha256=report.data.sha256)
     statement = smoothing_statement(
         settings=report.settings, model=report.model, tables=report.tables, examples=len(rows)
     )
@@ -103,6 +103,10 @@ def refused():
     other_row = replace(one.examples[0], hash="0" * 64)
     doubled = replace(two, examples=one.examples[:2])
     wider = replace(two.data.part, of=9)
+    changed, strangers = (
+        [replace(part, data=replace(part.data, part=replace(part.data.part, sha256=digit * 64))) for part in of]
+        for digit, of in (("a", (two,)), ("b", (one, two, three)))
+    )
     reseeded = replace(two, settings=replace(two.settings, seed=1))
     return {
         "none": ([], "got none"),
@@ -115,6 +119,8 @@ def refused():
         "another model": ([one, two, replace(three, model=replace(three.model, sha256="0" * 64))], "in their model"),
         "another size": ([one, replace(two, data=replace(two.data, part=wider)), three], "one selection"),
         "another selection": ([one, replace(two, data=replace(two.data, selection="x")), three], "one selection"),
+        "data that changed": ([one, *changed, three], "one selection of examples"),
+        "parts of other data": (strangers, "not of it"),
         "a part twice": ([one, two, three, replace(one, examples=(other_row, *one.examples[1:]))], "different rows"),
         "rows twice": ([one, doubled, three], "some of them twice"),
     }
@@ -130,7 +136,20 @@ def test_what_is_no_complete_run_is_refused(name):
 @pytest.mark.parametrize("number, parts, of", [(2, 2, 7), (1, 3, 7), (1, 2, 9), (3, 2, 7)])
 def test_a_part_that_holds_other_examples_is_found(number, parts, of):
     report = part_of(whole(), 1, 2)
-    part = Part(number=number, parts=parts, of=of)
+    part = Part(number=number, parts=parts, of=of, sha256=report.data.part.sha256)
     claimed = seal(replace(report, data=replace(report.data, part=part)))
     assert "data.part" in [finding.where for finding in verify_report(claimed)]
     assert verify_report(replace(report, data=replace(report.data, part=UNSET)))
+
+
+@pytest.mark.parametrize("parts, sha256", [(2, "0" * 63), (2, ""), (1, "0" * 64)])
+def test_a_hash_that_is_not_of_the_whole_selection_is_found(parts, sha256):
+    report = part_of(whole(), 1, parts)
+    claimed = seal(replace(report, data=replace(report.data, part=replace(report.data.part, sha256=sha256))))
+    assert [finding.where for finding in verify_report(claimed)] == ["data.part.sha256"]
+
+
+def test_parts_of_an_earlier_version_without_that_hash_still_merge():
+    parts = [seal(replace(part, data=replace(part.data, part=replace(part.data.part, sha256=UNSET))))
+             for part in parts_of(whole(), 3)]  # fmt: skip
+    assert merge_reports(parts) == merge_reports(parts_of(whole(), 3))
