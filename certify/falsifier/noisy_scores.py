@@ -31,8 +31,9 @@ from certify.graph import Graph
 from certify.results import Falsifier, FalsifyLevel, SmoothingExample, SmoothingSettings
 from certify.rounding import add_up, sub_down
 from certify.smoothing import NoiseLaw, make_law
-from certify.smoothing.addresses import Purpose, block_generator, block_requests
+from certify.smoothing.addresses import Purpose, block_requests
 from certify.smoothing.base_network import BaseNetwork, one_core_per_pass
+from certify.smoothing.noise import block_inputs
 from certify.smoothing.scores import row_scores, score_sums
 from certify.smoothing.votes import base_classifier, check_logits
 from certify.stats import (
@@ -71,9 +72,8 @@ class ScoreAttack:
         """Return the sums of scores and of their squares of noisy copies of an input, per class."""
         total = torch.zeros(2 * (self.classes + 1), dtype=torch.int64)
         for request in block_requests(example, purpose, draws):
-            rows = torch.from_numpy(self.law.draw(example, block_generator(self.seed, request, self.law.name)).rows)
+            inputs = block_inputs(self.law, self.seed, request, self.network.dtype).to(self.network.device)
             with one_core_per_pass(self.network.device), self.network.running() as run:
-                inputs = self.law.inputs(rows.to(self.network.device), self.network.dtype)
                 logits = check_logits(run(inputs), len(inputs), self.classes)
                 total += score_sums(row_scores(logits[: request.draws], self.score_map)).cpu()
         found: list[int] = total.tolist()

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from certify.examples import Example
-from certify.smoothing.addresses import Purpose, block_generator, block_requests
-from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.addresses import Purpose, block_requests
+from certify.smoothing.noise import NoiseLaw, block_inputs
 from certify.smoothing.votes import BaseClassifier
 from certify.stats import charged_alpha, noise_charge, success_lower, success_upper
 
@@ -52,8 +52,8 @@ def vote_counts(
     """
     total = torch.zeros(classifier.classes + 1, dtype=torch.int64)
     for request in block_requests(example, purpose, draws):
-        rows = torch.from_numpy(law.draw(example, block_generator(seed, request, law.name)).rows)
-        votes = classifier.votes(law.inputs(rows.to(classifier.device), classifier.dtype))[: request.draws]
+        inputs = block_inputs(law, seed, request, classifier.dtype).to(classifier.device)
+        votes = classifier.votes(inputs)[: request.draws]
         total += torch.bincount(votes.cpu(), minlength=classifier.classes + 1)
     found: list[int] = total.tolist()
     return found

@@ -81,8 +81,7 @@ class DeviceNoise:
             self._generator.manual_seed(block_seed(self._seed, request, self._law.name))
             self._fill(block, self._generator)
         words = raw.flatten(1)[:, :FINGERPRINT_WORDS].clone()
-        examples = [request.example for request in requests]
-        return DeviceRows(self._rows(raw, examples).flatten(0, 1), words.view(torch.int64))
+        return DeviceRows(self._rows(raw, requests).flatten(0, 1), words.view(torch.int64))
 
     def _check_generator(self) -> None:
         drawn = []

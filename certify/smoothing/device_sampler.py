@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest
-from certify.smoothing.base_network import BaseNetwork
 from certify.smoothing.device_noise import DeviceNoise
-from certify.smoothing.noise import FINGERPRINT_WORDS, NoiseLaw, fingerprint
-from certify.smoothing.readings import Piece, Reading
+from certify.smoothing.noise import FINGERPRINT_WORDS, fingerprint
+from certify.smoothing.readings import Piece
 from certify.smoothing.sampler import BlockResult
+from certify.smoothing.work import Work
 
 AHEAD = 2
 
@@ -54,26 +54,25 @@ class _Flight:
 
 @dataclass(eq=False)
 class DeviceSampler:
-    """Evaluates blocks of one run in micro-batches of ``micro_batch`` rows, on the device of the network."""
+    """Evaluates blocks of one run in micro-batches, on the device of the network."""
 
-    network: BaseNetwork
-    reading: Reading
-    law: NoiseLaw
-    shape: tuple[int, ...]
-    micro_batch: int
-    seed: int
+    work: Work
     _queue: deque[BlockRequest] = field(default_factory=deque, init=False)
     _open: deque[_DrawnBlock] = field(default_factory=deque, init=False)  # with rows that are in no micro-batch
     _flights: deque[_Flight] = field(default_factory=deque, init=False)
     _left: Tensor = field(init=False)  # the rows of the open blocks
 
     def __post_init__(self) -> None:
-        self._left = torch.from_numpy(np.zeros((0, *self.shape), dtype=self.law.row_dtype)).to(self.network.device)
+        self._left = torch.from_numpy(np.zeros((0, *self.work.shape), dtype=self.work.law.row_dtype)).to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.work.network.device
 
     @cached_property
     def _noise(self) -> DeviceNoise:
         """The noise of the run; made in a step, where the end of the memory is noticed."""
-        return DeviceNoise(self.law, self.seed, self.network.device)
+        return DeviceNoise(self.work.law, self.work.seed, self._device)
 
     @property
     def queued(self) -> int:
@@ -83,7 +82,7 @@ class DeviceSampler:
     @property
     def wanted(self) -> int:
         """How many rows should be queued: those of the next micro-batch."""
-        return self.micro_batch
+        return self.work.micro_batch
 
     @property
     def idle(self) -> bool:
@@ -105,7 +104,7 @@ class DeviceSampler:
             flight = self._flights.popleft()
             flight.arrived.synchronize()
             now = time.perf_counter()
-            results += _settle(flight, (now - start) / self.micro_batch, self.micro_batch)
+            results += _settle(flight, (now - start) / self.work.micro_batch, self.work.micro_batch)
             start = now
         return results
 
@@ -121,22 +120,25 @@ class DeviceSampler:
         fresh, words = self._draw()
         rows, staged = self._stage()
         pieces = [Piece(block.request, block.staged - count, count) for block, count in staged]
-        with self.network.running() as network:
-            inputs = self.law.inputs(rows, self.network.dtype)
-            records = self.reading.records(self.reading.check(network(inputs), self.micro_batch), pieces)
+        reading = self.work.reading
+        with self.work.network.running() as network:
+            inputs = self.work.law.inputs(rows, self.work.network.dtype)
+            records = reading.records(reading.check(network(inputs), self.work.micro_batch), pieces)
         numbers = torch.cat([records, words]).to("cpu", non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record(torch.cuda.current_stream(self.network.device))
+        arrived.record(torch.cuda.current_stream(self._device))
         return _Flight(staged, fresh, numbers, arrived)
 
     def _draw(self) -> tuple[list[_DrawnBlock], Tensor]:
         """Draw the blocks that the next micro-batch needs; return them, and the words of their fingerprints."""
-        missing = self.micro_batch - len(self._left)
+        missing = self.work.micro_batch - len(self._left)
         count = min(-(-missing // BLOCK_DRAWS), len(self._queue))
         requests = [self._queue.popleft() for _ in range(count)]
-        fresh = [_DrawnBlock(one, np.zeros(self.reading.record_size(one.purpose), dtype=np.int64)) for one in requests]
+        fresh = [
+            _DrawnBlock(one, np.zeros(self.work.reading.record_size(one.purpose), dtype=np.int64)) for one in requests
+        ]
         if not fresh:
-            return [], torch.zeros(0, dtype=torch.int64, device=self.network.device)
+            return [], torch.zeros(0, dtype=torch.int64, device=self._device)
         drawn = self._noise.draw(requests)
         self._left = torch.cat([self._left, drawn.rows])
         self._open.extend(fresh)
@@ -144,7 +146,7 @@ class DeviceSampler:
 
     def _stage(self) -> tuple[Tensor, list[tuple[_DrawnBlock, int]]]:
         """Return the rows of the next micro-batch, padded with zeros at the end of the queue, and whose they are."""
-        rows, self._left = self._left[: self.micro_batch], self._left[self.micro_batch :].clone()
+        rows, self._left = self._left[: self.work.micro_batch], self._left[self.work.micro_batch :].clone()
         pieces: list[tuple[_DrawnBlock, int]] = []
         filled = 0
         while self._open and filled < len(rows):
@@ -155,7 +157,7 @@ class DeviceSampler:
             pieces.append((block, count))
             if block.staged == BLOCK_DRAWS:
                 self._open.popleft()
-        padding = rows.new_zeros((self.micro_batch - len(rows), *self.shape))
+        padding = rows.new_zeros((self.work.micro_batch - len(rows), *self.work.shape))
         return (torch.cat([rows, padding]) if len(padding) else rows), pieces
 
 

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from certify.errors import InputError
-from certify.examples import Example
-from certify.smoothing.addresses import BLOCK_DRAWS
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest
 from certify.smoothing.gaussian_255 import thresholds
 from certify.smoothing.integer_law import IntegerLaw
-from certify.smoothing.noise import NoisyRows, RawNoise, fingerprint, moved
+from certify.smoothing.noise import NoisyRows, RawNoise, fill_by_rows, fingerprint, moved_values
 from certify.smoothing.two_level_table import LOW_BITS, IntegerSampler, integer_sampler, search
 
 MOST_TABLES = 64  # of 2^16 entries each
@@ -47,18 +46,22 @@ class DiagonalLaw:
         """The standard deviation of a coordinate of scale 1."""
         return self.sigma
 
-    def draw(self, example: Example, bits: np.random.Philox) -> NoisyRows:
+    def draw(self, request: BlockRequest, bits: np.random.Philox) -> NoisyRows:
         """Return x + sigma d g for `BLOCK_DRAWS` standard normal vectors g, in float64."""
-        normal = np.random.Generator(bits).standard_normal((BLOCK_DRAWS, *example.stored.shape))
+        normal = np.random.Generator(bits).standard_normal((BLOCK_DRAWS, *request.example.stored.shape))
         mark = fingerprint(normal)
         normal *= self.sigma * self.scales
-        normal += example.values()
+        normal += request.example.values()
         return NoisyRows(normal, mark)
 
-    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
+    def fill(self, request: BlockRequest, key: NDArray[np.uint64], inputs: Tensor) -> str:
+        """Write the inputs of a block, and return its fingerprint."""
+        return fill_by_rows(self, request, key, inputs)
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[BlockRequest]], Tensor]:
         """Return g, examples -> x + sigma d g, in float64."""
         sizes = torch.from_numpy(self.sigma * self.scales).to(device)
-        return lambda raw, examples: raw.mul_(sizes).add_(moved([one.values() for one in examples], device))
+        return lambda raw, requests: raw.mul_(sizes).add_(moved_values(requests, device))
 
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the rows rounded once to ``dtype``."""

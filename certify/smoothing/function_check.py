@@ -14,9 +14,9 @@ from torch import Tensor
 
 from certify.errors import NoRuleError
 from certify.examples import Example
-from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest
 from certify.smoothing.base_network import BaseNetwork
-from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.noise import NoiseLaw, block_inputs
 from certify.smoothing.readings import Reading
 
 
@@ -29,8 +29,7 @@ def refuse_unless_function(
         NoRuleError: If an output depends on anything but its own input.
     """
     request = BlockRequest(example, "selection", 0, BLOCK_DRAWS)
-    rows = torch.from_numpy(law.draw(example, block_generator(seed, request, law.name)).rows)
-    inputs = law.inputs(rows.to(network.device), network.dtype)
+    inputs = block_inputs(law, seed, request, network.dtype).to(network.device)
     first = _outputs(network, reading, inputs, micro_batch)
     if not reading.agree(first, _outputs(network, reading, inputs, micro_batch)):
         raise NoRuleError(_message("the same noisy inputs, evaluated twice, got different votes"))

@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from certify.examples import Example
-from certify.smoothing.addresses import BLOCK_DRAWS
-from certify.smoothing.noise import NoisyRows, RawNoise, fingerprint, moved
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest
+from certify.smoothing.kernels import kernels
+from certify.smoothing.noise import FINGERPRINT_WORDS, NoisyRows, RawNoise, fill_by_rows, fingerprint, moved_values
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,26 @@ class GaussianLaw:
         """The standard deviation."""
         return self.sigma
 
-    def draw(self, example: Example, bits: np.random.Philox) -> NoisyRows:
+    def draw(self, request: BlockRequest, bits: np.random.Philox) -> NoisyRows:
         """Return x + sigma g for `BLOCK_DRAWS` standard normal vectors g, in float64."""
-        normal = np.random.Generator(bits).standard_normal((BLOCK_DRAWS, *example.stored.shape))
+        normal = np.random.Generator(bits).standard_normal((BLOCK_DRAWS, *request.example.stored.shape))
         mark = fingerprint(normal)
         normal *= self.sigma
-        normal += example.values()
+        normal += request.example.values()
         return NoisyRows(normal, mark)
 
-    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
+    def fill(self, request: BlockRequest, key: NDArray[np.uint64], inputs: Tensor) -> str:
+        """Write the inputs of a block, and return its fingerprint."""
+        compiled = kernels()
+        if compiled is None or inputs.dtype not in (torch.float32, torch.float64):
+            return fill_by_rows(self, request, key, inputs)
+        first = np.zeros(min(FINGERPRINT_WORDS, inputs.numel()))
+        compiled.normal_inputs(key, self.sigma, request.example.values(), inputs.numpy(), first)
+        return fingerprint(first)
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[BlockRequest]], Tensor]:
         """Return g, examples -> x + sigma g, in float64."""
-        return lambda raw, examples: raw.mul_(self.sigma).add_(moved([one.values() for one in examples], device))
+        return lambda raw, requests: raw.mul_(self.sigma).add_(moved_values(requests, device))
 
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the rows rounded once to ``dtype``."""

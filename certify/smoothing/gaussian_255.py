@@ -88,8 +88,8 @@ def gaussian_255(sigma: float) -> IntegerLaw:
         >>> from certify.examples import Example
         >>> from certify.smoothing.addresses import BlockRequest, block_generator
         >>> image = Example(index=0, id="a", label=0, stored=np.full((1, 2, 2), 200, dtype=np.uint8))
-        >>> bits = block_generator(0, BlockRequest(image, "selection", 0, 128), "gaussian-255")
-        >>> noisy = gaussian_255(0.25).draw(image, bits)
+        >>> request = BlockRequest(image, "selection", 0, 128)
+        >>> noisy = gaussian_255(0.25).draw(request, block_generator(0, request, "gaussian-255"))
         >>> noisy.rows.shape, noisy.rows.dtype
         ((128, 1, 2, 2), dtype('int16'))
     """

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from certify.errors import InputError
 from certify.examples import Example
-from certify.smoothing.addresses import BLOCK_DRAWS
-from certify.smoothing.noise import NoisyRows, RawNoise, fingerprint, moved
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest
+from certify.smoothing.kernels import kernels
+from certify.smoothing.noise import FINGERPRINT_WORDS, NoisyRows, RawNoise, fill_by_rows, fingerprint, moved
+from certify.smoothing.two_level_table import IntegerSampler
 
 
 class Sampler(Protocol):
@@ -66,32 +68,48 @@ class IntegerLaw:
         """The integers that x + Z fits in."""
         return self.sampler.table.dtype
 
-    def draw(self, example: Example, bits: np.random.Philox) -> NoisyRows:
+    def draw(self, request: BlockRequest, bits: np.random.Philox) -> NoisyRows:
         """Return x + Z for `BLOCK_DRAWS` draws, as integers.
 
         Raises:
             InputError: If the example does not hold 8-bit pixels.
         """
-        self._check(example)
+        example = self._checked(request)
         values, words = self.sampler.draw(bits, BLOCK_DRAWS * math.prod(example.stored.shape))
-        rows = values.reshape(BLOCK_DRAWS, *example.stored.shape)
+        rows = values.reshape(BLOCK_DRAWS, *request.example.stored.shape)
         rows += example.stored
         return NoisyRows(rows, fingerprint(words))
 
-    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
+    def fill(self, request: BlockRequest, key: NDArray[np.uint64], inputs: Tensor) -> str:
+        """Write the inputs of a block, and return its fingerprint; compiled for float32 and one table of int16.
+
+        Raises:
+            InputError: If the example does not hold 8-bit pixels.
+        """
+        compiled, sampler = kernels(), self.sampler
+        narrow = sampler.table.dtype == np.int16 and inputs.dtype == torch.float32
+        if compiled is None or not isinstance(sampler, IntegerSampler) or not narrow:
+            return fill_by_rows(self, request, key, inputs)
+        pixels = self._checked(request).stored.astype(np.int16)
+        compiled.integer_inputs(key, sampler, pixels, inputs.numpy())
+        count = min(FINGERPRINT_WORDS, BLOCK_DRAWS * pixels.size // 4)
+        return fingerprint(compiled.words(key, count))
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[BlockRequest]], Tensor]:
         """Return u, examples -> x + Z, as integers."""
         find, integers = self.sampler.on_device(device), torch.from_numpy(self.sampler.table[:0]).dtype
 
-        def rows(raw: Tensor, examples: Sequence[Example]) -> Tensor:
-            for example in examples:
-                self._check(example)
-            return find(raw).add_(moved([example.stored for example in examples], device)).to(integers)
+        def rows(raw: Tensor, requests: Sequence[BlockRequest]) -> Tensor:
+            pixels = [self._checked(request).stored for request in requests]
+            return find(raw).add_(moved(pixels, device)).to(integers)
 
         return rows
 
-    def _check(self, example: Example) -> None:
+    def _checked(self, request: BlockRequest) -> Example:
+        example = request.example
         if not example.eight_bit:
             raise InputError(f"{example.id}: expected 8-bit pixels for the law {self.name}, got {example.stored.dtype}")
+        return example
 
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return z / 255: in float64 for a float64 network, else in float32 and then cast. z itself is exact."""

@@ -28,9 +28,10 @@ from certify.smoothing.jobs import Job, read_example
 from certify.smoothing.micro_batch import choose_micro_batch, halve_micro_batch
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.sampler import BlockResult, Sampler
-from certify.smoothing.shards import Engine, RayShards, Work
+from certify.smoothing.shards import Engine, RayShards, local_sampler
 from certify.smoothing.store import Store
 from certify.smoothing.tasks import Row, Task
+from certify.smoothing.work import Work
 
 PROGRESS_SECONDS = 0.2
 
@@ -123,7 +124,7 @@ class SmoothingLoop(Generic[Row]):
         job = Job(example, self.task, rows)
         if job.done:
             return job
-        size = self._ready().micro_batch
+        size = self._ready().work.micro_batch
         if all(row.micro_batch == size for row in rows):
             return job
         self.store.discard([job.key])
@@ -137,7 +138,7 @@ class SmoothingLoop(Generic[Row]):
             work = Work(self.network, task.reading, self.law, shape, size, task.settings.seed)
             remote = self.engine == "ray"
             first = self.dataset.examples[0]
-            self._sampler = RayShards(work, first, self.workers) if remote else work.sampler(self.workers)
+            self._sampler = RayShards(work, first, self.workers) if remote else local_sampler(work, self.workers)
         return self._sampler
 
     def _checked_micro_batch(self) -> int:
@@ -199,7 +200,7 @@ class SmoothingLoop(Generic[Row]):
 
     def _shrink(self, sampler: Evaluator, error: BaseException) -> None:
         """After running out of memory: halve the micro-batch and begin the open examples again."""
-        self.micro_batch = halve_micro_batch(sampler.micro_batch, error)
+        self.micro_batch = halve_micro_batch(sampler.work.micro_batch, error)
         sampler.close()
         self._sampler, self._exhausted = None, False
         self.store.discard([job.key for job in self._jobs])

@@ -8,6 +8,9 @@ model. It works in two halves, the first of which has two forms:
 - ``on_device`` gives the same function of ``raw`` numbers that were drawn on a device (`device_noise`);
 - ``inputs`` turns a batch of rows into what the network is called with.
 
+``fill`` is both halves in one, on the CPU: the same inputs, bit for bit, where they belong, and by `kernels` where a
+law has one of its own.
+
 A further law is one file with such a class and one line in `certify.smoothing.laws`.
 """
 
@@ -23,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from certify.examples import Example
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_key
 
 FINGERPRINT_WORDS = 64
 
@@ -74,16 +77,23 @@ class NoiseLaw(Protocol):
     def row_dtype(self) -> np.dtype[Any]:
         """The dtype of the rows."""
 
-    def draw(self, example: Example, bits: np.random.Philox) -> NoisyRows:
-        """Return the noisy rows of the block whose generator is ``bits``."""
+    def draw(self, request: BlockRequest, bits: np.random.Philox) -> NoisyRows:
+        """Return the noisy rows of a block, whose generator is ``bits``."""
+        ...
+
+    def fill(self, request: BlockRequest, key: NDArray[np.uint64], inputs: Tensor) -> str:
+        """Write the network inputs of the block with this key into ``inputs``, and return its fingerprint.
+
+        ``inputs`` is ``[BLOCK_DRAWS, *input_shape]`` on the CPU, contiguous, in the dtype of the network.
+        """
         ...
 
     @property
     def raw(self) -> RawNoise:
         """The numbers that `on_device` takes."""
 
-    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
-        """Return the function from raw numbers of blocks, and their examples, to rows of the dtype of those of `draw`.
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[BlockRequest]], Tensor]:
+        """Return the function from raw numbers of blocks, and these, to rows of the dtype of those of `draw`.
 
         The numbers are ``[blocks, BLOCK_DRAWS, *input_shape]`` on the device, and may be used up.
         """
@@ -92,6 +102,25 @@ class NoiseLaw(Protocol):
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the network inputs of rows ``[B, *input_shape]``, on the device where the rows are."""
         ...
+
+
+def fill_by_rows(law: NoiseLaw, request: BlockRequest, key: NDArray[np.uint64], inputs: Tensor) -> str:
+    """Fill as `NoiseLaw.fill` says, with `NoiseLaw.draw` and `NoiseLaw.inputs`."""
+    noisy = law.draw(request, np.random.Philox(key=key))
+    inputs.copy_(law.inputs(torch.from_numpy(noisy.rows), inputs.dtype))
+    return noisy.fingerprint
+
+
+def block_inputs(law: NoiseLaw, seed: int, request: BlockRequest, dtype: torch.dtype) -> Tensor:
+    """Return the network inputs of one block, ``[BLOCK_DRAWS, *input_shape]``, on the CPU."""
+    inputs = torch.empty((BLOCK_DRAWS, *request.example.stored.shape), dtype=dtype)
+    law.fill(request, block_key(seed, request, law.name), inputs)
+    return inputs
+
+
+def moved_values(requests: Sequence[BlockRequest], device: torch.device) -> Tensor:
+    """Return the examples of blocks in float64 on a device: ``[blocks, 1, *shape]``."""
+    return moved([request.example.values() for request in requests], device)
 
 
 def moved(arrays: Sequence[NDArray[Any]], device: torch.device) -> Tensor:

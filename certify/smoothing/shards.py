@@ -15,7 +15,6 @@ which ends with this process. Cores and GPUs of the cluster each hold one worker
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import signal
@@ -29,19 +28,16 @@ from math import lcm
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 
 from certify._version import __version__
 from certify.errors import InputError
 from certify.examples import Example
-from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator
-from certify.smoothing.base_network import BaseNetwork
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest
 from certify.smoothing.device_sampler import DeviceSampler
-from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.noise_source import source_name
-from certify.smoothing.readings import Reading
 from certify.smoothing.sampler import BlockResult, Sampler, use_one_core
+from certify.smoothing.work import Work
 
 Engine: TypeAlias = Literal["local", "ray"]
 MOST_TRIES = 3
@@ -49,34 +45,15 @@ WAIT_SECONDS = 0.2  # so that a signal is seen soon
 LEAST_ROWS = 1024  # of one request to a worker: a trip costs about a millisecond
 
 
-@dataclass(frozen=True, eq=False)
-class Work:
-    """All that blocks are evaluated with, the same in every process."""
+def local_sampler(work: Work, workers: int = 1) -> Sampler | DeviceSampler:
+    """Return a sampler of this process."""
+    return Sampler(work, workers) if work.network.device.type == "cpu" else DeviceSampler(work)
 
-    network: BaseNetwork
-    reading: Reading
-    law: NoiseLaw
-    shape: tuple[int, ...]
-    micro_batch: int
-    seed: int
 
-    def sampler(self, workers: int = 1) -> Sampler | DeviceSampler:
-        """Return a sampler of this process."""
-        if self.network.device.type != "cpu":
-            return DeviceSampler(self.network, self.reading, self.law, self.shape, self.micro_batch, self.seed)
-        return Sampler(self.network, self.reading, self.law, self.shape, self.micro_batch, self.seed, workers)
-
-    def signature(self, example: Example) -> str:
-        """Return what must agree wherever blocks are evaluated: versions, generator, all outputs of one pilot block."""
-        request = BlockRequest(example, "selection", 0, BLOCK_DRAWS)
-        rows = self.law.draw(example, block_generator(self.seed, request, self.law.name)).rows
-        padded = np.zeros((-(-BLOCK_DRAWS // self.micro_batch) * self.micro_batch, *self.shape), rows.dtype)
-        padded[:BLOCK_DRAWS] = rows
-        inputs = self.law.inputs(torch.from_numpy(padded).to(self.network.device), self.network.dtype)
-        with self.network.running() as network:
-            outputs = [network(part).double().cpu().numpy().tobytes() for part in torch.split(inputs, self.micro_batch)]
-        versions = f"certify {__version__}, torch {torch.__version__}, noise of {source_name(self.network.device)}"
-        return f"{versions}, {hashlib.sha256(b''.join(outputs)).hexdigest()}"
+def signature(work: Work, example: Example) -> str:
+    """Return what must agree wherever blocks are evaluated: versions, generator, all outputs of one pilot block."""
+    versions = f"certify {__version__}, torch {torch.__version__}, noise of {source_name(work.network.device)}"
+    return f"{versions}, {work.pilot_outputs(example)}"
 
 
 class Worker:
@@ -84,11 +61,11 @@ class Worker:
 
     def __init__(self, work: Work) -> None:
         use_one_core()
-        self._work, self._sampler = work, work.sampler()
+        self._work, self._sampler = work, local_sampler(work)
 
     def introduce(self, example: Example) -> tuple[str, str]:
         """Return the name of the machine, and the signature of what it evaluates with."""
-        return socket.gethostname(), self._work.signature(example)
+        return socket.gethostname(), signature(self._work, example)
 
     def evaluate(self, requests: Sequence[BlockRequest]) -> list[BlockResult]:
         """Return the records of some blocks, in their order."""
@@ -127,15 +104,10 @@ class RayShards:
     def __post_init__(self) -> None:
         self._ray = _connected()
         self._stored = self._ray.put(self.work)
-        self._signature = self.work.signature(self.example)
+        self._signature = signature(self.work, self.example)
         self._crew = [self._hire() for _ in range(self.workers)]
         for introduced in self._ray.get([worker.introduce.remote(self.example) for worker in self._crew]):
             self._check_agreement(*introduced)
-
-    @property
-    def micro_batch(self) -> int:
-        """The rows of one forward pass."""
-        return self.work.micro_batch
 
     @property
     def queued(self) -> int:
@@ -178,7 +150,7 @@ class RayShards:
     @property
     def _blocks_each(self) -> int:
         """The blocks of one parcel: they fill whole micro-batches."""
-        full = lcm(BLOCK_DRAWS, self.micro_batch)
+        full = lcm(BLOCK_DRAWS, self.work.micro_batch)
         return -(-LEAST_ROWS // full) * full // BLOCK_DRAWS
 
     def _hire(self) -> Any:  # noqa: ANN401 - a handle of Ray's, which has no types

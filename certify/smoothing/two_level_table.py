@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ class IntegerSampler:
     def half(self) -> int:
         """m, the largest |Z|."""
         return len(self.T) // 2
+
+    @cached_property
+    def below(self) -> NDArray[np.int32]:
+        """#{k : T_k <= v 2^47} for each value v of the top bits."""
+        return search(self.T, np.arange(2**TOP_BITS, dtype=np.int64) << LOW_BITS).astype(np.int32)
 
     def draw(self, bits: np.random.Philox, count: int) -> tuple[NDArray[Any], NDArray[np.uint64]]:
         """Return ``count`` independent Z and the raw words that hold their top bits (four to a word)."""

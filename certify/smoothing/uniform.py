@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from certify.examples import Example
-from certify.smoothing.addresses import BLOCK_DRAWS
-from certify.smoothing.noise import NoisyRows, RawNoise, fingerprint, moved
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest
+from certify.smoothing.noise import NoisyRows, RawNoise, fill_by_rows, fingerprint, moved_values
 from certify.stats.uniform import half_width
 
 
@@ -47,23 +47,27 @@ class UniformLaw:
         """The law as the report describes it."""
         return f"float64 uniform noise of half-width {self.scale!r} added in float64 (not float-sound)"
 
-    def draw(self, example: Example, bits: np.random.Philox) -> NoisyRows:
+    def draw(self, request: BlockRequest, bits: np.random.Philox) -> NoisyRows:
         """Return x + w (2u - 1) for `BLOCK_DRAWS` vectors u of uniform numbers in [0, 1), in float64."""
-        uniform = np.random.Generator(bits).random((BLOCK_DRAWS, *example.stored.shape))
+        uniform = np.random.Generator(bits).random((BLOCK_DRAWS, *request.example.stored.shape))
         mark = fingerprint(uniform)
         uniform *= 2.0
         uniform -= 1.0  # exact: u is a multiple of 2^-53
         uniform *= self.scale
-        uniform += example.values()
+        uniform += request.example.values()
         return NoisyRows(uniform, mark)
 
-    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[Example]], Tensor]:
+    def fill(self, request: BlockRequest, key: NDArray[np.uint64], inputs: Tensor) -> str:
+        """Write the inputs of a block, and return its fingerprint."""
+        return fill_by_rows(self, request, key, inputs)
+
+    def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[BlockRequest]], Tensor]:
         """Return u, examples -> x + w (2u - 1), of the top 53 bits of integers, in float64."""
 
-        def rows(raw: Tensor, examples: Sequence[Example]) -> Tensor:
+        def rows(raw: Tensor, requests: Sequence[BlockRequest]) -> Tensor:
             uniform = (raw >> 10).to(torch.float64).mul_(2.0**-53)
             centred = uniform.mul_(2.0).sub_(1.0).mul_(self.scale)
-            return centred.add_(moved([one.values() for one in examples], device))
+            return centred.add_(moved_values(requests, device))
 
         return rows
 

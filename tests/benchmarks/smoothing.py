@@ -52,8 +52,9 @@ from certify.examples import Dataset, Example
 from certify.graph import Program, trace
 from certify.results import SmoothingSettings
 from certify.smoothing import LAWS, RunHeader, Store, law_name, make_law, open_store, plan_procedure, run_smoothing
-from certify.smoothing.addresses import BlockRequest, block_generator
+from certify.smoothing.addresses import BlockRequest
 from certify.smoothing.classification import Classification
+from certify.smoothing.noise import block_inputs
 from certify.smoothing.run import task_events
 
 SIGMA = 0.25
@@ -228,7 +229,7 @@ def noise_nanoseconds(name: str, example: Example) -> float:
     law, seconds = LAWS[name](SIGMA), []
     for block in range(20):
         start = time.perf_counter()
-        law.draw(example, block_generator(0, BlockRequest(example, "estimation", block, 128), name))
+        block_inputs(law, 0, BlockRequest(example, "estimation", block, 128), torch.float32)
         seconds.append(time.perf_counter() - start)
     return min(seconds) / 128 / example.stored.size * 1e9
 
@@ -319,6 +320,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print("load of the machine: {:.1f} {:.1f} {:.1f} on {} cores".format(*os.getloadavg(), os.cpu_count()))
+    print("draws of the CPU: " + ("by numpy" if kernels() is None else "compiled"))
     for name in LAWS:
         nanoseconds = noise_nanoseconds(name, images((3, 32, 32)).examples[0])
         print(f"noise {name:<14} {nanoseconds:6.1f} ns per coordinate")

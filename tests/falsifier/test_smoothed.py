@@ -205,7 +205,7 @@ def test_votes_are_counted_like_by_hand() -> None:
 
     expected = np.zeros(4, dtype=np.int64)
     for request in block_requests(example, "estimation", 300):
-        rows = law.draw(example, block_generator(7, request, law.name)).rows
+        rows = law.draw(request, block_generator(7, request, law.name)).rows
         expected += np.bincount(votes_by_hand(rows)[: request.draws], minlength=4)
     assert vote_counts(classifier, law, example, "estimation", 300, 7) == expected.tolist()
 

@@ -15,6 +15,7 @@ from certify.smoothing.addresses import block_requests
 from certify.smoothing.base_network import base_network
 from certify.smoothing.sampler import Sampler
 from certify.smoothing.votes import Votes, base_classifier
+from certify.smoothing.work import Work
 from tests.smoothing.toy_runs import CLASSES, SETTINGS, SHAPE, counts_by_hand, dataset, predict, run, votes_by_hand
 
 DATA = dataset()
@@ -22,9 +23,8 @@ DATA = dataset()
 
 def sampler(micro_batch, workers=1, classify=predict):
     network = base_network(classify, device="cpu", dtype="float32")
-    return Sampler(
-        network, Votes(CLASSES), make_law(SETTINGS, eight_bit=True), SHAPE, micro_batch, SETTINGS.seed, workers
-    )
+    law = make_law(SETTINGS, eight_bit=True)
+    return Sampler(Work(network, Votes(CLASSES), law, SHAPE, micro_batch, SETTINGS.seed), workers)
 
 
 def evaluate(requests, micro_batch, workers=1):

@@ -94,16 +94,20 @@ def test_scaled_integer_noise_has_the_thresholds_of_each_coordinate():
     assert law.sampler.on_device(CPU)(torch.from_numpy(u)).tolist() == expected
 
 
+def request(example):
+    return BlockRequest(example, "estimation", 0, BLOCK_DRAWS)
+
+
 def test_rows_are_stored_pixels_plus_noise_in_the_integers_of_the_law():
     image = Example(index=0, id="a", label=0, stored=np.array([[0, 255]], dtype=np.uint8))
     law = gaussian_255(0.5)
     raw = torch.randint(0, 2**63 - 1, (2, BLOCK_DRAWS, 1, 2), generator=torch.Generator().manual_seed(1))
-    rows = law.on_device(CPU)(raw.clone(), [image, image])
+    rows = law.on_device(CPU)(raw.clone(), [request(image), request(image)])
     assert rows.dtype == torch.int16 == torch.from_numpy(np.zeros(0, law.row_dtype)).dtype
     assert torch.equal(rows.long(), law.sampler.on_device(CPU)(raw).long() + torch.tensor([[0, 255]]))
     floats = Example(index=0, id="b", label=0, stored=np.zeros((1, 2), dtype=np.float32))
     with pytest.raises(InputError, match="8-bit"):
-        law.on_device(CPU)(raw, [floats, floats])
+        law.on_device(CPU)(raw, [request(floats), request(floats)])
 
 
 @pytest.mark.parametrize("sigma", [0.25, 1.0])
@@ -119,7 +123,7 @@ def test_float_noise_is_added_in_float64_as_on_the_cpu(sigma):
         (uniform, whole, ((whole >> 10) * 2.0**-53 * 2.0 - 1.0) * uniform.scale + x.values()),
     ]
     for law, raw, expected in cases:
-        rows = law.on_device(CPU)(torch.from_numpy(raw.copy()), [x])
+        rows = law.on_device(CPU)(torch.from_numpy(raw.copy()), [request(x)])
         assert rows.dtype == torch.float64
         assert np.array_equal(rows.numpy(), expected)
 
@@ -153,13 +157,14 @@ def test_a_run_counts_what_its_seeds_say_in_calls_of_one_shape_and_one_copy_per_
 
 def work(device: PretendDevice, batch: int, blocks: int = 6):
     from certify.smoothing.base_network import base_network
-    from certify.smoothing.shards import Work
+    from certify.smoothing.shards import local_sampler
     from certify.smoothing.votes import Votes
+    from certify.smoothing.work import Work
 
     law = make_law(SMALL, eight_bit=True)
     weights, offsets = (torch.from_numpy(a.astype(np.float64)).to(DEVICE) for a in (WEIGHTS.T, OFFSETS))
     network = base_network(partial(scores, weights, offsets), device=DEVICE, dtype="float32")
-    sampler = Work(network, Votes(CLASSES), law, SHAPE, batch, seed=0).sampler()
+    sampler = local_sampler(Work(network, Votes(CLASSES), law, SHAPE, batch, seed=0))
     for block in range(blocks):
         sampler.push(BlockRequest(dataset(1).examples[0], "estimation", block, BLOCK_DRAWS))
     before = device.to_host

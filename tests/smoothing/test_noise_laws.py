@@ -126,7 +126,7 @@ def test_the_network_sees_the_integers_divided_once():
 def test_rows_are_pixels_plus_noise_and_are_not_clipped():
     law = gaussian_255(1.0)
     bits = block_generator(0, REQUEST, law.name)
-    rows = law.draw(IMAGE, bits).rows
+    rows = law.draw(REQUEST, bits).rows
     noise, _ = law.sampler.draw(block_generator(0, REQUEST, law.name), rows.size)
     assert np.array_equal(rows.astype(np.int64), IMAGE.stored.astype(np.int64) + noise.reshape(rows.shape))
     assert rows.min() < 0
@@ -148,13 +148,13 @@ def test_sigma_out_of_range_is_refused(sigma):
 @pytest.mark.parametrize("sigma", [1e-300, 1e-5])
 def test_a_tiny_sigma_rounds_to_no_noise(sigma):
     law = gaussian_255(sigma)
-    assert (law.draw(IMAGE, block_generator(0, REQUEST, law.name)).rows == IMAGE.stored).all()
+    assert (law.draw(REQUEST, block_generator(0, REQUEST, law.name)).rows == IMAGE.stored).all()
 
 
 def test_integer_noise_refuses_other_data():
     tabular = Example(0, "t", 0, np.zeros(3, dtype=np.float32))
     with pytest.raises(InputError, match="8-bit"):
-        gaussian_255(0.5).draw(tabular, block_generator(0, REQUEST, "gaussian-255"))
+        gaussian_255(0.5).draw(BlockRequest(tabular, "estimation", 0, 128), block_generator(0, REQUEST, "gaussian-255"))
 
 
 def test_the_law_follows_from_the_data_and_the_opt_out():
@@ -173,7 +173,7 @@ def test_the_law_follows_from_the_data_and_the_opt_out():
 def test_float_noise_is_added_in_float64_and_shared_between_sigmas():
     at_zero = Example(0, "t", 0, np.zeros((2, 2), dtype=np.float64))
     request = BlockRequest(at_zero, "estimation", 0, BLOCK_DRAWS)
-    one, half = (GaussianLaw(sigma).draw(at_zero, block_generator(0, request, "gaussian")) for sigma in (1.0, 0.5))
+    one, half = (GaussianLaw(sigma).draw(request, block_generator(0, request, "gaussian")) for sigma in (1.0, 0.5))
     assert one.rows.dtype == np.float64
     assert np.array_equal(one.rows * 0.5, half.rows)
     assert one.fingerprint == half.fingerprint
@@ -184,8 +184,8 @@ def test_float_noise_is_added_in_float64_and_shared_between_sigmas():
 @pytest.mark.parametrize("name", sorted(LAWS))
 def test_every_law_keeps_the_interface(name):
     law = LAWS[name](0.25)
-    noisy = law.draw(IMAGE, block_generator(0, REQUEST, name))
-    again = law.draw(IMAGE, block_generator(0, REQUEST, name))
+    noisy = law.draw(REQUEST, block_generator(0, REQUEST, name))
+    again = law.draw(REQUEST, block_generator(0, REQUEST, name))
     assert law.name == name
     assert noisy.rows.shape == (BLOCK_DRAWS, *IMAGE.stored.shape)
     assert noisy.rows.dtype == law.row_dtype
@@ -226,7 +226,8 @@ def test_uniform_sigmas_without_a_level_are_refused():
 
 def test_the_half_width_is_that_of_the_rows():
     at_zero = Example(0, "t", 0, np.zeros(1000, dtype=np.float64))
-    rows = UniformLaw(0.25).draw(at_zero, block_generator(0, REQUEST, "uniform")).rows
+    request = BlockRequest(at_zero, "estimation", 0, BLOCK_DRAWS)
+    rows = UniformLaw(0.25).draw(request, block_generator(0, request, "uniform")).rows
     assert 0.43 < np.abs(rows).max() <= UniformLaw(0.25).scale
 
 
@@ -243,6 +244,6 @@ def test_the_draws_of_a_key_are_those_of_earlier_versions(law, digest):
     digests = hashlib.sha256()
     for purpose in ("selection", "estimation"):
         request = BlockRequest(image, purpose, 7, BLOCK_DRAWS)
-        rows = LAWS[law](0.25).draw(image, block_generator(12, request, law)).rows
+        rows = LAWS[law](0.25).draw(request, block_generator(12, request, law)).rows
         digests.update(rows.astype("<i4").tobytes())
     assert digests.hexdigest() == digest

@@ -55,7 +55,7 @@ def run(folder, module, data, task, settings=SETTINGS, **options):
 def drawn(example, draws, settings, purpose="estimation"):
     """The noisy inputs of the first draws, by hand."""
     law = make_law(settings, eight_bit=example.eight_bit)
-    rows = [law.draw(example, block_generator(0, r, law.name)).rows for r in block_requests(example, purpose, draws)]
+    rows = [law.draw(r, block_generator(0, r, law.name)).rows for r in block_requests(example, purpose, draws)]
     return law.inputs(torch.from_numpy(np.concatenate(rows)[:draws]), torch.float64)
 
 

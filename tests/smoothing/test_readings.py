@@ -96,7 +96,7 @@ def pixels(x):
 def noisy(example, purpose, draws):
     """The integer pixels of the first draws, by hand."""
     requests = block_requests(example, purpose, draws)
-    rows = [LAW.draw(example, block_generator(0, request, LAW.name)).rows for request in requests]
+    rows = [LAW.draw(request, block_generator(0, request, LAW.name)).rows for request in requests]
     return np.concatenate(rows).reshape(-1, 6)[:draws].astype(np.int64)
 
 

@@ -18,7 +18,7 @@ from certify.policy.fits import in_native_norm
 from certify.report import FORMATS, verify_report
 from certify.results import SmoothingSettings, report_from_json, report_to_json, seal
 from certify.smoothing import make_law
-from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator
+from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator, block_requests
 from certify.smoothing.diagonal import diagonal_255
 from certify.smoothing.gaussian_255 import thresholds
 from certify.smoothing.scales import check_scales, describe_scales
@@ -130,7 +130,7 @@ def test_gates_in_l2_count_the_ball_inside():
 def test_one_table_for_each_value_draws_the_law_of_its_coordinate():
     law, image = diagonal_255(0.1, SCALES), Example(0, "a", 0, np.full(6, 100, dtype=np.uint8))
     request = BlockRequest(image, "estimation", 0, BLOCK_DRAWS)
-    rows = law.draw(image, block_generator(0, request, law.name)).rows
+    rows = law.draw(request, block_generator(0, request, law.name)).rows
     bits, count = block_generator(0, request, law.name), BLOCK_DRAWS * 6
     top = bits.random_raw(-(-count // 4)).astype("<u8").view("<u2")[:count].astype(np.int64).reshape(-1, 6)
     low = np.zeros_like(top)
@@ -150,8 +150,8 @@ def test_each_coordinate_has_its_own_deviation(eight_bit):
     law = make_law(settings, eight_bit=eight_bit, scales=SCALES)
     (example,) = examples(eight_bit, 1)
     rows = np.concatenate(
-        [law.draw(example, block_generator(0, BlockRequest(example, "estimation", k, 128), law.name)).rows
-         for k in range(32)]
+        [law.draw(request, block_generator(0, request, law.name)).rows
+         for request in block_requests(example, "estimation", 32 * BLOCK_DRAWS)]
     )  # fmt: skip
     spread = law.inputs(torch.from_numpy(rows), torch.float64).numpy().std(axis=0)
     assert np.abs(spread / (0.1 * SCALES) - 1).max() < 6 / math.sqrt(2 * len(rows))
@@ -162,8 +162,9 @@ def test_scales_of_one_are_plain_noise():
     settings = SmoothingSettings(sigma=0.1, scales=describe_scales(ones))
     law, plain = make_law(settings, eight_bit=True, scales=ones), make_law(SETTINGS, eight_bit=True)
     (example,) = examples(True, 1)
-    bits = [block_generator(0, BlockRequest(example, "estimation", 0, 128), "gaussian-255") for _ in range(2)]
-    assert np.array_equal(law.draw(example, bits[0]).rows, plain.draw(example, bits[1]).rows)
+    request = BlockRequest(example, "estimation", 0, 128)
+    bits = [block_generator(0, request, "gaussian-255") for _ in range(2)]
+    assert np.array_equal(law.draw(request, bits[0]).rows, plain.draw(request, bits[1]).rows)
     assert (law.levels, law.name) == (plain.levels, "gaussian-diagonal-255")
 
 

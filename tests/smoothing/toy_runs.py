@@ -54,7 +54,7 @@ def counts_by_hand(example: Example, purpose: str, draws: int, settings: Smoothi
     law = make_law(settings, eight_bit=True)
     total = np.zeros(CLASSES + 1, dtype=np.int64)
     for request in block_requests(example, purpose, draws):
-        rows = law.draw(example, block_generator(settings.seed, request, law.name)).rows
+        rows = law.draw(request, block_generator(settings.seed, request, law.name)).rows
         total += np.bincount(votes_by_hand(rows)[: request.draws], minlength=CLASSES + 1)
     return total.tolist()
 

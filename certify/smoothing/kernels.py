@@ -1,0 +1,183 @@
+r"""The draws of the CPU in compiled code: the numbers of numpy's generators, bit for bit, several times as fast.
+
+`kernels.c` is compiled when the program is installed on a machine with a C compiler. It is an accelerator and nothing
+else: it makes the network inputs of a block that `NoiseLaw.draw` and `NoiseLaw.inputs` make, so that counts, stores and
+reports are the same with it and without, and where it is missing these do the work. It holds
+
+- Philox 4x64-10 under a key, in the order of ``numpy.random.Philox.random_raw``;
+- integer noise by the table of two levels (`two_level_table`): the open entries take their low words in their order,
+  and are searched from the first threshold that their entry leaves possible;
+- normal noise by the ziggurat of ``numpy.random.Generator.standard_normal``. A word whose step lies below the sure part
+  of its layer (98.8 % of words) is that step times the layer's width, with a sign; for every other word numpy's own
+  compiled function is called on the same stream. Widths and sure parts are not copied from numpy's source: they are
+  read off that function, by words that are chosen, the sure part by bisection.
+
+**What it rests on.** It is loaded only from beside this file, and used only if it was compiled from the ``kernels.c``
+beside it (by hash) and agrees, at the first use in each process, with numpy on thousands of numbers, which reach every
+branch of both laws. An installation in which any of this fails draws with numpy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certify.smoothing.two_level_table import IntegerSampler, integer_sampler
+
+SOURCE = Path(__file__).with_name("kernels.c")
+LIBRARY = Path(__file__).with_name("_kernels.so")
+LAYERS = 256
+TEST_ROWS, TEST_COLUMNS = 128, 97
+
+
+class _TwoLevels(ctypes.Structure):
+    """``two_levels`` of the C source."""
+
+    _fields_ = (
+        ("thresholds", ctypes.c_void_p),
+        ("levels", ctypes.c_int64),
+        ("table", ctypes.c_void_p),
+        ("below", ctypes.c_void_p),
+        ("open_mark", ctypes.c_int64),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """The compiled draws; ``normal`` is numpy's function of one normal number, and the layers are read off it."""
+
+    library: ctypes.CDLL
+    normal: ctypes.c_void_p
+    widths: NDArray[np.float64]
+    sure: NDArray[np.uint64]
+
+    def words(self, key: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
+        """Return the first words of a stream."""
+        found = np.zeros(count, dtype=np.uint64)
+        self.library.certify_words(_at(key), _number(count), _at(found))
+        return found
+
+    def integer_inputs(
+        self,
+        key: NDArray[np.uint64],
+        sampler: IntegerSampler,
+        pixels: NDArray[np.int16],
+        inputs: NDArray[np.float32],
+    ) -> None:
+        """Write (x + Z) / 255 for rows of independent Z into ``inputs``; see `IntegerSampler.draw`.
+
+        Args:
+            key: The key of the block.
+            sampler: The law of Z, whose table is of int16.
+            pixels: x, ``[d]``.
+            inputs: ``[rows, d]``, contiguous.
+        """
+        law = _TwoLevels(
+            sampler.T.ctypes.data,
+            sampler.levels,
+            sampler.table.ctypes.data,
+            sampler.below.ctypes.data,
+            sampler.open_mark,
+        )
+        self.library.certify_integer_inputs(
+            _at(key), ctypes.byref(law), _at(pixels), _number(pixels.size), _number(inputs.size), _at(inputs)
+        )
+
+    def normal_inputs(
+        self,
+        key: NDArray[np.uint64],
+        scale: float,
+        values: NDArray[np.float64],
+        inputs: NDArray[Any],
+        first: NDArray[np.float64],
+    ) -> None:
+        """Write x + scale g for rows of standard normal g into ``inputs``, computed in float64.
+
+        Args:
+            key: The key of the block.
+            scale: The standard deviation.
+            values: x, ``[d]``.
+            inputs: ``[rows, d]`` in float32 or float64, contiguous.
+            first: Gets the first of the g.
+        """
+        narrow = inputs.dtype == np.float32
+        self.library.certify_normal_inputs(
+            _at(key),
+            self.normal,
+            _at(self.widths),
+            _at(self.sure),
+            ctypes.c_double(scale),
+            _at(values),
+            _number(values.size),
+            _number(inputs.size),
+            _at(inputs) if narrow else None,
+            None if narrow else _at(inputs),
+            _at(first),
+            _number(first.size),
+        )
+
+
+@lru_cache(maxsize=1)
+def kernels() -> Kernels | None:
+    """Return the compiled draws, or None where this installation has none that agree with numpy.
+
+    Example:
+        >>> found = kernels()
+        >>> found is None or found.widths.shape == (256,)
+        True
+    """
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        library.certify_source.restype = ctypes.c_char_p
+        generator = importlib.util.find_spec("numpy.random._generator")
+        normal = ctypes.CDLL(str(generator and generator.origin)).random_standard_normal
+        if library.certify_source().decode() != hashlib.sha256(SOURCE.read_bytes()).hexdigest():
+            return None
+    except (OSError, AttributeError):
+        return None
+    widths, sure = np.zeros(LAYERS), np.zeros(LAYERS, dtype=np.uint64)
+    address = ctypes.cast(normal, ctypes.c_void_p)
+    library.certify_learn_layers(address, _at(widths), _at(sure))
+    found = Kernels(library, address, widths, sure)
+    return found if _integers_agree(found) and _normals_agree(found) else None
+
+
+def _integers_agree(found: Kernels) -> bool:
+    """Whether integer noise is that of the two-level table, of a law with wide and narrow steps."""
+    steps = (2 ** np.arange(8, 52, dtype=np.int64)).repeat(40).cumsum()  # below 2^58
+    sampler = integer_sampler(np.concatenate([steps, 2**62 - steps[::-1], 2**62 + steps, 2**63 - 1 - steps[::-1]]))
+    key = np.array([2, 3], dtype=np.uint64)
+    pixels, inputs = np.arange(TEST_COLUMNS, dtype=np.int16), np.zeros((TEST_ROWS, TEST_COLUMNS), dtype=np.float32)
+    values, _ = sampler.draw(np.random.Philox(key=key), inputs.size)
+    expected = (values.reshape(inputs.shape) + pixels).astype(np.float32) / np.float32(255)
+    found.integer_inputs(key, sampler, pixels, inputs)
+    return np.array_equal(inputs, expected)
+
+
+def _normals_agree(found: Kernels) -> bool:
+    """Whether normal noise is that of numpy, in float64 and rounded to float32."""
+    key, values = np.array([4, 5], dtype=np.uint64), np.linspace(0, 1, TEST_COLUMNS)
+    normal = np.random.Generator(np.random.Philox(key=key)).standard_normal((TEST_ROWS, TEST_COLUMNS))
+    expected, first = normal * 0.37 + values, np.zeros(TEST_COLUMNS)
+    for dtype in (np.float32, np.float64):
+        inputs = np.zeros(expected.shape, dtype=dtype)
+        found.normal_inputs(key, 0.37, values, inputs, first)
+        if not (np.array_equal(inputs, expected.astype(dtype)) and np.array_equal(first, normal[0])):
+            return False
+    return True
+
+
+def _at(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _number(value: int) -> ctypes.c_uint64:
+    return ctypes.c_uint64(value)
