@@ -32,15 +32,15 @@ from dataclasses import dataclass
 from itertools import count
 
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 from certify.errors import InputError
-from certify.results import Decision, SequentialTable, SmoothingSettings, Tables, dump_json
+from certify.results import Decision, SequentialTable, SmoothingSettings, Tables, dump_json, refuse_other_words
 from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.noise_source import noise_source
 from certify.smoothing.questions import Question, answers, ask_questions, draws_to_next_look
 from certify.stats import (
-    BOUNDS,
     GEOMETRIES,
     Geometry,
     charged_alpha,
@@ -175,13 +175,15 @@ def check_settings(settings: SmoothingSettings) -> None:
 
     Raises:
         InputError: If alpha is not inside (0, 1/2), sigma not positive and finite, n or n0 not from 1 to 10^9, price
-            not from 0 to 1, the seed negative, or a value so extreme that the statistics cannot be computed.
+            not from 0 to 1, the seed negative, a word not one of its choices, or a value so extreme that the statistics
+            cannot be computed.
 
     Example:
         >>> check_settings(SmoothingSettings(sigma=float("nan")))
         Traceback (most recent call last):
         certify.errors.InputError: expected sigma as a positive finite number, got nan
     """
+    refuse_other_words(asdict(settings), SmoothingSettings)
     checks = (
         (0.0 < settings.alpha < 0.5, "alpha inside (0, 1/2)", settings.alpha),
         (0.0 < settings.sigma < math.inf, "sigma as a positive finite number", settings.sigma),
@@ -195,7 +197,6 @@ def check_settings(settings: SmoothingSettings) -> None:
         (settings.price <= 1.0, "price of at most 1 sigma per draw", settings.price),
         (settings.seed >= 0, "seed as a whole number that is not negative", settings.seed),
         (all(0.0 < radius < math.inf for radius in settings.at), "radii of --at above 0", list(settings.at)),
-        (settings.bound in BOUNDS, f"bound as one of {', '.join(sorted(BOUNDS))}", settings.bound),
     )
     for holds, expected, got in (*checks, *_top_k_checks(settings)):
         if not holds:
