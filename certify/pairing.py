@@ -40,6 +40,9 @@ FREE = frozenset({"sigma", "seed", "dtype", "compile", "channels_last", "limit",
 UNUSED_WITH_ASKED = frozenset({"procedure", "price", "bound"})
 """Settings that play no part where radii were asked for."""
 
+FOLLOWING_SIGMA = frozenset({"n"})
+"""Settings of deterministic splitting that sigma decides."""
+
 CHANGES: Mapping[tuple[bool, bool], Change] = {
     (True, True): "both",
     (False, True): "won",
@@ -99,7 +102,8 @@ CONDITIONS: tuple[tuple[str, Callable[[Report], object]], ...] = (
 def _binding_settings(report: Report) -> dict[str, object]:
     """Return the settings that must be equal."""
     asked = isinstance(report, SmoothingReport) and bool(report.settings.at)
-    left_out = FREE | (UNUSED_WITH_ASKED if asked else frozenset())
+    split = isinstance(report, SmoothingReport) and report.settings.deterministic
+    left_out = FREE | (UNUSED_WITH_ASKED if asked else FOLLOWING_SIGMA if split else frozenset())
     return {name: value for name, value in msgspec.to_builtins(report.settings).items() if name not in left_out}
 
 

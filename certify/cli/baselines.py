@@ -33,7 +33,8 @@ def asked_settings(
 ) -> SmoothingSettings | None:
     """Return the settings of the run that decides the radii of gates; None where radii must be measured.
 
-    A gate on the mean radius needs measured radii, and so does one whose baseline measured them.
+    A gate on the mean radius needs measured radii, and so does one whose baseline measured them. Deterministic
+    splitting evaluates all its shifts in any case.
 
     An answer is compared with one to the same questions: what a baseline was asked for, the run is asked for too.
     """
@@ -42,7 +43,7 @@ def asked_settings(
         for gate in gates
         if gate.baseline and isinstance(report := baselines[gate.baseline], SmoothingReport)
     ]
-    if () in earlier or any(gate.metric == "mean_radius" for gate in gates):
+    if settings.deterministic or () in earlier or any(gate.metric == "mean_radius" for gate in gates):
         return None
     radii = {*asked_radii(gates, settings), *(radius for at in earlier for radius in at)}
     return smoothing_settings(configuration, {"at": tuple(sorted(radii))})

@@ -27,6 +27,7 @@ TOP_KEYS = frozenset({"model", "data", "arch", "store", "smooth", "lipschitz", "
 RUN_KEYS = frozenset({"device", "batch", "workers", "engine"})
 ATTACK_KEYS = frozenset({"falsify"})
 SEARCH_KEYS = frozenset({"device"})
+OF_CHANCE = ("alpha", "n", "n0", "procedure", "price", "bound")  # what plays no part where nothing is random
 Settings = TypeVar("Settings", SmoothingSettings, LipschitzSettings, CurvatureSettings)
 
 
@@ -167,7 +168,28 @@ def smoothing_settings(configuration: Configuration, flags: Mapping[str, Any]) -
     merged = _merged(configuration.smooth, flags, RUN_KEYS | ATTACK_KEYS)
     if "sigma" not in merged:
         raise InputError("expected --sigma, the standard deviation of the noise in the space of the data; got none")
+    if merged.get("noise") == "split":
+        merged = _without_chance(configuration, flags, merged)
     return _converted(merged, SmoothingSettings, "smooth", configuration)
+
+
+def _without_chance(
+    configuration: Configuration, flags: Mapping[str, Any], merged: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings of deterministic splitting; what a file says of chance is about its own, other noise.
+
+    Raises:
+        InputError: If something about chance is asked for beside ``split``.
+    """
+    given = {key for key, value in flags.items() if value is not None}
+    beside = given | (configuration.smooth.keys() if configuration.smooth.get("noise") == "split" else set())
+    for key in OF_CHANCE:
+        if key in beside:
+            raise InputError(
+                f"smooth: expected noise split without {key}: all shifts are evaluated, and nothing in it is random; "
+                "leave one out"
+            )
+    return {key: value for key, value in merged.items() if key not in OF_CHANCE}
 
 
 def lipschitz_settings(configuration: Configuration, flags: Mapping[str, Any]) -> LipschitzSettings:

@@ -76,6 +76,7 @@ class Noise(StrEnum):
 
     gaussian = "gaussian"
     uniform = "uniform"
+    splitting = "split"
 
 
 class Procedure(StrEnum):

@@ -39,6 +39,8 @@ def plan_text(settings: SmoothingSettings, asked: AskedRadii | None = None) -> s
     check_score_settings(settings)
     if settings.scores == "soft":
         return "\n".join(_candidates(settings))
+    if settings.deterministic:
+        return f"splitting: all {settings.n} shifts of every example, none of them random; no pilot"
     if settings.at:
         return "\n".join(_tables(settings, asked or questions_alone(settings)))
     if settings.procedure == "fixed":

@@ -70,7 +70,9 @@ def command(
     ] = None,
     noise: Annotated[
         options.Noise | None,
-        typer.Option("--noise", help="gaussian: radii in l2; uniform: radii in l1. [default: gaussian]"),
+        typer.Option(
+            "--noise", help="gaussian: l2; uniform: l1; split: l1, deterministic (8-bit data). [default: gaussian]"
+        ),
     ] = None,
     scores: Annotated[
         options.Scores | None,
@@ -125,6 +127,7 @@ def command(
 ) -> int:
     """Certify the noisy vote of a network: each certificate is false with probability at most alpha.
 
+    With --noise split the vote is over all shifts of a splitting of the pixels, and certificates never fail.
     An interrupted run continues where it was; a finished one is re-used. Exits 0 whatever the examples end as.
     """
     configuration = find_configuration(config)

@@ -22,6 +22,7 @@ from certify.falsifier.lipschitz import OFF
 from certify.falsifier.noisy_points import lose_vote, placed
 from certify.falsifier.noisy_rules import check_counts, check_planted
 from certify.falsifier.noisy_votes import DOUBT, Lost, prove_lost
+from certify.falsifier.splitting import check_planted_line, check_split_rows, recount
 from certify.graph import Graph, run
 from certify.results import Falsifier, FalsifyLevel, SmoothingExample, SmoothingSettings
 from certify.rounding import mul_down
@@ -74,10 +75,14 @@ def falsify_smoothing(
     law = make_law(settings, eight_bit=eight_bit, scales=scales)
     dimension = int(np.prod(graph.input_shape))
     procedure = plan_procedure(settings, classes=classes, law=law, dimension=dimension)
-    check = check_answers if settings.at else check_counts  # asked radii do not follow from counts by a bound
-    check(rows, procedure)
-    plain = replace(settings, at=(), scales=UNSET, task=UNSET)
-    check_planted(plain, make_law(plain, eight_bit=eight_bit), on_grid=law.float_sound)
+    if settings.deterministic:
+        check_split_rows(rows)
+        check_planted_line(settings, law)
+    else:
+        check = check_answers if settings.at else check_counts  # asked radii do not follow from counts by a bound
+        check(rows, procedure)
+        plain = replace(settings, at=(), scales=UNSET, task=UNSET)
+        check_planted(plain, make_law(plain, eight_bit=eight_bit), on_grid=law.float_sound)
     classifier = base_classifier(predict, classes=classes, device=device, dtype=settings.dtype)
     try:
         tried = _attack(classifier, graph, examples, _on_balls(rows, settings), settings, law, effort, range)
@@ -110,6 +115,18 @@ def _attack(
     points = points_to_try(
         classifier, graph, [examples[k] for k in chosen], [rows[k] for k in chosen], settings, effort, box
     )
+    steps = (
+        f"{effort.steps} gradient steps of the mean of {effort.noises} noisy outputs at 0.999 of the radius on {count} "
+        f"of {len(certified)} certified examples"
+    )
+    if settings.deterministic:
+        places = [
+            placed(examples[k], p, rows[k].radius, box, on_grid=True, norm="l1")
+            for k, p in zip(chosen, points, strict=True)
+        ]
+        found_at = [(examples[k], rows[k], place) for k, place in zip(chosen, places, strict=True) if place is not None]
+        tried = recount(classifier, law, found_at, settings)
+        return f"{steps}, all {settings.n} shifts again at {tried} inputs found: 0 lost, and none is allowed"
     lost: list[Found] = []
     for k, point in zip(chosen, points, strict=True):
         found = _lost_at(classifier, law, examples[k], rows[k], point, effort, settings, box)
@@ -118,8 +135,7 @@ def _attack(
     if len(lost) > allowed:
         raise _broken(lost, allowed, settings, law)
     return (
-        f"{effort.steps} gradient steps of the mean of {effort.noises} noisy outputs at 0.999 of the radius on {count} "
-        f"of {len(certified)} certified examples, {effort.pilot} votes at the input found and {effort.draws} more "
+        f"{steps}, {effort.pilot} votes at the input found and {effort.draws} more "
         f"where the class was behind: {len(lost)} lost (confidence 1 - {DOUBT:g}), chance allows {allowed}"
     )
 

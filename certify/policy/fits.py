@@ -12,6 +12,7 @@ from certify.policy.promises import refuse_other_scales, refuse_unknown_answers
 from certify.results import AnyNorm, Report, SmoothingReport, SmoothingSettings
 from certify.rounding import div_up, floor_text
 from certify.stats import GEOMETRIES, charged_alpha, needed_radius, radius_bound
+from certify.stats.splitting import split_radius
 
 LUCKIEST = 0.0  # the random number at which a randomized bound certifies most
 SMALLEST = 0.001  # times sigma: the asked radius that stands for any positive one
@@ -116,10 +117,11 @@ def _check_reachable(report: SmoothingReport, gate: Gate) -> None:
         return
     largest = largest_radius(report)
     if gate.radius is not None and largest is not None and not gate.radius <= largest:
-        draws = _most_draws(report)
+        what, more = ("shifts", "sigma") if settings.deterministic else ("draws", "--n")
         raise InputError(
-            f"gate {gate.name!r}: expected a radius that {draws} draws can certify at sigma {settings.sigma!r}, at "
-            f"most {floor_text(max(largest, 0.0), 5)}, got {gate.radius!r}; lower it, or run with a larger --n"
+            f"gate {gate.name!r}: expected a radius that {_most_draws(report)} {what} can certify at sigma "
+            f"{settings.sigma!r}, at most {floor_text(max(largest, 0.0), 5)}, got {gate.radius!r}; lower it, or run "
+            f"with a larger {more}"
         )
 
 
@@ -131,6 +133,8 @@ def largest_radius(report: SmoothingReport) -> float | None:
     settings, tables = report.settings, report.tables
     if tables.scores is not UNSET:
         return None
+    if settings.deterministic:
+        return split_radius(settings.n)
     alpha = charged_alpha(settings.alpha, tables.alpha_charged)
     votes = (_most_draws(report), *[0] * len(report.model.classes))  # the last: invalid outputs
     law = GEOMETRIES[tables.noise_law]

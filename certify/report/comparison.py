@@ -234,11 +234,17 @@ def comparison_statement(old: ComparedRun, new: ComparedRun, settings: Compariso
             "nothing is said about the difference of true robust accuracies."
         ),
         object=OBJECTS[settings.certificates],
-        arithmetic=exact or "the networks as run; the noise generator is assumed ideal",
+        arithmetic=exact or _arithmetic(new),
         domain="grid" if new.noise_law in INTEGER_NOISE_LAWS else "real ball",
         failure_probability=1.0 - settings.confidence,
         joint="limits at several radii, or a lower and an upper one, hold together but for the sum of their errors",
     )
+
+
+def _arithmetic(run: ComparedRun) -> str:
+    """Return what the certificates of smoothed classifiers cover of the programs."""
+    drawn = isinstance(run.smoothing, UnsetType) or not run.smoothing.deterministic
+    return f"the networks as run; {'the noise generator is assumed ideal' if drawn else 'nothing is drawn'}"
 
 
 def _who(run: ComparedRun) -> str:

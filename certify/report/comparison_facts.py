@@ -27,7 +27,8 @@ CURVE_TITLES = ("radius", "old", "new", "won", "lost", "change", "lower", "upper
 def describe_comparison(report: ComparisonReport) -> str:
     """Return what was compared, in one line."""
     settings = report.settings
-    chance = "deterministic" if settings.certificates == "lipschitz" else "probabilistic"
+    drawn = not (isinstance(report.new.smoothing, UnsetType) or report.new.smoothing.deterministic)
+    chance = "probabilistic" if drawn else "deterministic"
     return f"comparison of two {settings.certificates} reports, {settings.norm}, {chance} certificates"
 
 
@@ -55,6 +56,8 @@ def describe_common(report: ComparisonReport) -> str:
         settings = run.lipschitz
         return "" if isinstance(settings, UnsetType) else f"method {settings.method}, arithmetic {settings.arithmetic}"
     smoothing = run.smoothing
+    if smoothing.deterministic:
+        return "splitting, all shifts"
     drawn = f"asked at {', '.join(map(radius_label, smoothing.at))}" if smoothing.at else smoothing.procedure
     bound = "" if smoothing.at else f", bound {smoothing.bound}"
     facts = f"{run.noise_law} noise, {drawn}, n {smoothing.n:,}, n0 {smoothing.n0}, alpha {smoothing.alpha!r}{bound}"

@@ -75,7 +75,10 @@ def curve_of(report: Listing, name: str = "", series: int = 0) -> Curve | None:
     """Return the curve of a report; none without data, or where a run stopped early and no share is known."""
     if report.summary is UNSET or report.summary.unsampled is not UNSET or not report.summary.examples:
         return None
-    chance, asked = not isinstance(report, LipschitzReport), isinstance(report, SmoothingReport) and report.settings.at
+    chance, asked = (
+        report.statement.failure_probability > 0.0,
+        isinstance(report, SmoothingReport) and report.settings.at,
+    )
     norm, examples = norm_of(report), report.examples
     fixed = frozenset(row.radius for row in report.summary.certified_accuracy)
     radii = certified_radii(examples)

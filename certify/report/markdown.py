@@ -152,7 +152,9 @@ def _accuracy(report: Report) -> Iterator[str]:
 
 
 def _chance(report: Report) -> str:
-    return f"probabilistic, alpha {report.settings.alpha!r}" if isinstance(report, SmoothingReport) else "deterministic"
+    if not isinstance(report, SmoothingReport) or report.settings.deterministic:
+        return "deterministic"
+    return f"probabilistic, alpha {report.settings.alpha!r}"
 
 
 def _curve_cells(row: CertifiedAccuracy, total: int) -> tuple[str, ...]:
@@ -263,7 +265,7 @@ def _record(report: Report) -> Iterator[str]:
     if report.data is not UNSET:
         data = report.data
         facts.insert(1, ("data", f"sha256 {data.sha256}, {describe_data(data)}"))
-    if earlier := earlier_words(report.execution):
+    if earlier := earlier_words(report):
         facts.append(("warning", earlier))
     yield "### Record"
     yield ""

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from msgspec import UNSET
 
-from certify.results import AnyNorm, Execution, ModelRecord, ScoreCandidate, SmoothingSettings, Tables
+from certify.results import AnyNorm, ModelRecord, Report, ScoreCandidate, SmoothingSettings, Tables
 
-INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255", "gaussian-diagonal-255"})
+INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255", "gaussian-diagonal-255", "split-255"})
 NORM_WORDS: Mapping[AnyNorm, str] = {
     "l1": "||x' - x||_1",
     "l2": "||x' - x||_2",
@@ -73,9 +73,15 @@ def scores_words(score_map: str, temperature: float) -> str:
     )
 
 
-def earlier_words(execution: Execution) -> str:
-    """Return the other runs of the same model and data that the store held; nothing where there were none."""
+def earlier_words(report: Report) -> str:
+    """Return the other runs of the same model and data that the store held; nothing where there were none.
+
+    Choosing among runs by what they certify voids alpha; where nothing is random each certificate still holds.
+    """
+    execution = report.execution
     runs = () if execution.earlier_runs is UNSET else execution.earlier_runs
     parts = ["earlier seeds " + ", ".join(map(str, execution.earlier_seeds))] if execution.earlier_seeds else []
     parts += [f"runs with other settings ({'; '.join(runs)})"] if runs else []
-    return f"{', '.join(parts)}: choosing among runs voids alpha" if parts else ""
+    random = report.statement.failure_probability > 0.0
+    voids = "voids alpha" if random else "by these examples voids limits of the population"
+    return f"{', '.join(parts)}: choosing among runs {voids}" if parts else ""

@@ -100,6 +100,11 @@ def _refuse_without_plain_votes(report: SmoothingReport) -> None:
             "expected draws whose number the pilot fixed, got draws that a sequential test ended: a bound for a fixed "
             "number of draws does not hold for their counts; run without --at to measure radii"
         )
+    if settings.deterministic:
+        raise InputError(
+            "expected certificates that can fail, got deterministic splitting: its radii are exact, at every alpha and "
+            "all together"
+        )
     if settings.scores == "soft":
         raise InputError("expected counts of votes, got mean scores; run again at the alpha you want")
 

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from msgspec import UnsetType, to_builtins
 
-from certify.pairing import FREE, UNUSED_WITH_ASKED
+from certify.pairing import FOLLOWING_SIGMA, FREE, UNUSED_WITH_ASKED
 from certify.report.comparison import asked_of, comparison_gate, comparison_statement, summarise_pairs
 from certify.report.findings import Finding, compare, require
 from certify.report.rederive_data import check_selection
@@ -89,8 +89,9 @@ def _plain(value: object) -> object:
 def _binding(run: ComparedRun, report: ComparisonReport) -> dict[str, object]:
     settings = run.smoothing if report.settings.certificates == "smoothing" else run.lipschitz
     plain: dict[str, object] = {} if isinstance(settings, UnsetType) else to_builtins(settings)
-    at = asked_of(run)
-    left = {name: value for name, value in plain.items() if name not in FREE and not (at and name in UNUSED_WITH_ASKED)}
+    at, split = asked_of(run), plain.get("noise") == "split"
+    left_out = FREE | (UNUSED_WITH_ASKED if at else frozenset()) | (FOLLOWING_SIGMA if split else frozenset())
+    left = {name: value for name, value in plain.items() if name not in left_out}
     return {**left, "asked": [radius for radius in at if radius <= report.settings.radius]}
 
 

@@ -62,6 +62,7 @@ LEVELS: Mapping[str, Callable[[float], int]] = {
     "gaussian-diagonal-255": _integer_levels,
     "uniform": lambda _: 0,
     "uniform-255": lambda sigma: 2 * _uniform_steps(sigma),
+    "split-255": lambda _: 0,
 }
 """Levels of each noise law at the sigma of its widest coordinate; 0 where alpha is not charged."""
 
@@ -112,11 +113,22 @@ def check_noise(report: SmoothingReport | OutputsReport) -> Iterator[Finding]:
     yield from require(tables.noise_law in laws, "tables.noise_law", f"one of {laws}", tables.noise_law)
     kind = report.tool.device_kind
     yield from require(kind in SOURCES, "tool.device_kind", f"one of {list(SOURCES)}", kind)
-    if tables.noise_law in NOISE_WORDS and kind in SOURCES:
+    if settings.deterministic:
+        yield from compare("tables.noise", _split_words(settings), tables.noise)
+    elif tables.noise_law in NOISE_WORDS and kind in SOURCES:
         words = f"{NOISE_WORDS[tables.noise_law](settings.sigma)}; {SOURCES[kind]}"
         yield from compare("tables.noise", words, tables.noise)
     if settings.scales is not UNSET:
         yield from _check_scales(settings.scales, report.model.input.size)
+
+
+def _split_words(settings: SmoothingSettings) -> str:
+    """Return how the report describes deterministic splitting, which has no noise and no source of it."""
+    shifts = settings.n
+    return (
+        f"no noise: all {shifts} shifts of cells of {shifts} levels of 1/255 (half-width {shifts}/510), offsets of "
+        f"seed {settings.seed}; deterministic (float-sound on 8-bit inputs)"
+    )
 
 
 def _possible_laws(report: SmoothingReport | OutputsReport) -> list[str]:

@@ -17,6 +17,7 @@ from certify.report.findings import Finding, compare, require
 from certify.report.rederive_noise import LEVELS, SCALES, check_noise, expected_charge
 from certify.report.rederive_scores import check_score_table, check_soft_example, scores_table
 from certify.report.rederive_sequential import check_sequential, check_sequential_tables, check_unstopped
+from certify.report.rederive_splitting import check_split_example, check_split_settings
 from certify.results import SmoothingExample, SmoothingReport, TopK, dump_json
 from certify.stats import BOUNDS, RadiusMap, charged_alpha, radius_l2, sample_plan, top_k_radius
 from certify.stats.radius import RANDOMIZED
@@ -33,6 +34,9 @@ def check_tables(report: SmoothingReport) -> Iterator[Finding]:
     """
     settings, tables = report.settings, report.tables
     yield from check_noise(report)
+    if settings.deterministic:
+        yield from check_split_settings(report)
+        return
     yield from _check_plan(report)
     yield from check_score_table(report)
     if tables.noise_law in LEVELS:
@@ -65,7 +69,8 @@ def check_examples(report: SmoothingReport) -> Iterator[Finding]:
     Raises:
         ValueError: If a setting or a count is out of the range of the statistics.
     """
-    alpha = charged_alpha(report.settings.alpha, report.tables.alpha_charged)
+    settings = report.settings
+    alpha = 0.0 if settings.deterministic else charged_alpha(settings.alpha, report.tables.alpha_charged)
     for index, example in enumerate(report.examples):
         where = f"examples[{index}]"
         broken = tuple(_check_counts(report, example, where))
@@ -129,7 +134,9 @@ def _uniform(report: SmoothingReport, example: SmoothingExample) -> float | Unse
 def _check_answer(report: SmoothingReport, example: SmoothingExample, where: str, alpha: float) -> Iterator[Finding]:
     """Compare what an example with whole counts answers: the asked radii, or its own."""
     table = scores_table(report)
-    if report.settings.at:
+    if report.settings.deterministic:
+        yield from check_split_example(report, example, where)
+    elif report.settings.at:
         scale = SCALES[report.tables.noise_law](report.settings.sigma)
         yield from check_sequential(report, example, where, alpha, scale)
     elif table is not None:

@@ -35,14 +35,14 @@ RANGES: Mapping[tuple[str, ...], Mapping[str, Any]] = {
     ("LipschitzReport", "digest"): HASH,
     ("SmoothingReport", "digest"): HASH,
     ("SmoothingSettings", "sigma"): {"exclusiveMinimum": 0},
-    ("SmoothingSettings", "alpha"): {"exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
+    ("SmoothingSettings", "alpha"): {"minimum": 0, "exclusiveMaximum": 0.5},
     ("SmoothingSettings", "n"): {"minimum": 1},
-    ("SmoothingSettings", "n0"): {"minimum": 1},
+    ("SmoothingSettings", "n0"): NOT_NEGATIVE,
     ("SmoothingSettings", "price"): NOT_NEGATIVE,
     ("Statement", "failure_probability"): {"minimum": 0, "exclusiveMaximum": 0.5},
     ("Counts", "selection", "items"): NOT_NEGATIVE,
     ("Counts", "estimation", "items"): NOT_NEGATIVE,
-    ("Counts", "n0"): {"minimum": 1},
+    ("Counts", "n0"): NOT_NEGATIVE,
     ("Counts", "n"): NOT_NEGATIVE,
     ("ScoreSums", "selection", "items"): NOT_NEGATIVE,
     ("ScoreSums", "selection_squares", "items"): NOT_NEGATIVE,
@@ -198,10 +198,16 @@ UNBOUNDED: Mapping[str, Any] = {
     "if": {"properties": {"upper": {"type": "null"}}},
     "then": {"required": ["reason"]},
 }
+SPLIT: Mapping[str, Any] = {
+    "if": {"properties": {"noise": {"const": "split"}}},
+    "then": {"properties": {"alpha": {"const": 0}, "n0": {"const": 0}, "procedure": {"const": "fixed"}}},
+    "else": {"properties": {"alpha": {"exclusiveMinimum": 0}, "n0": {"minimum": 1}}},
+}
 CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     "LipschitzExample": ABSTENTION,
     "SmoothingExample": ABSTENTION,
     "NetworkBound": UNBOUNDED,
+    "SmoothingSettings": SPLIT,
 }
 
 

@@ -14,6 +14,9 @@ the grid. With float noise fl(x + noise) is no function of x + noise (arXiv 2207
 
 *Radius.* The inequality is strict: the theorem holds on the open ball, and a margin that is exactly used up is a tie.
 
+*Deterministic splitting* (`certify.stats.splitting`) promises on the grid as well, and its certificates never fail: no
+sentence of its statement speaks of chance. It is the smoothed object that is promised, as with noise.
+
 *Jointly.* N certificates that fail with probability at most alpha each have at most alpha N false ones expected,
 whatever their dependence; with noise of its own for each example their number is stochastically at most a
 Binomial(N, alpha) variable, whose quantiles are given; and by the union bound all N hold together with the failure
@@ -48,8 +51,10 @@ from certify.results import (
 )
 from certify.stats import false_certificates_quantile
 from certify.stats.radius import RANDOMIZED
+from certify.stats.splitting import offsets_sha256, split_shifts
 from certify.stats.uniform import grid_steps, half_width
 
+NEVER_FAILS = "all certificates hold together: nothing in them is random"
 QUANTILES = (0.95, 0.99)
 NOISE_WORDS: Mapping[str, Callable[[float], str]] = {
     "gaussian": lambda sigma: f"Gaussian noise, sigma {sigma!r}",
@@ -62,6 +67,7 @@ NOISE_WORDS: Mapping[str, Callable[[float], str]] = {
     "uniform-255": lambda sigma: (
         f"noise uniform on the whole levels -{grid_steps(sigma)}..{grid_steps(sigma)} of 1/255, sigma {sigma!r}"
     ),
+    "split-255": lambda sigma: f"all {split_shifts(sigma)} shifts of cells of as many levels of 1/255, sigma {sigma!r}",
 }
 ARITHMETIC_WORDS: Mapping[str, str] = {
     "exact": "exact: real arithmetic on the stored weights",
@@ -85,7 +91,7 @@ def lipschitz_statement(
         arithmetic=ARITHMETIC_WORDS[settings.arithmetic],
         domain="real ball",
         failure_probability=0.0,
-        joint="all certificates hold together: nothing in them is random",
+        joint=NEVER_FAILS,
     )
 
 
@@ -112,6 +118,8 @@ def _lipschitz_text(
 def smoothing_statement(*, settings: SmoothingSettings, model: ModelRecord, tables: Tables, examples: int) -> Statement:
     """Return the statement of a smoothing report over ``examples`` examples; its noise law decides the domain."""
     on_grid = tables.noise_law in INTEGER_NOISE_LAWS
+    if settings.deterministic:
+        return _split_statement(settings, model, tables)
     return Statement(
         text=_smoothing_text(settings, model, tables, on_grid=on_grid),
         object="smoothed",
@@ -119,6 +127,25 @@ def smoothing_statement(*, settings: SmoothingSettings, model: ModelRecord, tabl
         domain="grid" if on_grid else "real ball",
         failure_probability=settings.alpha,
         joint=joint_statement(examples, settings.alpha),
+    )
+
+
+def _split_statement(settings: SmoothingSettings, model: ModelRecord, tables: Tables) -> Statement:
+    """Return the statement of deterministic splitting: the offsets of the cells are part of what is certified."""
+    offsets = f"offsets of seed {settings.seed}, sha256 {offsets_sha256(settings.seed, model.input.size, settings.n)}"
+    return Statement(
+        text=(
+            f"For each example x with a positive radius, without exception, the splitting classifier "
+            f"({noise_words(tables.noise_law, settings)}, {offsets}; its answer is the class with the most votes) of "
+            f"the network with the weights of sha256 {model.sha256} {promise_words(settings)} "
+            f"{points_words(settings, model, on_grid=True)}. Nothing in this is random. The network itself is promised "
+            "nothing."
+        ),
+        object="smoothed",
+        arithmetic=f"the network as run in {settings.program}; it sees fixed numbers of whole pixel levels",
+        domain="grid",
+        failure_probability=0.0,
+        joint=NEVER_FAILS,
     )
 
 

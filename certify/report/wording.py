@@ -82,6 +82,8 @@ def describe_kind(report: Report) -> str:
     """Return the kind of certificates, their norm, and whether they can fail by chance."""
     if isinstance(report, LipschitzReport):
         return f"Lipschitz certificates, {report.settings.norm}, deterministic"
+    if report.settings.deterministic:
+        return f"smoothing certificates, {report.settings.norm}, deterministic (splitting)"
     return (
         f"smoothing certificates, {report.settings.norm}, probabilistic (alpha {report.settings.alpha!r} per example)"
     )
@@ -164,6 +166,9 @@ def _lipschitz(settings: LipschitzSettings) -> list[str]:
 
 
 def _smoothing(settings: SmoothingSettings) -> list[str]:
+    if settings.deterministic:
+        shifts = f"all {settings.n:,} shifts"
+        return [f"sigma {settings.sigma:g}", "splitting", shifts, settings.program, f"seed {settings.seed}"]
     planned = settings.procedure == "planned" and not settings.at
     procedure = f"sequential at {', '.join(map(radius_label, settings.at))}" if settings.at else settings.procedure
     return [

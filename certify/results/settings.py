@@ -10,10 +10,12 @@ from msgspec import UNSET, Struct, UnsetType
 
 from certify.errors import InputError
 from certify.results.row import Row
+from certify.results.shifts import nearest_shifts
 from certify.results.words import Bound, Effort, Method, Norm, SmoothingNorm
 
 PLANNED_CAP, SEQUENTIAL_CAP = 10_000, 100_000  # draws per example when none are asked for
-BY_PROCEDURE = -(2**62)  # stands for one of the two above until the settings are complete
+ALPHA, PILOT = 0.001, 128  # where something is drawn; without chance there is no alpha and no pilot
+BY_PROCEDURE = -(2**62)  # stands for one of these until the settings are complete
 
 
 class LipschitzSettings(Row, frozen=True, kw_only=True):
@@ -71,6 +73,10 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
     Gaussian noise, l1 for uniform noise. With ``scales`` d_i it is sigma d_i in coordinate i, and radii are in
     ``weighted-l2``, the norm ||D^-1 v||_2.
 
+    ``noise`` "split" is deterministic, for 8-bit data, in l1 (`certify.stats.splitting`): nothing is drawn, so that
+    ``alpha`` (else 0.001) and ``n0`` (else 128) are 0 by default and the procedure is ``fixed``, and ``n`` is the
+    number of shifts that ``sigma`` asks for: all of them are evaluated.
+
     With ``at``, radii in rising order, each example answers "is the radius at least this?" by a sequential test, and
     ``n`` is the most draws of it; ``procedure``, ``price`` and ``bound`` then play no part. The default of ``n`` is
     10,000, and 100,000 with ``at``.
@@ -87,15 +93,18 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
     Example:
         >>> SmoothingSettings(sigma=0.25).n, SmoothingSettings(sigma=0.25, at=(0.5, 0.25)).n
         (10000, 100000)
+        >>> split = SmoothingSettings(sigma=0.25, noise="split")
+        >>> split.n, split.n0, split.alpha
+        (221, 0, 0.0)
     """
 
     sigma: float
-    noise: Literal["gaussian", "uniform"] = "gaussian"
+    noise: Literal["gaussian", "uniform", "split"] = "gaussian"
     float_noise: bool = False
     at: tuple[float, ...] = ()
     n: int = BY_PROCEDURE
-    n0: int = 128
-    alpha: float = 0.001
+    n0: int = BY_PROCEDURE
+    alpha: float = BY_PROCEDURE
     procedure: Literal["planned", "fixed"] = "planned"
     price: float = 1e-5
     bound: Bound = "two-interval"
@@ -119,13 +128,27 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
         for choice in ("compile", "channels_last"):  # the same settings, and the same store, as before there was one
             if getattr(self, choice) is False:
                 msgspec.structs.force_setattr(self, choice, UNSET)
-        if self.n == BY_PROCEDURE:
-            msgspec.structs.force_setattr(self, "n", SEQUENTIAL_CAP if self.at else PLANNED_CAP)
+        if self.deterministic and self.procedure == "planned":
+            msgspec.structs.force_setattr(self, "procedure", "fixed")
+        for name, value in self._defaults().items():
+            if getattr(self, name) == BY_PROCEDURE:
+                msgspec.structs.force_setattr(self, name, value)
+
+    def _defaults(self) -> dict[str, float]:
+        """Return the defaults that depend on other settings."""
+        if self.deterministic:
+            return {"alpha": 0.0, "n0": 0, "n": nearest_shifts(self.sigma)}
+        return {"alpha": ALPHA, "n0": PILOT, "n": SEQUENTIAL_CAP if self.at else PLANNED_CAP}
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether nothing is random in the certificates."""
+        return self.noise == "split"
 
     @property
     def norm(self) -> SmoothingNorm:
         """The norm of the radii."""
-        if self.noise == "uniform":
+        if self.noise in ("uniform", "split"):
             return "l1"
         return "l2" if self.scales is UNSET else "weighted-l2"
 

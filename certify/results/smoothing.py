@@ -11,13 +11,22 @@ from certify.results.words import Answer, SmoothingNorm
 
 
 class Counts(Row, frozen=True, kw_only=True):
-    """Votes per class of one example; the last entry counts invalid (non-finite) outputs. ``n`` = draws counted."""
+    """Votes per class of one example; the last entry counts invalid (non-finite) outputs. ``n`` = draws counted.
+
+    Without a pilot (``n0`` 0, deterministic splitting) ``selection`` is all zeros, and ``n`` is the number of shifts.
+    """
 
     selection: tuple[int, ...]
     estimation: tuple[int, ...]
     n0: int
     n: int
     seed: int
+
+    @property
+    def selected(self) -> int:
+        """The first of the places with the most votes in the pilot, or in all votes where there is no pilot."""
+        votes = self.selection if self.n0 else self.estimation
+        return votes.index(max(votes))
 
 
 class ScoreSums(Row, frozen=True, kw_only=True):

@@ -98,7 +98,8 @@ def smooth(
 
     Except with probability ``alpha`` over its own draws, the smoothed classifier g(x) = argmax_k P(f(x + noise) = k)
     gives the reported class to every input nearer than ``radius`` in l2 (l1 for uniform noise). The network f itself is
-    promised nothing.
+    promised nothing. With noise "split", for 8-bit data, nothing is random and no certificate fails: the vote is over
+    all shifts of a splitting of the pixel values, and radii are in l1 (`certify.stats.splitting`).
     With radii asked for (``at``), each example ends as soon as they are decided, after far fewer draws.
     Source: Cohen, Rosenfeld and Kolter (2019), arXiv 1902.02918, Theorem 1 and Algorithm Certify.
 

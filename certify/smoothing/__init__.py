@@ -1,5 +1,6 @@
 """Randomized smoothing: noise laws, sampler, procedure and run store."""
 
+from certify.smoothing.certificate import Certificate, select_class
 from certify.smoothing.classification import Classification
 from certify.smoothing.header import RunHeader
 from certify.smoothing.laws import LAWS, law_name, make_law
@@ -7,13 +8,11 @@ from certify.smoothing.loop import SmoothingProgress
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.opening import earlier_runs, earlier_seeds, open_store, store_path
 from certify.smoothing.procedure import (
-    Certificate,
     Procedure,
     certify_counts,
     check_settings,
     make_tables,
     plan_procedure,
-    select_class,
 )
 from certify.smoothing.readings import Piece, Reading
 from certify.smoothing.run import check_data, is_complete, run_smoothing, smoothing_events, task_events

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from certify.examples import Example
 from certify.results import Counts, SmoothingExample, SmoothingSettings
-from certify.smoothing.procedure import Procedure, select_class
+from certify.smoothing.certificate import select_class
+from certify.smoothing.procedure import Procedure
 from certify.smoothing.tasks import Drawn
 from certify.smoothing.votes import Votes, check_classes
 

@@ -19,6 +19,9 @@ differs from the law of the theorem by at most ``charge`` in total variation ove
 runs at alpha - charge (`certify.stats.noise_charge`, for the largest n of the run). The pilot needs no charge. The
 sequential tests have their own proof there; they run at alpha - charge too, with n the cap of the draws.
 
+Deterministic splitting has no pilot and no alpha: its n "draws" are all the shifts there are, and their counts certify
+by a theorem of their own (`certify.stats.splitting`).
+
 Reference: J. Cohen, E. Rosenfeld, Z. Kolter, *Certified adversarial robustness via randomized smoothing*, ICML 2019,
 arXiv:1902.02918, section 3.2.2, with n planned and the bound exchangeable.
 """
@@ -32,15 +35,17 @@ from dataclasses import dataclass
 from itertools import count
 
 from msgspec import UNSET
-from msgspec.structs import asdict
 
 from certify.errors import InputError
-from certify.results import Decision, SequentialTable, SmoothingSettings, Tables, dump_json, refuse_other_words
+from certify.results import Decision, SequentialTable, SmoothingSettings, Tables, dump_json
 from certify.smoothing.addresses import BLOCK_DRAWS
+from certify.smoothing.certificate import Certificate, select_class
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.noise_source import noise_source
 from certify.smoothing.questions import Question, answers, ask_questions, draws_to_next_look
+from certify.smoothing.splitting import certify_split, split_checks
 from certify.stats import (
+    BOUNDS,
     GEOMETRIES,
     Geometry,
     charged_alpha,
@@ -54,19 +59,6 @@ from certify.stats.radius import RANDOMIZED
 from certify.stats.randomized import uniform_of
 
 LEAST_ALPHA = 1e-100  # of settings: what bounds and tables make of it stays inside what the statistics take
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """The outcome of one example: ``predicted`` is None on abstention, ``radius`` then 0 and ``reason`` in words.
-
-    ``decisions`` answer the asked radii, when there are any.
-    """
-
-    predicted: int | None
-    radius: float
-    reason: str = ""
-    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,6 +118,8 @@ class Procedure:
 
         ``uniform`` is that of `uniform_of`; without it a randomized bound is the deterministic one.
         """
+        if self.settings.deterministic:
+            return certify_split(estimation)
         if self.questions:
             return certify_answers(self.questions, selection, votes)
         return certify_counts(
@@ -154,6 +148,8 @@ def plan_procedure(settings: SmoothingSettings, *, classes: int, law: NoiseLaw, 
             too small for any radius, or for an asked one; the message names the smallest n that works.
     """
     check_settings(settings)
+    if settings.deterministic:
+        return Procedure(settings, classes, plan=None, charge=0.0, alpha=0.0, law=law.name)
     if not settings.top_k < classes:
         raise InputError(f"expected a task with k below the number of classes, {classes}, got k={settings.top_k}")
     try:
@@ -175,32 +171,39 @@ def check_settings(settings: SmoothingSettings) -> None:
 
     Raises:
         InputError: If alpha is not inside (0, 1/2), sigma not positive and finite, n or n0 not from 1 to 10^9, price
-            not from 0 to 1, the seed negative, a word not one of its choices, or a value so extreme that the statistics
-            cannot be computed.
+            not from 0 to 1, the seed negative, or a value so extreme that the statistics cannot be computed. With
+            deterministic splitting: if one of them is asked for that plays no part in it.
 
     Example:
         >>> check_settings(SmoothingSettings(sigma=float("nan")))
         Traceback (most recent call last):
         certify.errors.InputError: expected sigma as a positive finite number, got nan
     """
-    refuse_other_words(asdict(settings), SmoothingSettings)
-    checks = (
-        (0.0 < settings.alpha < 0.5, "alpha inside (0, 1/2)", settings.alpha),
+    plain = (
         (0.0 < settings.sigma < math.inf, "sigma as a positive finite number", settings.sigma),
-        (settings.alpha >= LEAST_ALPHA, f"alpha of at least {LEAST_ALPHA:g}", settings.alpha),
         (MIN_SIGMA <= settings.sigma <= MAX_SIGMA, f"sigma from {MIN_SIGMA:.0e} to {MAX_SIGMA:.0e}", settings.sigma),
+        (settings.seed >= 0, "seed as a whole number that is not negative", settings.seed),
+    )
+    others = split_checks(settings) if settings.deterministic else (*_draw_checks(settings), *_top_k_checks(settings))
+    for holds, expected, got in (*plain, *others):
+        if not holds:
+            raise InputError(f"expected {expected}, got {got}")
+
+
+def _draw_checks(settings: SmoothingSettings) -> tuple[tuple[bool, str, object], ...]:
+    """Return what must hold where something is drawn."""
+    return (
+        (0.0 < settings.alpha < 0.5, "alpha inside (0, 1/2)", settings.alpha),
+        (settings.alpha >= LEAST_ALPHA, f"alpha of at least {LEAST_ALPHA:g}", settings.alpha),
         (settings.n >= 1, "n of at least 1 draw", settings.n),
         (settings.n0 >= 1, "n0 of at least 1 draw", settings.n0),
         (settings.n <= MAX_DRAWS, f"n of at most {MAX_DRAWS:,} draws", settings.n),
         (settings.n0 <= MAX_DRAWS, f"n0 of at most {MAX_DRAWS:,} draws", settings.n0),
         (0.0 <= settings.price < math.inf, "price as a finite number that is not negative", settings.price),
         (settings.price <= 1.0, "price of at most 1 sigma per draw", settings.price),
-        (settings.seed >= 0, "seed as a whole number that is not negative", settings.seed),
         (all(0.0 < radius < math.inf for radius in settings.at), "radii of --at above 0", list(settings.at)),
+        (settings.bound in BOUNDS, f"bound as one of {', '.join(sorted(BOUNDS))}", settings.bound),
     )
-    for holds, expected, got in (*checks, *_top_k_checks(settings)):
-        if not holds:
-            raise InputError(f"expected {expected}, got {got}")
 
 
 def _top_k_checks(settings: SmoothingSettings) -> tuple[tuple[bool, str, object], ...]:
@@ -213,17 +216,6 @@ def _top_k_checks(settings: SmoothingSettings) -> tuple[tuple[bool, str, object]
         (k == 1 or settings.bound == "two-interval", "the bound two-interval in a top-k task", settings.bound),
         (k == 1 or settings.scores is UNSET, "hard scores in a top-k task", settings.scores),
     )
-
-
-def select_class(selection: Sequence[int]) -> int | None:
-    """Return the class with the most pilot votes, the lowest at a tie; None when the invalid outputs have the most.
-
-    Example:
-        >>> select_class([1, 3, 3, 0]), select_class([0, 3, 0, 4]), select_class([0, 4, 0, 4])
-        (1, None, 1)
-    """
-    winner = max(range(len(selection)), key=lambda k: (selection[k], -k))
-    return None if winner == len(selection) - 1 else winner
 
 
 def certify_counts(
@@ -297,10 +289,11 @@ def _invalid_winner(selection: Sequence[int]) -> str:
 def make_tables(procedure: Procedure, law: NoiseLaw, device_kind: str = "cpu") -> Tables:
     """Return the plan and the noise source of a run, for its report."""
     plan = procedure.plan
+    source = "" if procedure.settings.deterministic else f"; {noise_source(device_kind).words}"
     return Tables(
         plan=plan,
         plan_sha256=None if plan is None else hashlib.sha256(dump_json(plan).encode()).hexdigest(),
-        noise=f"{law.words}; {noise_source(device_kind).words}",
+        noise=f"{law.words}{source}",
         noise_law=law.name,
         alpha_charged=procedure.charge,
         sequential=tuple(map(_table_of, procedure.questions)) or UNSET,

@@ -27,8 +27,9 @@ from certify.errors import InputError
 from certify.examples import Example
 from certify.results import Counts, ScoreCandidate, ScoreSums, ScoreTable, SmoothingExample, SmoothingSettings
 from certify.smoothing.addresses import NO_CHOICE
+from certify.smoothing.certificate import Certificate, select_class
 from certify.smoothing.classification import Classification
-from certify.smoothing.procedure import Certificate, Procedure, select_class
+from certify.smoothing.procedure import Procedure
 from certify.smoothing.scores import Scores, Sums
 from certify.smoothing.tasks import Drawn
 from certify.stats import (

@@ -33,8 +33,8 @@ above a level loses one vote with each level (the tests have it).
 which one, and how its value is rounded, is part of the classifier.
 
 **Offsets** decide which cuts of different coordinates come together. Any fixed integers are sound: they may depend on
-the seed of the run, never on x. o_i is the number made of the first 8 bytes (little-endian) of the SHA-256 of the
-UTF-8 JSON array [seed, "split-255", i], modulo K.
+the seed of the run, never on x. The SHA-256 of the UTF-8 JSON array [seed, "split-255", m] is four little-endian
+numbers of 8 bytes; modulo K they are the offsets of the coordinates 4 m to 4 m + 3.
 
 *Sigma*. Uniform noise of half-width w = sigma sqrt 3 has cells of 2 w; K is the integer nearest to 2 w q, half-width
 K / 510. Over the K shifts the cut of each coordinate is uniform, and all coordinates share one number, up to offsets:
@@ -56,7 +56,7 @@ from certify.results.shifts import LEVELS, nearest_shifts
 from certify.rounding import down
 from certify.stats.arguments import check_integer, check_sigma
 
-MOST_SHIFTS = 2**18
+MOST_SHIFTS, MOST_COORDINATES = 2**18, 2**24
 LAW = "split-255"
 
 
@@ -89,15 +89,17 @@ def split_offsets(seed: int, dimension: int, shifts: int) -> NDArray[np.int64]:
         (True, True)
     """
     check_integer(shifts, "shifts", 1, MOST_SHIFTS)
-    numbers = [_number(seed, coordinate) % shifts for coordinate in range(dimension)]
-    found = np.array(numbers, dtype=np.int64)
+    check_integer(dimension, "dimension", 1, MOST_COORDINATES)
+    texts = (dump_json([seed, LAW, place]) for place in range(-(-dimension // 4)))
+    numbers = np.frombuffer(b"".join(hashlib.sha256(text.encode()).digest() for text in texts), dtype="<u8")
+    found = (numbers[:dimension] % np.uint64(shifts)).astype(np.int64)
     found.flags.writeable = False
     return found
 
 
-def _number(seed: int, coordinate: int) -> int:
-    text = dump_json([seed, LAW, coordinate])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+def offsets_sha256(seed: int, dimension: int, shifts: int) -> str:
+    """Return the SHA-256 of the offsets as the JSON array of their numbers, by which a statement names them."""
+    return hashlib.sha256(dump_json(split_offsets(seed, dimension, shifts).tolist()).encode()).hexdigest()
 
 
 def cell_sums(

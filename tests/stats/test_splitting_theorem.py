@@ -12,28 +12,7 @@ import pytest
 
 from certify.results.shifts import nearest_shifts
 from certify.stats.splitting import MOST_SHIFTS, cell_sums, split_offsets, split_radius, split_shifts
-
-LEVELS = 255
-
-
-def walked_cell(pixel, shift, offset, number):
-    """The integers that no cut of the shift separates from a pixel: walked to from it, one level at a time."""
-
-    def is_cut(above):  # between above - 1 and above
-        return (above - 1 - shift - offset) % number == 0
-
-    low = high = pixel
-    while not is_cut(low):
-        low -= 1
-    while not is_cut(high + 1):
-        high += 1
-    return low, high
-
-
-def seen(pixels, shift, offsets, number):
-    """What the network sees, from the walked cells: 510 times the mean of the first and the last pixel value."""
-    cells = [walked_cell(pixel, shift, offset, number) for pixel, offset in zip(pixels, offsets, strict=True)]
-    return tuple(min(max(low, 0), LEVELS) + min(max(high, 0), LEVELS) for low, high in cells)
+from tests.stats.walked_cells import LEVELS, seen, walked_cell
 
 
 def sums(pixels, offsets, number):
@@ -206,10 +185,10 @@ def test_a_lead_that_is_no_number_of_shifts_is_refused(ahead):
 
 
 def test_offsets_are_those_of_their_rule():
-    """Read from the rule in the documentation: SHA-256 of the JSON array [seed, name, coordinate], 8 bytes, mod K."""
+    """Read from the rule in the documentation: four numbers of 8 bytes a SHA-256 of [seed, name, place], mod K."""
     for seed, number in ((0, 221), (7, 442), (2**40, 3)):
-        texts = [json.dumps([seed, "split-255", i], separators=(",", ":")) for i in range(5)]
-        digests = [hashlib.sha256(text.encode()).digest()[:8] for text in texts]
+        texts = [json.dumps([seed, "split-255", i // 4], separators=(",", ":")) for i in range(7)]
+        digests = [hashlib.sha256(text.encode()).digest()[8 * (i % 4) :][:8] for i, text in enumerate(texts)]
         expected = [int.from_bytes(digest, "little") % number for digest in digests]
-        assert split_offsets(seed, 5, number).tolist() == expected
+        assert split_offsets(seed, 7, number).tolist() == expected
     assert nearest_shifts(-1.0) == 0

@@ -133,12 +133,12 @@ def _vote_figure(report: SmoothingReport) -> Figure:
     counts = dict.fromkeys(names, 0)
     drawn = [example.counts for example in report.examples if example.counts.n]
     for votes in drawn:
-        counts[_vote_bin(votes.estimation[votes.selection.index(max(votes.selection))], votes.n)] += 1
+        counts[_vote_bin(votes.estimation[votes.selected], votes.n)] += 1
     total = max(len(drawn), 1)
     rows = [BarRow(name, (("bar", count / total),), f"{count:,}") for name, count in counts.items()]
     cells = [(name, f"{count:,}") for name, count in counts.items()]
     most = max(names, key=counts.__getitem__)
-    alt = f"Bars: of {len(drawn):,} examples, {counts[most]:,} have {most} for the class that the pilot selected."
+    alt = f"Bars: of {len(drawn):,} examples, {counts[most]:,} have {most} for the selected class."
     table = table_of(
         "Examples by share of votes for the selected class", ("share of votes", "#examples"), cells, count=len(cells)
     )

@@ -67,6 +67,5 @@ def _lipschitz(example: LipschitzExample) -> tuple[str, ...]:
 
 def _smoothing(example: SmoothingExample) -> tuple[str, ...]:
     votes = example.counts
-    selected = votes.selection.index(max(votes.selection))
-    won = votes.estimation[selected] if any(votes.estimation) else 0
+    won = votes.estimation[votes.selected] if any(votes.estimation) else 0
     return (f"{won:,}", f"{votes.n:,}", example.reason if isinstance(example.reason, str) else example.procedure)

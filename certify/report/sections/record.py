@@ -38,6 +38,6 @@ def record_section(report: Report) -> Section:
         ("tool", describe_tool(report.tool)),
         ("digest", report.digest or "none"),
     ]
-    if earlier := earlier_words(report.execution):
+    if earlier := earlier_words(report):
         facts.append(("warning", earlier))
     return Section("record", "Record", (Facts(tuple(facts)), Text(CHECK)))

@@ -125,12 +125,19 @@ def draw_draws(report: Report) -> Table | None:
     """Return how many draws an example took on average, where the noise came from, and earlier seeds."""
     if not isinstance(report, SmoothingReport) or not report.examples:
         return None
-    total = sum(example.counts.n0 + example.counts.n for example in report.examples)
     rows = [
-        ("mean", f"{total / len(report.examples):,.0f} draws per example, {total:,} in all, pilot included"),
+        ("mean", _drawn(report)),
         ("noise", f"{report.tables.noise_law}: {report.tables.noise}"),
         *describe_scores(report),
     ]
-    if earlier := earlier_words(report.execution):
+    if earlier := earlier_words(report):
         rows.append(("warning", earlier))
     return label_rows(rows)
+
+
+def _drawn(report: SmoothingReport) -> str:
+    """Return how often the network was asked about an example."""
+    total = sum(example.counts.n0 + example.counts.n for example in report.examples)
+    if report.settings.deterministic:
+        return f"{report.settings.n:,} shifts per example, {total:,} in all, none random"
+    return f"{total / len(report.examples):,.0f} draws per example, {total:,} in all, pilot included"
