@@ -35,9 +35,10 @@ from dataclasses import dataclass
 from itertools import count
 
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 from certify.errors import InputError
-from certify.results import Decision, SequentialTable, SmoothingSettings, Tables, dump_json
+from certify.results import Decision, SequentialTable, SmoothingSettings, Tables, dump_json, refuse_other_words
 from certify.smoothing.addresses import BLOCK_DRAWS
 from certify.smoothing.certificate import Certificate, select_class
 from certify.smoothing.noise import NoiseLaw
@@ -45,7 +46,6 @@ from certify.smoothing.noise_source import noise_source
 from certify.smoothing.questions import Question, answers, ask_questions, draws_to_next_look
 from certify.smoothing.splitting import certify_split, split_checks
 from certify.stats import (
-    BOUNDS,
     GEOMETRIES,
     Geometry,
     charged_alpha,
@@ -171,14 +171,15 @@ def check_settings(settings: SmoothingSettings) -> None:
 
     Raises:
         InputError: If alpha is not inside (0, 1/2), sigma not positive and finite, n or n0 not from 1 to 10^9, price
-            not from 0 to 1, the seed negative, or a value so extreme that the statistics cannot be computed. With
-            deterministic splitting: if one of them is asked for that plays no part in it.
+            not from 0 to 1, the seed negative, a word not one of its choices, or a value so extreme that the statistics
+            cannot be computed. With deterministic splitting: if something is asked for that plays no part in it.
 
     Example:
         >>> check_settings(SmoothingSettings(sigma=float("nan")))
         Traceback (most recent call last):
         certify.errors.InputError: expected sigma as a positive finite number, got nan
     """
+    refuse_other_words(asdict(settings), SmoothingSettings)
     plain = (
         (0.0 < settings.sigma < math.inf, "sigma as a positive finite number", settings.sigma),
         (MIN_SIGMA <= settings.sigma <= MAX_SIGMA, f"sigma from {MIN_SIGMA:.0e} to {MAX_SIGMA:.0e}", settings.sigma),
@@ -202,7 +203,6 @@ def _draw_checks(settings: SmoothingSettings) -> tuple[tuple[bool, str, object],
         (0.0 <= settings.price < math.inf, "price as a finite number that is not negative", settings.price),
         (settings.price <= 1.0, "price of at most 1 sigma per draw", settings.price),
         (all(0.0 < radius < math.inf for radius in settings.at), "radii of --at above 0", list(settings.at)),
-        (settings.bound in BOUNDS, f"bound as one of {', '.join(sorted(BOUNDS))}", settings.bound),
     )
 
 

@@ -4,8 +4,9 @@ S_n counts votes of probability p among n draws. At looks n_1 < ... < n_K a path
 or S <= lo_j ("given up"). Between two looks the law of the paths that go on is convolved with a binomial law; at a look
 the parts that end are summed and taken out.
 
-*Rounding.* All terms are non-negative, and each probability of a binomial law is off by less than 1e-8 of itself, over
-all looks by less than 1e-6. What is dropped at the ends of a law is added to the probability of "certified".
+*Rounding.* All terms are non-negative, and each probability of a binomial law of n draws is off by less than 1e-14 n of
+itself, from the logarithms of factorials: over all looks by less than 1e-14 n_K. What is dropped at the ends of a law
+is added to the probability of "certified".
 
 Source: P. Armitage, C. McPherson and B. Rowe, Repeated significance tests on accumulating data, JRSS A 132 (1969).
 """

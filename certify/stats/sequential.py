@@ -26,7 +26,7 @@ reaches 1/alpha with probability at most alpha. That threshold, log(1 / alpha), 
 test that holds at *every* n (`anytime`).
 
 *Rounding.* p0 is rounded up, so the exact null lies inside the computed one. The crossing probability is off by
-less than 1e-6 of itself, which the calibration leaves free.
+less than 1e-14 cap of itself, which the calibration leaves free: 1e-6 of alpha, and 1.1e-14 cap where that is more.
 
 Source: H. Robbins, Statistical methods related to the law of the iterated logarithm, Annals of Mathematical Statistics
 41 (1970), for mixtures and Ville's inequality; the exact recursion has its own source.
@@ -51,7 +51,7 @@ from certify.stats.recursion import START, VoteLaw, advance, crossing_from, vote
 from certify.stats.uniform import uniform_tail
 
 GROWTH = 1.15  # of one look to the next
-SLACK = 1e-6  # of alpha, for the rounding of the crossing probability
+SLACK, SLACK_PER_DRAW = 1e-6, 1.1e-14  # of alpha, for the rounding of the crossing probability
 POLISHED, POLISHED_GIVING_UP = 0.99, 0.95  # of the level: below, single rows are lowered
 STEPS = 40  # of the bisection over the threshold
 LARGEST_RATIO = 8.0  # r / sigma; beyond, p0 is 1 in float64
@@ -207,7 +207,8 @@ def _calibrated(
     looks: Sequence[int], p0: float, q0: float, alpha: float, enough: float
 ) -> tuple[tuple[int, ...], float, float]:
     """Return the rows of the least threshold found whose crossing probability at p0 is below alpha, it, and that."""
-    most, low, high = alpha * (1.0 - SLACK), 0.0, math.log(1.0 / alpha) + 1e-6
+    most = alpha * (1.0 - max(SLACK, SLACK_PER_DRAW * looks[-1]))
+    low, high = 0.0, math.log(1.0 / alpha) + 1e-6
     laws, rows, failing = vote_laws(looks, p0, q0), rows_at(looks, p0, q0, high), None
     level = crossing_from(START, laws, rows, most)
     if not level <= most:  # never seen: Ville's inequality is strict by a wide margin

@@ -85,6 +85,9 @@ def test_pilot_ties_go_to_the_lowest_class():
         ({"price": -1.0}, "price"),
         ({"price": math.nan}, "price"),
         ({"bound": "wilson"}, "bound"),
+        ({"procedure": "peek"}, "procedure"),
+        ({"noise": "laplace"}, "noise"),
+        ({"dtype": "float16"}, "dtype"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(settings, words):

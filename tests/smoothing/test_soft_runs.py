@@ -364,6 +364,7 @@ def test_a_run_that_breaks_off_goes_on(tmp_path, monkeypatch, passes):
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "step", once_more)
         patch.setattr("certify.smoothing.store.COMMIT_SECONDS", -1.0)
+        patch.setattr("certify.smoothing.sampler.BURST_ROWS", 1)  # else the run is over after a few steps
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "b", model=model)
     with start_smoothing(model, DATA, SOFT, store=tmp_path / "b" / "store") as started:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from certify.stats import (
     certified_by_holm,
@@ -55,6 +55,14 @@ def test_holm_rejects_in_rising_order_and_stops_at_the_first_failure():
     assert kept.tolist() == expected
 
 
+def test_a_pixel_behind_the_first_failure_is_not_kept_though_its_own_share_would_do():
+    tails = [binom.sf(k - 1, 100, 0.75) for k in range(101)]
+    k = next(k for k, tail in enumerate(tails) if tail <= 0.05)
+    assert tails[k] > 0.05 / 2
+    assert certified_by_holm([k], 100, 0.75, 0.05).tolist() == [True]
+    assert certified_by_holm([k, k], 100, 0.75, 0.05).tolist() == [False, False]
+
+
 def test_holm_fails_with_at_most_alpha_on_independent_pixels():
     """Two pixels at the threshold, one clearly above: the exact probability that a bad one is kept."""
     n, tau, alpha = 12, 0.5, 0.1
@@ -82,6 +90,19 @@ def test_top_one_is_the_two_interval_radius():
         expected = 0.5 * 0.5 * (-ndtri(q) - ndtri(b))
         found = top_k_radius_of_bounds(q, [b], 0.5)
         assert expected - 1e-9 <= found <= expected
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_each_rival_of_top_k_has_its_share_of_a_tenth_of_alpha(k):
+    """Quantiles of scipy's beta law, not raised: limits at these shares give the radius and hardly more."""
+    counts, n, alpha = (520, 300, 150, 30, 0), 1000, 0.001
+    failure = 1.0 - beta.ppf(0.9 * alpha, counts[0], n - counts[0] + 1)
+    uppers = [beta.ppf(1.0 - 0.1 * alpha / k, count + 1, n - count) for count in counts[1 : k + 1]]
+    most = top_k_radius_of_bounds(failure, uppers, 0.5)
+    assert most - 1e-6 < top_k_radius(counts, 0, k, alpha, 0.5) <= most + 1e-9
+    if k > 1:
+        without_shares = [beta.ppf(1.0 - 0.1 * alpha, count + 1, n - count) for count in counts[1 : k + 1]]
+        assert top_k_radius_of_bounds(failure, without_shares, 0.5) > most + 1e-4
 
 
 def test_top_k_grows_with_k_and_never_certifies_nothing():

@@ -246,6 +246,20 @@ def test_published_radii_of_partitions(pilot, counts, cpm, buckets, bonferroni):
     assert BOUNDS["bonferroni"](counts, 0, 0.001, 0.5) == pytest.approx(bonferroni, abs=1e-7)
 
 
+LIMITS = ((0.5932683946, 0.2139013363), (0.4231121057, 0.3056566582), (0.2835130454, 0.1633221190),
+          (0.9921235312, 0.0053471302))  # fmt: skip
+
+
+@pytest.mark.parametrize("vector, limits", [*zip(VECTORS, LIMITS, strict=True)])
+def test_published_limits_of_partitions(vector, limits):
+    """a of the first bucket and b of the heaviest other one, each at its share of alpha."""
+    pilot, counts, _, buckets, _ = vector
+    heaviest = max(sum(counts[k] for k in bucket) for bucket in class_buckets(pilot, 0))
+    share = 0.001 / buckets
+    assert 1.0 - failure_upper(counts[0], sum(counts), share) == pytest.approx(limits[0], abs=2e-8)
+    assert success_upper(heaviest, sum(counts), share) == pytest.approx(limits[1], abs=2e-8)
+
+
 def test_a_partition_needs_the_pilot_of_the_same_classes():
     with pytest.raises(ValueError, match="pilot"):
         BOUNDS["cpm"]((90, 10), 0, 0.001, 0.5)

@@ -6,6 +6,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from flint import arb, ctx
 from scipy.special import ndtri
 from scipy.stats import beta, binom
 
@@ -51,10 +52,33 @@ def test_the_exact_level_is_at_most_alpha_and_nearly_used(alpha, p0):
     assert all(low < most for low, most in zip(test.lo, test.up, strict=True))
 
 
-@pytest.mark.parametrize("p0", [0.9, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.6, 0.99, 0.999))])
+@pytest.mark.parametrize("p0", [0.999, 0.99, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.6, 0.9))])
 def test_the_level_at_the_default_cap(p0):
     test = sequential_test(float(ndtri(p0)), 1e-3, 1e-3, 100_000)
-    assert 0.9e-3 <= crossing(test.looks, test.up, p0) <= 1e-3
+    crossed, _, _ = plain_recursion(test.looks, test.up, (-1,) * len(test.looks), p0)
+    assert 0.9e-3 <= crossed <= 1e-3
+    assert crossing(test.looks, test.up, p0) == pytest.approx(crossed, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "n, q", [(128, 0.1), (19_000, 1e-3), (1_500_000, 1e-5), (15_000_000, 1e-6), (130_000_000, 3e-7), (130_000_000, 0.1)]
+)
+def test_a_law_of_votes_is_within_its_stated_error(n, q):
+    """Against the pmf in balls, around the likeliest count and at the ends that hold a millionth."""
+    p = 1.0 - q
+    (law,) = vote_laws((n,), p, 1.0 - p)
+    middle, spread = round(n * p), math.ceil(5 * math.sqrt(n * q))
+    with ctx.workprec(200):
+        for k in {middle - spread, middle - 1, middle, min(middle + 1, n), min(middle + spread, n)}:
+            ways = arb(n + 1).lgamma() - arb(k + 1).lgamma() - arb(n - k + 1).lgamma()
+            exact = (ways + k * arb(p).log() + (n - k) * (1 - arb(p)).log()).exp()
+            assert abs(arb(float(law.probabilities[k - law.first])) / exact - 1) <= 1e-14 * n
+
+
+@pytest.mark.parametrize("ratio", [3.95, 4.2])
+def test_the_rounding_of_the_longest_laws_is_left_free(ratio):
+    test = sequential_test(ratio, 1e-3, 1e-3, 10**9)
+    assert 0.9e-3 < test.level <= 1e-3 * (1 - 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +126,9 @@ def test_the_published_rows():
     assert test.give_up_level == pytest.approx(9.9616e-4, rel=1e-4)
     assert operate(test.looks, test.up, test.lo, 0.95).mean_draws == pytest.approx(462.21, abs=0.01)
     other = sequential_test(1.0, 1e-3, 1e-3, 4096)
+    assert other.looks[9:] == (1664, 1920, 2304, 2688, 3200, 3712, 4096)
+    assert other.threshold == pytest.approx(4.93802, abs=5e-6)
+    assert other.level == pytest.approx(9.95217e-4, rel=1e-5)
     assert other.up == (121, 235, 348, 460, 572, 683, 794, 1016, 1236, 1457, 1677, 2006, 2335, 2773, 3210, 3538)
     assert other.lo == (92, 193, 295, 398, 502, 606, 711, 920, 1130, 1341, 1552, 1868, 2186, 2609, 3033, 3352)
     assert operate(other.looks, other.up, other.lo, 0.95).mean_draws == pytest.approx(168.98, abs=0.01)
@@ -109,13 +136,17 @@ def test_the_published_rows():
 
 MEAN_DRAWS = {  # (p, r / R): mean draws of the published test at alpha = beta = 1e-3, cap 100,000
     (0.6, 0.5): 1653,
+    (0.6, 0.8): 11_368,
     (0.6, 1.25): 7209,
+    (0.9, 0.5): 146,
     (0.9, 0.8): 673,
     (0.9, 0.9): 2927,
     (0.99, 0.8): 798,
     (0.99, 0.9): 3798,
     (0.99, 1.1): 5133,
     (0.999, 0.8): 1961,
+    (0.999, 0.9): 11_061,
+    (0.999, 1.1): 22_894,
 }
 
 

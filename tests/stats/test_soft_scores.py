@@ -48,6 +48,17 @@ def test_shift_at_known_deviations(s, n, expected):
     assert expected * (1 - 1e-9) <= shift <= expected * (1 + 1e-6)
 
 
+def test_the_variance_pays_against_hoeffding_below_a_deviation_of_47_hundredths():
+    hoeffding = math.sqrt(math.log(1e4) / 2e5)
+    assert hoeffding == pytest.approx(6.7861404e-3, rel=1e-7)
+
+    def shift(s):
+        total, squares = sums([round((0.5 - s) * UNITS), round((0.5 + s) * UNITS)])
+        return mean_shift_upper(total * 50_000, squares * 50_000, 100_000, 1e-4)
+
+    assert shift(0.46) < hoeffding < shift(0.47)
+
+
 @pytest.mark.parametrize("n", [2, 3, 10, 30, 60])
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.25, 0.75), (0.9, 1.0), (0.0, 0.01)])
 def test_the_mean_of_two_valued_scores_is_missed_with_probability_delta_at_most(n, low, high):
@@ -158,6 +169,13 @@ def exact_s(p, lipschitz, sigma):
 def test_s_at_known_values(lipschitz, at):
     for p, expected in zip((0.9, 0.99, 0.999), at, strict=True):
         assert reach_lower(1 - p, lipschitz, 0.25) == pytest.approx(expected, abs=6e-5)
+
+
+def test_the_local_slope_at_a_known_value():
+    """Of Phi^-1 of the mean, which is what freezing the constant at x would use: 1 / (S'(p) phi(Phi^-1(p)))."""
+    p, step, z = 0.9, 1e-4, scipy.special.ndtri(0.9)
+    rise = (reach_lower(1 - p - step, 2.0, 0.25) - reach_lower(1 - p + step, 2.0, 0.25)) / (2 * step)
+    assert 1 / (rise * scipy.stats.norm.pdf(z)) == pytest.approx(3.498162010232, rel=1e-6)
 
 
 def test_s_is_below_the_exact_value_and_near_it():
