@@ -88,6 +88,21 @@ def test_a_run_on_a_device_gives_a_verified_report_that_names_its_source(name, m
 
 
 @pytest.mark.slow
+def test_splitting_on_a_device_counts_what_the_processor_counts(model, tmp_path, monkeypatch):
+    settings = SmoothingSettings(sigma=0.25, noise="split", dtype="float64")
+    here = certify.smooth(model, data(), settings, store=tmp_path / "cpu", device="cpu", falsify="off")
+    source = noise_source.NoiseSource(WORDS, lambda where: f"a pretend generator of {where}")
+    monkeypatch.setattr(noise_source, "SOURCES", {**noise_source.SOURCES, KIND: source})
+    monkeypatch.setattr(rederive_noise, "SOURCES", {**rederive_noise.SOURCES, KIND: WORDS})
+    choose_pretend_device(monkeypatch)
+    with pretend_device():
+        there = certify.smooth(model, data(), settings, store=tmp_path, falsify="off")
+    assert (there.tool.device_kind, there.tables.noise) == (KIND, here.tables.noise)
+    assert [row.counts for row in there.examples] == [row.counts for row in here.examples]
+    assert not certify.verify(there)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [Regression(radius=0.1), Segmentation()], ids=["regression", "segmentation"])
 def test_a_run_of_outputs_on_a_device_gives_a_verified_report(task, device, tmp_path):
     torch.manual_seed(0)

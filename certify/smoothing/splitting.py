@@ -102,8 +102,8 @@ class SplitLaw:
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return s / 510: in float64 for a float64 network, else in float32 and then cast. s itself is exact."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        # By a number of the host CUDA divides in two roundings; either way it is a function of the cell.
-        return rows.to(wide).div_(510.0).to(dtype)
+        # By a number of the host CUDA divides in two roundings: it multiplies with the reciprocal.
+        return rows.to(wide).div_(torch.full((), 510.0, dtype=wide, device=rows.device)).to(dtype)
 
 
 def certify_split(votes: Sequence[int]) -> Certificate:
