@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from certify.errors import InputError
@@ -66,9 +67,26 @@ def read_row(row: Sequence[Any], header_digest: str, reading: Reading) -> BlockR
     if row_digest(header_digest, plain) != digest:
         raise InputError(f"{where}: expected the digest that was written, got a row that does not fit it")
     example, purpose, block, draws, micro_batch, text, seconds, noise = plain
-    counts = [0] * reading.record_size(purpose)
-    for place, count in load_json(text, name=where):
-        counts[place] = count
-    if wrong := reading.refuse(counts, purpose, draws):
+    counts = _unpacked(text, reading.record_size(purpose), where)
+    wrong = reading.refuse(counts, purpose, draws) if draws >= 1 else f"expected at least 1 draw, got {draws}"
+    if wrong:
         raise InputError(f"{where}: {wrong}")
     return BlockRow(example, purpose, block, draws, micro_batch, tuple(counts), seconds, noise)
+
+
+def _unpacked(text: str, size: int, where: str) -> list[int]:
+    """Return the record in the pairs [place, count] that were written: digests tell accidents, and no hostile hand."""
+    pairs, counts = load_json(text, name=where), [0] * size
+    if not (isinstance(pairs, list) and all(_is_pair(pair, size) for pair in pairs)):
+        raise InputError(f"{where}: expected pairs of a place below {size} and a count of 64 bits, got {text:.60}")
+    if any(low[0] >= high[0] for low, high in pairwise(pairs)):
+        raise InputError(f"{where}: expected every place once, in order, got {text:.60}")
+    for place, count in pairs:
+        counts[place] = count
+    return counts
+
+
+def _is_pair(pair: object, size: int) -> bool:
+    if not (isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)):
+        return False
+    return 0 <= pair[0] < size and -(2**63) <= pair[1] < 2**63

@@ -76,7 +76,9 @@ class Votes:
         add_record(total, record)
 
     def refuse(self, record: Sequence[int], purpose: Purpose, draws: int) -> str:  # noqa: ARG002 - as in every reading
-        """Return that the votes of a block are not as many as its draws; nothing when they are."""
+        """Return that the votes of a block are not as many as its draws, or negative; nothing when they are not."""
+        if min(record) < 0:
+            return f"expected no negative votes, got {min(record)}"
         return "" if sum(record) == draws else f"expected {draws} votes, got {sum(record)}"
 
     def agree(self, first: Tensor, second: Tensor) -> bool:

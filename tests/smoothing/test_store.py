@@ -13,7 +13,7 @@ import pytest
 from certify.errors import InputError, SoundnessError
 from certify.results import Regression, Scales, Segmentation, SmoothingSettings, TopK
 from certify.smoothing import RunHeader, earlier_runs, earlier_seeds, open_store, store_path
-from certify.smoothing.blocks import BlockRow
+from certify.smoothing.blocks import COLUMNS, BlockRow, row_digest
 from certify.smoothing.opening import SIDE_FILES
 from tests.smoothing.toy_runs import SETTINGS, exit_code, fork
 
@@ -265,6 +265,24 @@ def test_flipped_bits_are_refused_or_harmless(tmp_path):
 @pytest.mark.slow
 def test_twenty_thousand_flipped_bits_are_refused_or_harmless(tmp_path):
     assert flip_bits(tmp_path, 20_000, seed=1) > 2_000
+
+
+@pytest.mark.parametrize(
+    "counts",
+    ["[[0,-5],[1,133]]", "[[-1,128]]", "[[9,128]]", "[[0,128],[0,128]]", "[[1,64],[0,64]]", "[[0,127.5],[1,0.5]]",
+     '[["a",128]]', "[[0,128,0]]", "[[true,128]]", "[[0,null]]", "null", "{}", "[128]", f"[[0,{2**70}]]"],
+)  # fmt: skip
+def test_counts_that_no_block_can_have_are_refused_behind_a_digest_that_fits(tmp_path, counts):
+    """A digest anyone can compute: what is stored is read as data from a stranger."""
+    path = filled(tmp_path)
+    with sqlite3.connect(path) as connection:
+        row = list(connection.execute(f"SELECT {', '.join(COLUMNS[:-1])} FROM block LIMIT 1").fetchone())
+        row[COLUMNS.index("counts")] = counts
+        connection.execute("DELETE FROM block WHERE noise = ?", (row[COLUMNS.index("noise")],))
+        connection.execute(f"INSERT INTO block VALUES ({', '.join('?' * 9)})", (*row, row_digest(HEADER.digest(), row)))
+    connection.close()
+    with pytest.raises(InputError, match=r"block .* expected .*restart"):
+        open_store(tmp_path, HEADER)
 
 
 @pytest.mark.parametrize(
