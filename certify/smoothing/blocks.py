@@ -89,4 +89,4 @@ def _unpacked(text: str, size: int, where: str) -> list[int]:
 def _is_pair(pair: object, size: int) -> bool:
     if not (isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)):
         return False
-    return 0 <= pair[0] < size and -(2**63) <= pair[1] < 2**63
+    return bool(0 <= pair[0] < size and -(2**63) <= pair[1] < 2**63)
