@@ -51,6 +51,12 @@ def test_the_radius_stops_at_the_first_grid_point_that_is_not_certified():
     assert anytime_radius(looks, [0.1, 3.0], 0.25, 0.001) == 0.1
 
 
+def test_a_grid_point_above_one_that_is_not_rejected_is_not_reported(monkeypatch):
+    """The proof needs every smaller grid point rejected, whatever the ratios do."""
+    monkeypatch.setattr("certify.stats.anytime.is_certified_anytime", lambda k, n, ratio, alpha: not 0.7 < ratio < 0.9)
+    assert anytime_radius([(128, 128)], [0.1, 0.2, 0.4], 0.25, 0.001) == 0.1
+
+
 @pytest.mark.parametrize("radii", [[0.2, 0.1], [0.0, 0.1], [math.nan], [-1.0]])
 def test_a_grid_that_does_not_rise_is_refused(radii):
     with pytest.raises(ValueError, match="radii"):
