@@ -126,8 +126,8 @@ def _split_words(settings: SmoothingSettings) -> str:
     """Return how the report describes deterministic splitting, which has no noise and no source of it."""
     shifts = settings.n
     return (
-        f"no noise: all {shifts} shifts of cells of {shifts} levels of 1/255 (half-width {shifts}/510), offsets of "
-        f"seed {settings.seed}; deterministic (float-sound on 8-bit inputs)"
+        f"no noise: midpoints of cells of {shifts} levels of 1/255 (half-width {shifts}/510) at all {shifts} shifts, "
+        f"offsets of seed {settings.seed}; deterministic (float-sound on 8-bit inputs)"
     )
 
 

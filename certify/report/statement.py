@@ -67,7 +67,9 @@ NOISE_WORDS: Mapping[str, Callable[[float], str]] = {
     "uniform-255": lambda sigma: (
         f"noise uniform on the whole levels -{grid_steps(sigma)}..{grid_steps(sigma)} of 1/255, sigma {sigma!r}"
     ),
-    "split-255": lambda sigma: f"all {split_shifts(sigma)} shifts of cells of as many levels of 1/255, sigma {sigma!r}",
+    "split-255": lambda sigma: (
+        f"midpoints of cells of {split_shifts(sigma)} levels of 1/255, at all of as many shifts, sigma {sigma!r}"
+    ),
 }
 ARITHMETIC_WORDS: Mapping[str, str] = {
     "exact": "exact: real arithmetic on the stored weights",

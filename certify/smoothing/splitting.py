@@ -2,9 +2,9 @@
 
 `certify.stats.splitting` has the theorem and its proof. Here are the law, which hands on the cells of shift j as row j
 of the estimation (in blocks of `BLOCK_DRAWS`, like draws), and the certificate of the counts. The votes are those of
-the network on fixed numbers: of a pixel at shift j it sees s / 510 with the integer s of its cell, divided once in the
-floats it runs in, a function of the cell. No noise is drawn and no float is added to a pixel, so that the certificate
-holds for the program as run, on the grid of 8-bit images.
+the network on fixed numbers: of a pixel at shift j it sees the midpoint s / 510 of its cell, with an integer s divided
+once in the floats it runs in, a function of the cell. No noise is drawn and no float is added to a pixel, so that the
+certificate holds for the program as run, on the grid of 8-bit images.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class SplitLaw:
     name: ClassVar[str] = LAW
     float_sound: ClassVar[bool] = True
     levels: ClassVar[int] = 0
-    row_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int16)
     raw: ClassVar[RawNoise] = "integers"
 
     sigma: float
@@ -64,11 +63,16 @@ class SplitLaw:
         return self.shifts / 510
 
     @property
+    def row_dtype(self) -> np.dtype[Any]:
+        """The integers that the sums of cells fit in; in float32 they are exact."""
+        return np.dtype(np.int16 if self.shifts < 2**14 else np.int32)
+
+    @property
     def words(self) -> str:
         """The law as the report describes it."""
         return (
-            f"no noise: all {self.shifts} shifts of cells of {self.shifts} levels of 1/255 (half-width "
-            f"{self.shifts}/510), offsets of seed {self.seed}; deterministic (float-sound on 8-bit inputs)"
+            f"no noise: midpoints of cells of {self.shifts} levels of 1/255 (half-width {self.shifts}/510) at all "
+            f"{self.shifts} shifts, offsets of seed {self.seed}; deterministic (float-sound on 8-bit inputs)"
         )
 
     def draw(self, request: BlockRequest, bits: np.random.Philox) -> NoisyRows:  # noqa: ARG002 - as in every law
@@ -84,7 +88,8 @@ class SplitLaw:
         first = request.block * BLOCK_DRAWS
         shifts = np.arange(first, first + BLOCK_DRAWS) % self.shifts
         offsets = split_offsets(self.seed, math.prod(pixels.shape), self.shifts).reshape(pixels.shape)
-        return NoisyRows(cell_sums(pixels, shifts, offsets, self.shifts), _mark(request))
+        sums = cell_sums(pixels, shifts, offsets, self.shifts).astype(self.row_dtype)
+        return NoisyRows(sums, _mark(request))
 
     def fill(self, request: BlockRequest, key: NDArray[np.uint64], inputs: Tensor) -> str:
         """Write the inputs of a block, and return its fingerprint."""

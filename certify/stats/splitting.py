@@ -27,18 +27,20 @@ above a level loses one vote with each level (the tests have it).
 
 *Domain*. x' is on the grid of 8-bit images. A real x' half a level away can already lie behind a cut.
 
-**What f sees of a cell.** The mean of the first and the last pixel value 0..q in it: (max(lo, 0) + min(lo + K - 1, q))
-/ 2 for the cell lo..lo + K - 1, the cell's midpoint where it is not clipped. The law hands on the sum, an integer
-0..2q, and the network gets it divided by 2q, rounded once. The proof asks for a function of the cell and nothing else;
-which one, and how its value is rounded, is part of the classifier.
+**What f sees of a cell** is its midpoint: of the cell lo..lo + K - 1 the law hands on the sum of both ends, an integer,
+and the network gets it divided by 2q, rounded once. The proof asks for a function of the cell and nothing else; which
+one, and how its value is rounded, is part of the classifier. Midpoints are not clipped to 0..q, so that they name their
+cell: whatever else a network is to see of it (the paper clips the cell first) can be its own first layer. And they are
+at most K / 2 levels from the pixel, as far as uniform noise goes, so that networks made for that see what they know.
 
 **Offsets** decide which cuts of different coordinates come together. Any fixed integers are sound: they may depend on
 the seed of the run, never on x. The SHA-256 of the UTF-8 JSON array [seed, "split-255", m] is four little-endian
 numbers of 8 bytes; modulo K they are the offsets of the coordinates 4 m to 4 m + 3.
 
-*Sigma*. Uniform noise of half-width w = sigma sqrt 3 has cells of 2 w; K is the integer nearest to 2 w q, half-width
-K / 510. Over the K shifts the cut of each coordinate is uniform, and all coordinates share one number, up to offsets:
-shares n_k / K move by at most ||x' - x||_1 / (2 w), as there.
+*Sigma*. Uniform noise of half-width w = sigma sqrt 3 has cells of 2 w; K is the integer nearest to 2 w q, half-width K
+/ 510, and the midpoint less the pixel has the standard deviation sqrt((K^2 - 1) / 12) / q. Over the K shifts the cut of
+each coordinate is uniform, and all coordinates share one number, up to offsets: shares n_k / K move by at most ||x' -
+x||_1 / (2 w), as there.
 """
 
 from __future__ import annotations
@@ -104,8 +106,8 @@ def offsets_sha256(seed: int, dimension: int, shifts: int) -> str:
 
 def cell_sums(
     pixels: NDArray[Any], shifts: NDArray[np.int64], offsets: NDArray[np.int64], number: int
-) -> NDArray[np.int16]:
-    """Return twice what the network sees: the sum of the first and the last pixel value of every pixel's cell.
+) -> NDArray[np.int64]:
+    """Return what the network sees times 510: the sum of the first and the last level of every pixel's cell.
 
     Args:
         pixels: Integers 0..255, ``[*input_shape]``.
@@ -114,19 +116,18 @@ def cell_sums(
         number: K, the number of shifts.
 
     Returns:
-        Integers 0..510 in int16, ``[rows, *input_shape]``.
+        Integers, ``[rows, *input_shape]``.
 
     Example:
-        Cells of 100 levels, cut between 9 and 10, 109 and 110, 209 and 210: 0..9, 10..109, 110..209, 210..255.
+        Cells of 100 levels, cut between 9 and 10, 109 and 110, 209 and 210: -90..9, 10..109, 110..209, 210..309.
 
         >>> zero = np.zeros(4, dtype=np.int64)
         >>> cell_sums(np.array([0, 9, 10, 255], dtype=np.uint8), np.array([9]), zero, 100).tolist()
-        [[9, 9, 119, 465]]
+        [[-81, -81, 119, 519]]
     """
     cuts = shifts.reshape(-1, *[1] * pixels.ndim) + (offsets + 1)  # the cell's first integer, modulo K
-    first = pixels - (pixels.astype(np.int64) - cuts) % number
-    sums = np.maximum(first, 0) + np.minimum(first + (number - 1), LEVELS)
-    found: NDArray[np.int16] = sums.astype(np.int16)
+    levels = pixels.astype(np.int64)
+    found: NDArray[np.int64] = 2 * (levels - (levels - cuts) % number) + (number - 1)
     return found
 
 

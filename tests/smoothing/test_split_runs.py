@@ -118,10 +118,27 @@ def test_the_number_of_shifts_ends_inside_a_block(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_network_sees_the_sum_divided_by_510(dtype):
-    law, sums = make_law(SETTINGS, eight_bit=True), torch.arange(511, dtype=torch.int16)
+    law, sums = make_law(SETTINGS, eight_bit=True), torch.arange(-221, 732, dtype=torch.int16)
     wide = np.float64 if dtype == torch.float64 else np.float32
-    expected = torch.from_numpy(np.arange(511, dtype=wide) / wide(510)).to(dtype)
+    expected = torch.from_numpy(np.arange(-221, 732, dtype=wide) / wide(510)).to(dtype)
     assert torch.equal(law.inputs(sums, dtype), expected)
+
+
+def test_what_the_network_sees_has_the_standard_deviation_of_the_settings():
+    law = make_law(SETTINGS, eight_bit=True)
+    for pixel in (0, 128, 255):
+        moved = np.array(inputs_of(law, (pixel,)), dtype=float) / 510 - pixel / 255
+        assert abs(moved.mean()) < 1e-12
+        assert abs(moved.std() / 0.25 - 1.0) < 0.005
+        assert np.abs(moved).max() < law.scale
+
+
+def test_wide_cells_fit_their_rows():
+    law = make_law(SmoothingSettings(sigma=40.0, noise="split"), eight_bit=True)
+    assert (law.shifts, law.row_dtype) == (35334, np.dtype(np.int32))
+    pixels = (0, 255)
+    row = law.draw(requests_of(Example(0, "", 0, np.array(pixels, dtype=np.uint8)))[0], np.random.Philox()).rows[5]
+    assert tuple(row.tolist()) == seen(pixels, 5, split_offsets(0, 2, 35334).tolist(), 35334)
 
 
 def test_inputs_do_not_depend_on_the_example_beyond_its_pixels():
@@ -191,8 +208,10 @@ def test_no_certified_class_changes_inside_its_radius_on_the_way_of_a_run():
 
 def inputs_of(law, image):
     example = Example(0, "", 0, np.array(image, dtype=np.uint8))
-    rows = law.draw(requests_of(example)[0], np.random.Philox()).rows[: law.shifts]
-    return list(map(tuple, rows.tolist()))
+    blocks = [
+        law.draw(request, np.random.Philox()).rows for request in block_requests(example, "estimation", law.shifts)
+    ]
+    return list(map(tuple, np.concatenate(blocks)[: law.shifts].tolist()))
 
 
 def test_settings_are_those_of_the_law():

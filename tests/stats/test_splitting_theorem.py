@@ -22,7 +22,7 @@ def sums(pixels, offsets, number):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 7, 100, 254, 255, 256, 400])
-def test_what_the_network_sees_is_the_mean_of_the_walked_cell(number):
+def test_what_the_network_sees_is_the_midpoint_of_the_walked_cell(number):
     pixels = (0, 1, 9, 128, 254, 255)
     offsets = [(37 * i) % number for i in range(len(pixels))]
     found = sums(pixels, offsets, number)
@@ -32,7 +32,7 @@ def test_what_the_network_sees_is_the_mean_of_the_walked_cell(number):
 
 @pytest.mark.parametrize("number,offset", [(1, 0), (2, 1), (3, 0), (5, 4), (8, 3), (40, 17)])
 def test_an_axis_separates_two_pixels_at_exactly_as_many_shifts_as_levels_lie_between_them(number, offset):
-    """All pairs of a line, also across 0 and 255: by the walked cells, min(|x - x'|, K) of K shifts."""
+    """All pairs of a line, also across 0: by the walked cells, min(|x - x'|, K) of K shifts."""
     line = range(-3, 24)
     cells = {x: [walked_cell(x, shift, offset, number) for shift in range(number)] for x in line}
     for x, y in product(line, repeat=2):
