@@ -173,8 +173,13 @@ def test_the_second_signal_ends_at_once(tmp_path, truth):
     [(signal.SIGKILL, 1, True), (signal.SIGKILL, 2, False), (signal.SIGTERM, 1, False), (signal.SIGINT, 2, False)],
 )
 def test_killed_at_random_moments(tmp_path, truth, number, workers, cut):
-    kill_until_done(tmp_path, DATA, SETTINGS, number, workers, random.Random(workers), cut=cut)
-    assert run(tmp_path, DATA, batch=64) == truth
+    """At least five kills each: twenty in all."""
+    chance, kills, runs = random.Random(workers), 0, 0
+    while kills < 5:
+        folder, runs = tmp_path / str(runs), runs + 1
+        folder.mkdir()
+        kills += kill_until_done(folder, DATA, SETTINGS, number, workers, chance, cut=cut)
+        assert run(folder, DATA, batch=64) == truth
 
 
 @FORKS
