@@ -142,10 +142,11 @@ def _run_smoothing(
     """Return the report that the smoothing gates are judged by: a finished run, else the radii they ask for.
 
     A run of the configured settings that is complete in the store is re-used. Else the gates' radii are decided
-    sequentially, up to the example that settles the last verdict. A gate with a baseline is answered as the baseline
-    was: where that measured its radii, so does this run. A mean radius needs measured radii too.
+    sequentially, up to the example that settles the last verdict; and once this has begun it stays so, since a run that
+    is made afterwards measures on the same draws, and would be a second attempt. A gate with a baseline is answered as
+    the baseline was: where that measured its radii, so does this run. A mean radius needs measured radii too.
     """
-    from certify.runs import has_complete_run
+    from certify.runs import has_complete_run, has_run
 
     settings = smoothing_settings(configuration, {})
     gates = [in_native_norm(g, settings, model.input.size) for g in gates_of(configuration, "smoothing")]
@@ -156,6 +157,7 @@ def _run_smoothing(
     if asked is None or (
         all(answers_gate(settings, gate) for gate in gates)
         and not any(gate.baseline for gate in gates)
+        and (asked == settings or not has_run(model, dataset, asked, store=places.store, device=places.device))
         and has_complete_run(model, dataset, settings, store=places.store, device=places.device)
     ):
         out.detail(

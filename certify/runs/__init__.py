@@ -10,7 +10,7 @@ from certify.runs.calls import smooth
 from certify.runs.opening import STORE_FOLDER, bound_logits
 from certify.runs.places import choose_device, choose_workers, search_place
 from certify.runs.records import read_dataset
-from certify.runs.sampling import COMPILED_ROWS, SmoothingRun, has_complete_run, start_smoothing
+from certify.runs.sampling import COMPILED_ROWS, SmoothingRun, has_complete_run, has_run, start_smoothing
 
 __all__ = [
     "COMPILED_ROWS",
@@ -21,6 +21,7 @@ __all__ = [
     "choose_device",
     "choose_workers",
     "has_complete_run",
+    "has_run",
     "lipschitz",
     "read_dataset",
     "report_weights",

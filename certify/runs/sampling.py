@@ -256,6 +256,18 @@ def start_smoothing(
         yield SmoothingRun(model, data, settings, *place, data_path, falsify, clock, sizes, bound, engine)
 
 
+def has_run(
+    model: Model, data: Dataset, settings: SmoothingSettings, *, store: str | Path = STORE_FOLDER, device: str = "auto"
+) -> bool:
+    """Return whether a run of these settings was begun in the store.
+
+    Raises:
+        InputError: If the settings or the data do not fit.
+    """
+    header, _, _ = open_question(model, data, settings, choose_device(device))
+    return store_path(Path(store), header).is_file()
+
+
 def has_complete_run(
     model: Model, data: Dataset, settings: SmoothingSettings, *, store: str | Path = STORE_FOLDER, device: str = "auto"
 ) -> bool:
@@ -264,8 +276,7 @@ def has_complete_run(
     Raises:
         InputError: If the settings or the data do not fit, or the store is in use or damaged.
     """
-    header, _, _ = open_question(model, data, settings, choose_device(device))
-    if not store_path(Path(store), header).is_file():
+    if not has_run(model, data, settings, store=store, device=device):
         return False
     with start_smoothing(model, data, settings, store=store, device=device) as run:
         return run.is_complete()

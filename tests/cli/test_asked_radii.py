@@ -227,6 +227,21 @@ def test_a_run_under_another_seed_is_not_overlooked(project, capsys):
     assert read_report("g.json").execution.earlier_seeds == (7,)
 
 
+def test_a_gate_that_has_asked_keeps_to_its_question(project, capsys):
+    """A measurement made afterwards, on the same draws, is no second attempt; one that was there before is used."""
+    configure(0.3)
+    assert smooth(capsys, "--store", "first") == (0, "")
+    assert run(capsys, "gate", "-q", "--store", "first", "-o", "g.json")[0] == 0
+    assert not read_report("g.json").settings.at
+    assert run(capsys, "gate", "-q", "--store", "second", "-o", "g.json")[0] == 0
+    assert smooth(capsys, "--store", "second") == (0, "")
+    drawn = blocks_in("second")
+    assert run(capsys, "gate", "-q", "--store", "second", "-o", "g.json")[0] == 0
+    report = read_report("g.json")
+    assert (report.settings.at, blocks_in("second")) == ((0.1,), drawn)
+    assert report.execution.earlier_runs == ("at none, n 10000",)
+
+
 def test_a_measurement_after_a_test_on_the_same_draws_is_told(project, capsys):
     """What ends undecided, and is then measured with more of the same draws, has spent two alphas."""
     assert smooth(capsys, "--at", "0.1", "--n", "256") == (0, "")
