@@ -89,7 +89,7 @@ def analyse(graph: Graph, settings: LipschitzSettings, *, pairs: bool = False, p
         facts = facts.into("linf")
         answers, from_l2 = combine_rules(facts), linf_from_l2(facts, gains_l2)
         product = gain_uppers(facts, answers, from_l2)
-        gains = gain_uppers(facts, answers, {**product, **_improved(facts, covariance, settings)})
+        gains = gain_uppers(facts, answers, product, _improved(facts, covariance, settings))
     network = _network_bound(product[graph.output], gains[graph.output], settings.norm)
     local = _local(facts, settings) if pairs else Unbounded("no certificates around examples were asked for")
     return Analysis(tuple(_rows(facts, answers, gains)), network, facts, rules, gains_l2, gains, covariance, local)
@@ -107,14 +107,19 @@ def _covariance(
 ) -> CovarianceBound | Unbounded:
     if settings.method == "product":
         return Unbounded("only the product bound was asked for")
-    if settings.method == "auto" and settings.effort != "max" and _made_1_lipschitz(facts):
+    if settings.method == "auto" and settings.effort != "max" and settings.norm == "l2" and _made_1_lipschitz(facts):
         return Unbounded("residual blocks are bounded as gradient steps; --effort max searches for more")
     value = deciding_value(facts, settings.arithmetic)
     return covariance_bound(facts, value, settings.norm, gains_l2, settings.effort, pairs=pairs, place=place)
 
 
 def _made_1_lipschitz(facts: Facts) -> bool:
-    """Tell whether residual blocks are gradient steps of constant about 1, which leave the recursion little to gain."""
+    """Tell whether residual blocks are gradient steps of constant about 1, which leave l2 recursions little to gain.
+
+    Of 2 to 12 blocks it gained at most 3 %, in up to a hundred times the time. No floor says so: with depth the slopes
+    that are found fall away from the constant (to less than half at 12 blocks), though nothing proves more. In linf it
+    gains a factor, for a gradient step has no constant there.
+    """
     return bool(facts.steps) and all(step.upper("l2") <= ABOUT_1 for step in facts.steps)
 
 

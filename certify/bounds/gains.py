@@ -8,8 +8,7 @@ where a group of operations (`folds`, `gradient_steps`) or another table proves 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 from certify.bounds.facts import Facts
@@ -21,7 +20,6 @@ from certify.results import Unbounded
 from certify.rounding import mul_up
 
 Gains: TypeAlias = Mapping[str, "float | Unbounded"]
-_NOTHING: Gains = MappingProxyType({})
 
 
 def combine_rules(facts: Facts) -> Mapping[str, Combine | Unbounded]:
@@ -29,13 +27,13 @@ def combine_rules(facts: Facts) -> Mapping[str, Combine | Unbounded]:
     return {operation.name: ask(RULES, facts, operation) for operation in facts.graph}
 
 
-def gain_uppers(facts: Facts, rules: Mapping[str, Combine | Unbounded], also: Gains = _NOTHING) -> Gains:
-    """Return the gain of every value: at most its rule's, and at most what a group or another table gives.
+def gain_uppers(facts: Facts, rules: Mapping[str, Combine | Unbounded], *also: Gains) -> Gains:
+    """Return the gain of every value: at most its rule's, and at most what a group or any other table gives.
 
     Args:
         facts: The network and the norm.
         rules: The answers of `combine_rules` in the same norm.
-        also: Bounds of the same gains that were proved otherwise, by value.
+        also: Tables of bounds of the same gains that were proved otherwise, by value.
     """
 
     def step(operation: Operation, known: Mapping[str, float]) -> float | Unbounded:
@@ -52,14 +50,15 @@ def gain_uppers(facts: Facts, rules: Mapping[str, Combine | Unbounded], also: Ga
 
 
 def _proved_gains(
-    facts: Facts, operation: Operation, rule: Combine, known: Mapping[str, float], also: Gains
+    facts: Facts, operation: Operation, rule: Combine, known: Mapping[str, float], also: Iterable[Gains]
 ) -> Iterator[float]:
     yield rule(*(known[name] for name in operation.inputs))
     for group in facts.groups_by_value.get(operation.name, ()):
         yield mul_up(group.upper(facts.norm), known[group.source])
-    other = also.get(operation.name)
-    if other is not None and not isinstance(other, Unbounded):
-        yield other
+    for table in also:
+        other = table.get(operation.name)
+        if other is not None and not isinstance(other, Unbounded):
+            yield other
 
 
 def linf_from_l2(facts: Facts, gains_l2: Gains) -> Gains:

@@ -16,7 +16,7 @@ from certify.bounds.facts import collect_facts
 from certify.bounds.gradient_steps import GradientStep, best_scales, rest_upper
 from certify.bounds.linear_part import linear_part
 from certify.graph import Graph, Operation
-from certify.results import LipschitzSettings
+from certify.results import LipschitzSettings, Unbounded
 from tests.bounds.small_networks import Build
 
 SVD_ROUNDING = 1.0 - 1e-13  # a computed singular value may lie this much above the exact one
@@ -37,7 +37,7 @@ def dense_block(seed: int, size: float = 1.0, kind: str = "relu", sign: str = "s
 def _branch(b: Build, W: Tensor, size: float, kind: str, details: dict[str, object]) -> str:
     b.add("linear", "x", weight=W, bias=b.normal(3))
     b.add(kind, **details)
-    return b.add("linear", weight=(2.0 * size * W.mT).float().double(), bias=b.normal(4))
+    return b.add("linear", weight=(2.0 * size * W.mT).float().double(), bias=b.normal(W.shape[1]))
 
 
 def transposed_block(weight: tuple[int, ...], size: tuple[int, ...], **geometry: object) -> Callable[..., Graph]:
@@ -267,6 +267,26 @@ def test_the_row_of_the_report_and_the_gain_of_the_network() -> None:
     assert [row.upper for row in found.layers if row.kind == "gradient_step"] == [found.network.upper]
     linf = analyse(dense_block(0), LipschitzSettings(method="product", norm="linf"))
     assert not any(row.kind == "gradient_step" for row in linf.layers)
+
+
+def test_a_search_is_left_out_in_l2_alone_where_the_blocks_have_a_constant() -> None:
+    """In linf the product knows the blocks by their l2 constant only; the recursion proves a bound well below it."""
+    b = Build(16)
+    W = b.normal(3, 16)
+    branch = _branch(b, W, 1.0 / float(torch.linalg.matrix_norm(W, ord=2)) ** 2, "relu", {})
+    b.linear(16, 3, b.add("sub", "x", branch))
+    graph = b.graph()
+    assert isinstance(analyse(graph, LipschitzSettings()).covariance, Unbounded)
+    product, found = (analyse(graph, LipschitzSettings(method=m, norm="linf")).network for m in ("product", "auto"))
+    assert found.method == "covariance"
+    assert found.upper <= 0.9 * product.upper
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_searched_never_takes_the_place_of_a_better_product(seed: int) -> None:
+    graph = dense_block(seed)  # where four inputs make the product the better one in linf
+    product, found = (analyse(graph, LipschitzSettings(method=m, norm="linf")).network for m in ("product", "auto"))
+    assert found.upper <= product.upper
 
 
 def test_a_difference_of_a_value_and_itself_is_no_block() -> None:
