@@ -56,6 +56,8 @@ def _finite_float(text: str) -> float:
 
 
 def _depth_within(text: str, limit: int) -> bool:
+    if text.count("[") + text.count("{") <= limit:
+        return True  # no deeper than there are brackets
     depth, in_string, escaped = 0, False, False
     for character in text:
         if in_string:

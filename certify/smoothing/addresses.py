@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -83,8 +84,16 @@ def block_key(seed: int, request: BlockRequest, law: str) -> NDArray[np.uint64]:
         >>> bool((block_key(0, here, "gaussian") != block_key(0, there, "gaussian")).any())
         True
     """
-    digest = hashlib.sha256(dump_json(block_address(seed, request, law)).encode()).digest()
+    before, after = _around_block(*block_address(seed, request, law)[:4], law)
+    digest = hashlib.sha256(f"{before}{request.block}{after}".encode()).digest()
     return np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
+
+
+@lru_cache(maxsize=256)
+def _around_block(*address: str | int) -> tuple[str, str]:
+    """Return the JSON of an address before and after the index of its block: an example has many blocks."""
+    before, after = dump_json(address[:4]), dump_json(address[4:])
+    return f"{before[:-1]},", f",{after[1:]}"
 
 
 def block_generator(seed: int, request: BlockRequest, law: str) -> np.random.Philox:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from certify.errors import InputError
 from certify.examples import Example
-from certify.results import dump_json, load_json
+from certify.results import dump_json
 from certify.smoothing.readings import Reading
 
+PAIRS = msgspec.json.Decoder(list[tuple[int, Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]]])
 COLUMNS = ("example", "purpose", "block", "draws", "micro_batch", "counts", "seconds", "noise", "digest")
 
 
@@ -36,7 +38,7 @@ class BlockRow:
         """Return the row as it is stored: counts as JSON pairs [place, count] where there is one, and its digest."""
         pairs = [[place, count] for place, count in enumerate(self.counts) if count]
         address = (self.example, self.purpose, self.block, self.draws, self.micro_batch)
-        plain = (*address, dump_json(pairs), self.seconds, self.noise)
+        plain = (*address, msgspec.json.encode(pairs).decode(), self.seconds, self.noise)
         return (*plain, row_digest(header_digest, plain))
 
 
@@ -76,17 +78,13 @@ def read_row(row: Sequence[Any], header_digest: str, reading: Reading) -> BlockR
 
 def _unpacked(text: str, size: int, where: str) -> list[int]:
     """Return the record in the pairs [place, count] that were written: digests tell accidents, and no hostile hand."""
-    pairs, counts = load_json(text, name=where), [0] * size
-    if not (isinstance(pairs, list) and all(_is_pair(pair, size) for pair in pairs)):
-        raise InputError(f"{where}: expected pairs of a place below {size} and a count of 64 bits, got {text:.60}")
-    if any(low[0] >= high[0] for low, high in pairwise(pairs)):
-        raise InputError(f"{where}: expected every place once, in order, got {text:.60}")
+    counts, last = [0] * size, -1
+    try:
+        pairs = PAIRS.decode(text)
+    except (msgspec.DecodeError, TypeError) as error:
+        raise InputError(f"{where}: expected pairs of a place and a count of 64 bits, got {text!r:.60}") from error
     for place, count in pairs:
-        counts[place] = count
+        if not last < place < size:
+            raise InputError(f"{where}: expected every place below {size} once, in order, got {text:.60}")
+        counts[place], last = count, place
     return counts
-
-
-def _is_pair(pair: object, size: int) -> bool:
-    if not (isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)):
-        return False
-    return bool(0 <= pair[0] < size and -(2**63) <= pair[1] < 2**63)

@@ -91,9 +91,8 @@ class IntegerLaw:
         if compiled is None or not isinstance(sampler, IntegerSampler) or not narrow:
             return fill_by_rows(self, request, key, inputs)
         pixels = self._checked(request).stored.astype(np.int16)
-        compiled.integer_inputs(key, sampler, pixels, inputs.numpy())
-        count = min(FINGERPRINT_WORDS, BLOCK_DRAWS * pixels.size // 4)
-        return fingerprint(compiled.words(key, count))
+        marks = min(FINGERPRINT_WORDS, BLOCK_DRAWS * pixels.size // 4)
+        return fingerprint(compiled.integer_inputs(key, sampler, pixels, inputs, marks))
 
     def on_device(self, device: torch.device) -> Callable[[Tensor, Sequence[BlockRequest]], Tensor]:
         """Return u, examples -> x + Z, as integers."""

@@ -60,16 +60,6 @@ static inline __attribute__((always_inline)) void eight_words(const round_keys *
     memcpy(words + 4, b, sizeof b);
 }
 
-EXPORTED void certify_words(const uint64_t key[2], uint64_t count, uint64_t *found) {
-    round_keys keys;
-    expand(&keys, key);
-    for (uint64_t i = 0; i < count; i += 8) {
-        uint64_t words[8];
-        eight_words(&keys, i / 8, words);
-        memcpy(found + i, words, (count - i < 8 ? count - i : 8) * sizeof *words);
-    }
-}
-
 /* ---- Integer noise by a table of two levels; see two_level_table.py ---- */
 
 typedef struct {
@@ -80,10 +70,11 @@ typedef struct {
     int64_t open_mark;
 } two_levels;
 
-/* inputs[i] = (pixels[i mod dimension] + Z_i) / 255 in float32, for count coordinates. */
+/* inputs[i] = (pixels[i mod dimension] + Z_i) / 255 in float32, for count coordinates; the first `marks` raw words are
+ * kept. */
 EXPORTED FOR_EACH_MACHINE void certify_integer_inputs(const uint64_t key[2], const two_levels *law,
                                                       const int16_t *pixels, uint64_t dimension, uint64_t count,
-                                                      float *inputs) {
+                                                      float *inputs, uint64_t *first, uint64_t marks) {
     round_keys keys;
     uint64_t low_words[8], low = (count + 3) / 4, low_eight = UINT64_MAX, column = 0;
     int16_t noise[PART];
@@ -91,6 +82,10 @@ EXPORTED FOR_EACH_MACHINE void certify_integer_inputs(const uint64_t key[2], con
     const int64_t half = law->levels / 2;
     const int16_t *const table = law->table, open_mark = (int16_t)law->open_mark;
     expand(&keys, key);
+    for (uint64_t i = 0; i < marks; i += 8) {
+        eight_words(&keys, i / 8, low_words);
+        memcpy(first + i, low_words, (marks - i < 8 ? marks - i : 8) * sizeof *first);
+    }
     for (uint64_t start = 0; start < count; start += PART) {
         const uint64_t size = count - start < PART ? count - start : PART;
         const uint64_t filled = (size + 31) / 32 * 32;
@@ -209,12 +204,12 @@ static inline __attribute__((always_inline)) double signed_as(uint64_t word, dou
     return size;
 }
 
-/* inputs[i] = (float)(values[i mod dimension] + scale g_i) or the same in float64, for count coordinates; the first
- * `marks` of the g_i are kept. */
+/* inputs[i] = values[i mod dimension] + scale g_i in float64, rounded to float32 unless they are to be in float64, for
+ * count coordinates; the first `marks` of the g_i are kept. */
 EXPORTED FOR_EACH_MACHINE void certify_normal_inputs(const uint64_t key[2], normal_function normal,
                                                      const double widths[256], const uint64_t sure[256], double scale,
                                                      const double *values, uint64_t dimension, uint64_t count,
-                                                     float *inputs, double *wide_inputs, double *first, uint64_t marks) {
+                                                     void *inputs, int in_float64, double *first, uint64_t marks) {
     stream s = {.used = WORDS, .eights = 0};
     bit_generator generator = generator_of(&s);
     uint64_t column = 0;
@@ -239,12 +234,12 @@ EXPORTED FOR_EACH_MACHINE void certify_normal_inputs(const uint64_t key[2], norm
         for (uint64_t i = 0; i < size && start + i < marks; i++) first[start + i] = part[i];
         for (uint64_t i = 0; i < size;) {
             const uint64_t row = dimension - column < size - i ? dimension - column : size - i;
-            if (wide_inputs)
+            if (in_float64)
                 for (uint64_t j = 0; j < row; j++)
-                    wide_inputs[start + i + j] = part[i + j] * scale + values[column + j];
+                    ((double *)inputs)[start + i + j] = part[i + j] * scale + values[column + j];
             else
                 for (uint64_t j = 0; j < row; j++)
-                    inputs[start + i + j] = (float)(part[i + j] * scale + values[column + j]);
+                    ((float *)inputs)[start + i + j] = (float)(part[i + j] * scale + values[column + j]);
             i += row;
             column = (column + row) % dimension;
         }

@@ -28,13 +28,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from certify.smoothing.two_level_table import IntegerSampler, integer_sampler
 
 SOURCE = Path(__file__).with_name("kernels.c")
 LIBRARY = Path(__file__).with_name("_kernels.so")
 LAYERS = 256
+BYTES, PLACE, NUMBER = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint64
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "certify_learn_layers": (PLACE, PLACE, PLACE),
+    "certify_integer_inputs": (BYTES, PLACE, BYTES, NUMBER, NUMBER, PLACE, PLACE, NUMBER),
+    "certify_normal_inputs": (
+        *(BYTES, PLACE, PLACE, PLACE, ctypes.c_double),
+        *(BYTES, NUMBER, NUMBER, PLACE, ctypes.c_int, PLACE, NUMBER),
+    ),
+}
 TEST_ROWS, TEST_COLUMNS = 128, 97
 
 
@@ -55,74 +66,70 @@ class Kernels:
     """The compiled draws; ``normal`` is numpy's function of one normal number, and the layers are read off it."""
 
     library: ctypes.CDLL
-    normal: ctypes.c_void_p
+    normal: int
     widths: NDArray[np.float64]
     sure: NDArray[np.uint64]
 
-    def words(self, key: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
-        """Return the first words of a stream."""
-        found = np.zeros(count, dtype=np.uint64)
-        self.library.certify_words(_at(key), _number(count), _at(found))
-        return found
-
     def integer_inputs(
-        self,
-        key: NDArray[np.uint64],
-        sampler: IntegerSampler,
-        pixels: NDArray[np.int16],
-        inputs: NDArray[np.float32],
-    ) -> None:
-        """Write (x + Z) / 255 for rows of independent Z into ``inputs``; see `IntegerSampler.draw`.
+        self, key: NDArray[np.uint64], sampler: IntegerSampler, pixels: NDArray[np.int16], inputs: Tensor, marks: int
+    ) -> NDArray[np.uint64]:
+        """Write (x + Z) / 255 for rows of independent Z into ``inputs``, and return the first raw words.
 
         Args:
             key: The key of the block.
-            sampler: The law of Z, whose table is of int16.
-            pixels: x, ``[d]``.
-            inputs: ``[rows, d]``, contiguous.
+            sampler: The law of Z, whose table is of int16; see `IntegerSampler.draw`.
+            pixels: x, ``[*shape]``.
+            inputs: ``[rows, *shape]`` in float32, contiguous.
+            marks: How many words to return.
         """
-        law = _TwoLevels(
-            sampler.T.ctypes.data,
-            sampler.levels,
-            sampler.table.ctypes.data,
-            sampler.below.ctypes.data,
-            sampler.open_mark,
-        )
+        first = (ctypes.c_uint64 * marks)()
         self.library.certify_integer_inputs(
-            _at(key), ctypes.byref(law), _at(pixels), _number(pixels.size), _number(inputs.size), _at(inputs)
+            key.tobytes(),
+            ctypes.byref(_two_levels(sampler)),
+            pixels.tobytes(),
+            pixels.size,
+            inputs.numel(),
+            inputs.data_ptr(),
+            first,
+            marks,
         )
+        return np.ctypeslib.as_array(first)
 
     def normal_inputs(
-        self,
-        key: NDArray[np.uint64],
-        scale: float,
-        values: NDArray[np.float64],
-        inputs: NDArray[Any],
-        first: NDArray[np.float64],
-    ) -> None:
-        """Write x + scale g for rows of standard normal g into ``inputs``, computed in float64.
+        self, key: NDArray[np.uint64], scale: float, values: NDArray[np.float64], inputs: Tensor, marks: int
+    ) -> NDArray[np.float64]:
+        """Write x + scale g for rows of standard normal g into ``inputs``, and return the first of the g.
 
         Args:
             key: The key of the block.
             scale: The standard deviation.
-            values: x, ``[d]``.
-            inputs: ``[rows, d]`` in float32 or float64, contiguous.
-            first: Gets the first of the g.
+            values: x, ``[*shape]``.
+            inputs: ``[rows, *shape]`` in float32 or float64, contiguous; all is computed in float64.
+            marks: How many numbers to return.
         """
-        narrow = inputs.dtype == np.float32
+        first = (ctypes.c_double * marks)()
         self.library.certify_normal_inputs(
-            _at(key),
+            key.tobytes(),
             self.normal,
-            _at(self.widths),
-            _at(self.sure),
-            ctypes.c_double(scale),
-            _at(values),
-            _number(values.size),
-            _number(inputs.size),
-            _at(inputs) if narrow else None,
-            None if narrow else _at(inputs),
-            _at(first),
-            _number(first.size),
+            self.widths.ctypes.data,
+            self.sure.ctypes.data,
+            scale,
+            values.tobytes(),
+            values.size,
+            inputs.numel(),
+            inputs.data_ptr(),
+            inputs.dtype == torch.float64,
+            first,
+            marks,
         )
+        return np.ctypeslib.as_array(first)
+
+
+@lru_cache(maxsize=64)
+def _two_levels(sampler: IntegerSampler) -> _TwoLevels:
+    """Return the law as the kernels take it; what it points to is kept by the sampler, and that by this cache."""
+    T, table, below = sampler.T, sampler.table, sampler.below
+    return _TwoLevels(T.ctypes.data, len(T), table.ctypes.data, below.ctypes.data, sampler.open_mark)
 
 
 @lru_cache(maxsize=1)
@@ -143,9 +150,12 @@ def kernels() -> Kernels | None:
             return None
     except (OSError, AttributeError):
         return None
+    for name, types in ARGUMENTS.items():  # an address that is passed as an int of 32 bits would be another
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
+    address = ctypes.cast(normal, ctypes.c_void_p).value or 0
     widths, sure = np.zeros(LAYERS), np.zeros(LAYERS, dtype=np.uint64)
-    address = ctypes.cast(normal, ctypes.c_void_p)
-    library.certify_learn_layers(address, _at(widths), _at(sure))
+    library.certify_learn_layers(address, widths.ctypes.data, sure.ctypes.data)
     found = Kernels(library, address, widths, sure)
     return found if _integers_agree(found) and _normals_agree(found) else None
 
@@ -154,30 +164,22 @@ def _integers_agree(found: Kernels) -> bool:
     """Whether integer noise is that of the two-level table, of a law with wide and narrow steps."""
     steps = (2 ** np.arange(8, 52, dtype=np.int64)).repeat(40).cumsum()  # below 2^58
     sampler = integer_sampler(np.concatenate([steps, 2**62 - steps[::-1], 2**62 + steps, 2**63 - 1 - steps[::-1]]))
-    key = np.array([2, 3], dtype=np.uint64)
-    pixels, inputs = np.arange(TEST_COLUMNS, dtype=np.int16), np.zeros((TEST_ROWS, TEST_COLUMNS), dtype=np.float32)
-    values, _ = sampler.draw(np.random.Philox(key=key), inputs.size)
-    expected = (values.reshape(inputs.shape) + pixels).astype(np.float32) / np.float32(255)
-    found.integer_inputs(key, sampler, pixels, inputs)
-    return np.array_equal(inputs, expected)
+    key, pixels = np.array([2, 3], dtype=np.uint64), np.arange(TEST_COLUMNS, dtype=np.int16)
+    values, words = sampler.draw(np.random.Philox(key=key), TEST_ROWS * TEST_COLUMNS)
+    expected = (values.reshape(TEST_ROWS, TEST_COLUMNS) + pixels).astype(np.float32) / np.float32(255)
+    inputs = torch.zeros((TEST_ROWS, TEST_COLUMNS))
+    first = found.integer_inputs(key, sampler, pixels, inputs, TEST_COLUMNS)
+    return np.array_equal(inputs.numpy(), expected) and np.array_equal(first, words[:TEST_COLUMNS])
 
 
 def _normals_agree(found: Kernels) -> bool:
     """Whether normal noise is that of numpy, in float64 and rounded to float32."""
     key, values = np.array([4, 5], dtype=np.uint64), np.linspace(0, 1, TEST_COLUMNS)
     normal = np.random.Generator(np.random.Philox(key=key)).standard_normal((TEST_ROWS, TEST_COLUMNS))
-    expected, first = normal * 0.37 + values, np.zeros(TEST_COLUMNS)
-    for dtype in (np.float32, np.float64):
-        inputs = np.zeros(expected.shape, dtype=dtype)
-        found.normal_inputs(key, 0.37, values, inputs, first)
-        if not (np.array_equal(inputs, expected.astype(dtype)) and np.array_equal(first, normal[0])):
+    expected = torch.from_numpy(normal * 0.37 + values)
+    for dtype in (torch.float32, torch.float64):
+        inputs = torch.zeros((TEST_ROWS, TEST_COLUMNS), dtype=dtype)
+        first = found.normal_inputs(key, 0.37, values, inputs, TEST_COLUMNS)
+        if not (torch.equal(inputs, expected.to(dtype)) and np.array_equal(first, normal[0])):
             return False
     return True
-
-
-def _at(array: NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-def _number(value: int) -> ctypes.c_uint64:
-    return ctypes.c_uint64(value)

@@ -21,7 +21,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -35,7 +35,7 @@ from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_key
 from certify.smoothing.readings import Piece
 from certify.smoothing.work import Work
 
-BURST_ROWS, BURST_BYTES = 2**12, 2**23
+BURST_ROWS, BURST_BYTES = 2**12, 2**24
 BURST_SECONDS = 0.05  # of forward passes: nothing is counted sooner, and an interrupt waits as long
 
 
@@ -91,6 +91,7 @@ class Sampler:
     workers: int = 1
     _queue: deque[_OpenBlock] = field(default_factory=deque, init=False)
     _flights: deque[_Flight] = field(default_factory=deque, init=False)
+    _kept: threading.local = field(default_factory=threading.local, init=False)
 
     def __post_init__(self) -> None:
         side_by_side = self.workers > 1
@@ -179,7 +180,7 @@ class Sampler:
         """Return the records of the parts of all micro-batches, one after another."""
         reading, size = self.work.reading, self.work.micro_batch
         with self.work.network.running() as network:
-            inputs = [self._inputs(batch) for batch in batches]
+            inputs = [self._inputs(batch, rows) for batch, rows in zip(batches, self._memory(), strict=False)]
             start = time.perf_counter()
             # A network may return the same memory every time: its outputs are copied.
             outputs = [reading.check(network(rows), size).clone() for rows in inputs]
@@ -188,14 +189,26 @@ class Sampler:
             found: NDArray[np.int64] = reading.records(torch.cat(outputs), pieces).numpy()
             return found
 
-    def _inputs(self, batch: list[_Part]) -> Tensor:
-        """Return the inputs of one micro-batch, padded with zeros; a tensor of its own, as any kernel may expect."""
-        inputs = torch.empty((self.work.micro_batch, *self.work.shape), dtype=self.work.network.dtype)
+    def _memory(self) -> Iterator[Tensor]:
+        """Yield this thread's tensors for the inputs of micro-batches, the same in every burst: they stay in a cache.
+
+        Each is a tensor of its own, as aligned as any: the last bits of products can depend on that.
+        """
+        kept: list[Tensor] = self._kept.__dict__.setdefault("inputs", [])
+        yield from kept
+        while True:
+            kept.append(torch.empty((self.work.micro_batch, *self.work.shape), dtype=self.work.network.dtype))
+            yield kept[-1]
+
+    def _inputs(self, batch: list[_Part], inputs: Tensor) -> Tensor:
+        """Return the inputs of one micro-batch, padded with zeros."""
         place = 0
         for part in batch:
-            self._draw(part, inputs[place : place + part.rows])
+            whole = part.rows == len(inputs)
+            self._draw(part, inputs if whole else inputs[place : place + part.rows])
             place += part.rows
-        inputs[place:] = 0
+        if place < len(inputs):
+            inputs[place:] = 0
         return inputs
 
     def _draw(self, part: _Part, inputs: Tensor) -> None:

@@ -54,6 +54,7 @@ from certify.results import SmoothingSettings
 from certify.smoothing import LAWS, RunHeader, Store, law_name, make_law, open_store, plan_procedure, run_smoothing
 from certify.smoothing.addresses import BlockRequest
 from certify.smoothing.classification import Classification
+from certify.smoothing.kernels import kernels
 from certify.smoothing.noise import block_inputs
 from certify.smoothing.run import task_events
 
