@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from msgspec import UNSET
@@ -27,7 +27,7 @@ from certify.results import Judged, SmoothingReport, SmoothingSettings
 if TYPE_CHECKING:
     from certify.examples import Dataset
     from certify.loading import Model
-    from certify.smoothing.shards import Engine
+    from certify.smoothing.placement import Engine, Rows
 
 
 NUMBER = re.compile(r"[0-9]{1,7}")
@@ -220,7 +220,7 @@ class Places:
         table: Mapping[str, Any] = configuration.smooth
         self.device = str(device or table.get("device", "auto"))
         rows = str(batch or table.get("batch", "auto"))
-        self.batch: int | Literal["auto"] = "auto" if rows == "auto" else _number("batch", "auto or ", rows, MOST_ROWS)
+        self.batch: Rows = "auto" if rows == "auto" else _number("batch", "auto or ", rows, MOST_ROWS)
         asked = workers or table.get("workers")
         self.workers = None if asked is None else _number("workers", "", str(asked), MOST_WORKERS)
         self.engine: Engine = _engine(engine or table.get("engine", "local"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import msgspec
 import numpy as np
@@ -25,10 +25,10 @@ from certify.results import (
 )
 from certify.runs.opening import STORE_FOLDER
 from certify.runs.outputs import smooth_outputs
-from certify.runs.places import choose_device, choose_workers
+from certify.runs.places import choose_placement
 from certify.runs.records import read_dataset
 from certify.runs.sampling import start_smoothing
-from certify.smoothing.shards import Engine
+from certify.smoothing.placement import Engine, Rows
 
 
 def _outputs_data(
@@ -51,7 +51,7 @@ def smooth(
     *,
     store: str | Path = ...,
     device: str = ...,
-    batch: int | Literal["auto"] = ...,
+    batch: Rows = ...,
     workers: int | None = ...,
     engine: Engine = ...,
     restart: bool = ...,
@@ -69,7 +69,7 @@ def smooth(
     *,
     store: str | Path = ...,
     device: str = ...,
-    batch: int | Literal["auto"] = ...,
+    batch: Rows = ...,
     workers: int | None = ...,
     engine: Engine = ...,
     restart: bool = ...,
@@ -86,7 +86,7 @@ def smooth(
     *,
     store: str | Path = STORE_FOLDER,
     device: str = "auto",
-    batch: int | Literal["auto"] = "auto",
+    batch: Rows = "auto",
     workers: int | None = None,
     restart: bool = False,
     falsify: FalsifyLevel = "quick",
@@ -129,19 +129,16 @@ def smooth(
         InterruptedRun: After SIGINT or SIGTERM; what is done is kept.
     """
     if isinstance(task, Regression | Segmentation):
-        chosen = choose_device(device)
+        placement = choose_placement(device, batch, workers, engine)
         return smooth_outputs(
             load(model) if isinstance(model, str | Path) else model,
             _outputs_data(model, data, settings),
             settings,
             task,
             store=store,
-            device=chosen,
-            batch=batch,
-            workers=workers or choose_workers(chosen, engine),
+            placement=placement,
             restart=restart,
             scales=scales,
-            engine=engine,
         )
     if isinstance(model, nn.Module) or isinstance(data, np.ndarray):
         raise InputError("expected a loaded model and a data set or their paths; save a module with certify.save first")

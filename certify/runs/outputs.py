@@ -5,9 +5,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -40,11 +39,11 @@ from certify.runs.opening import PROGRAM
 from certify.smoothing import NoiseLaw, RunHeader, check_settings, earlier_runs, earlier_seeds, make_law, open_store
 from certify.smoothing.base_network import DTYPES
 from certify.smoothing.noise_source import noise_source, source_name
+from certify.smoothing.placement import ONE_CORE, Placement
 from certify.smoothing.regression import MedianSmoothing, regression_task
 from certify.smoothing.run import check_data, task_events
 from certify.smoothing.scales import check_scales, describe_scales
 from certify.smoothing.segmentation import PixelSmoothing, segmentation_task
-from certify.smoothing.shards import Engine
 from certify.stats import charged_alpha, noise_charge, self_test
 
 NO_LABEL = -1  # certificates of these tasks need no labels, and their examples have none
@@ -57,10 +56,7 @@ def smooth_outputs(
     task: Regression | Segmentation,
     *,
     store: str | Path,
-    device: str = "cpu",
-    batch: int | Literal["auto"] = "auto",
-    workers: int = 1,
-    engine: Engine = "local",
+    placement: Placement = ONE_CORE,
     restart: bool = False,
     scales: object = None,
 ) -> OutputsReport:
@@ -75,10 +71,7 @@ def smooth_outputs(
         settings: sigma, alpha, n, n0, dtype and seed; see `certify.results.SmoothingSettings`.
         task: What is asked of the outputs.
         store: Folder of the run store.
-        device: "cpu", "cuda" or "cuda:i".
-        batch: Rows per forward pass.
-        workers: What runs side by side.
-        engine: "ray": on a Ray cluster.
+        placement: Where and how forward passes take place.
         restart: Discard what an earlier run of the same settings has left.
         scales: Those of the noise, per coordinate, or None; see `certify.smooth`.
 
@@ -102,28 +95,26 @@ def smooth_outputs(
         classes=asked.reading.classes,
         noise_law=law.name,
         network_sha256=network.graph.sha256,
-        device_kind=device.partition(":")[0],
-        noise_source=source_name(device),
+        device_kind=placement.device.partition(":")[0],
+        noise_source=source_name(placement.device),
         program=PROGRAM,
         reading=asked.reading.name,
     )
-    predict = network.predict(device, DTYPES[settings.dtype])
+    predict = network.predict(placement.device, DTYPES[settings.dtype])
     with open_store(Path(store), header, reading=asked.reading, restart=restart) as opened:
-        place = partial(task_events, store=opened, device=device, batch=batch, workers=workers, engine=engine)
-        events = place(predict, examples, asked, law)
-        rows = tuple(_rows(events))
+        rows = tuple(_rows(task_events(predict, examples, asked, law, store=opened, placement=placement)))
         execution = Execution(
             model_path=network.path,
-            batch=str(batch),
+            batch=str(placement.batch),
             micro_batch=opened.micro_batch() or 0,
-            workers=workers,
-            engine=engine,
+            workers=placement.workers,
+            engine=placement.engine,
             threads=torch.get_num_threads(),
             started=started,
             earlier_seeds=earlier_seeds(opened.path.parent, header),
             earlier_runs=earlier_runs(opened.path.parent, header) or UNSET,
         )
-    return _report(network, examples, settings, law, rows, execution, device.partition(":")[0])
+    return _report(network, examples, settings, law, rows, execution, header.device_kind)
 
 
 def without_labels(data: Dataset | NDArray[Any]) -> Dataset:

@@ -11,7 +11,8 @@ from certify.bounds import (
     SearchPlace,
 )
 from certify.errors import InputError
-from certify.smoothing.shards import Engine, cluster_workers
+from certify.smoothing.placement import Engine, Placement, Rows
+from certify.smoothing.shards import cluster_workers
 
 
 def choose_device(name: str = "auto") -> str:
@@ -47,6 +48,18 @@ def choose_workers(device: str, engine: Engine = "local") -> int:
     if engine == "ray":
         return cluster_workers(device)
     return torch.get_num_threads() if device == "cpu" else 1
+
+
+def choose_placement(
+    device: str = "auto", batch: Rows = "auto", workers: int | None = None, engine: Engine = "local"
+) -> Placement:
+    """Return where the forward passes of a smoothing run take place: `choose_device`, `choose_workers` where not given.
+
+    Raises:
+        InputError: As these two, or if a size is not a whole number of at least 1.
+    """
+    chosen = choose_device(device)
+    return Placement(chosen, batch, workers or choose_workers(chosen, engine), engine)
 
 
 def device_name(device: str) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -33,7 +32,7 @@ from certify.results import (
     seal,
 )
 from certify.runs.opening import STORE_FOLDER, open_question
-from certify.runs.places import choose_device, choose_workers, device_name
+from certify.runs.places import choose_device, choose_placement, device_name
 from certify.runs.records import Clock, data_record, tool_record
 from certify.smoothing import (
     NoiseLaw,
@@ -52,8 +51,8 @@ from certify.smoothing import (
 from certify.smoothing.base_network import DTYPES, cores_per_pass
 from certify.smoothing.classification import Classification
 from certify.smoothing.loop import Events
+from certify.smoothing.placement import Engine, Placement, Rows
 from certify.smoothing.scales import check_scales, describe_scales
-from certify.smoothing.shards import Engine
 from certify.smoothing.soft_classification import LogitBound
 from certify.smoothing.soft_run import SoftRun
 from certify.stats import self_test
@@ -69,31 +68,25 @@ class SmoothingRun:
     data: Dataset
     settings: SmoothingSettings
     store: Store
-    device: str
-    batch: int | Literal["auto"]
-    workers: int = 1
+    placement: Placement
     data_path: str = ""
     falsify: FalsifyLevel = "quick"
     _clock: Clock = field(default_factory=Clock)
     scales: NDArray[np.float64] | None = None
     bound: LogitBound | None = None  # with soft scores
-    engine: Engine = "local"
 
     def events(self) -> Events[SmoothingExample]:
         """Yield certified examples in order, and progress between them; see `certify.smoothing.smoothing_events`."""
-        batch = self._compiled_rows or self.batch
+        placement = replace(self.placement, batch=self._compiled_rows or self.placement.batch)
         if soft := self._soft():
-            return soft.events(self._predict, device=self.device, batch=batch, workers=self.workers, engine=self.engine)
+            return soft.events(self._predict, placement=placement)
         return smoothing_events(
             self._predict,
             self.data,
             classes=len(self.model.classes),
             settings=self.settings,
             store=self.store,
-            device=self.device,
-            batch=batch,
-            workers=self.workers,
-            engine=self.engine,
+            placement=placement,
             scales=self.scales,
         )
 
@@ -115,7 +108,7 @@ class SmoothingRun:
         record = self.model.record
         return seal(
             SmoothingReport(
-                tool=tool_record(self.device, self.settings.dtype),
+                tool=tool_record(self.placement.device, self.settings.dtype),
                 model=record,
                 data=data_record(self.data),
                 settings=self.settings,
@@ -135,19 +128,20 @@ class SmoothingRun:
     def _predict(self) -> Callable[[Tensor], Tensor]:
         """The network as it is certified, for the attacks too: a compiled one is compiled once."""
         dtype = DTYPES[self.settings.dtype]
-        channels_last = self.settings.channels_last is True
-        return self.model.predict(self.device, dtype, compiled_rows=self._compiled_rows, channels_last=channels_last)
+        channels_last, device = self.settings.channels_last is True, self.placement.device
+        return self.model.predict(device, dtype, compiled_rows=self._compiled_rows, channels_last=channels_last)
 
     @property
     def _compiled_rows(self) -> int | None:
         """The rows that a compiled network takes: those asked for, else those of the store; sizes are not timed."""
         if self.settings.compile is not True:
             return None
-        return (self.store.micro_batch() or COMPILED_ROWS) if self.batch == "auto" else self.batch
+        return self.placement.rows or self.store.micro_batch() or COMPILED_ROWS
 
     def _falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
         """Return what was tried against the certificates, on no more cores than the run had."""
-        with cores_per_pass(torch.device(self.device), min(self.workers, torch.get_num_threads())):
+        place = self.placement
+        with cores_per_pass(torch.device(place.device), min(place.workers, torch.get_num_threads())):
             scored = any(example.scores is not UNSET for example in examples)
             return self._score_falsifier(examples) if scored else self._vote_falsifier(examples)
 
@@ -160,7 +154,7 @@ class SmoothingRun:
             self.settings,
             classes=len(self.model.classes),
             level=self.falsify,
-            device=self.device,
+            device=self.placement.device,
             range=self.model.input.range,
             scales=self.scales,
         )
@@ -179,7 +173,7 @@ class SmoothingRun:
             soft.task().score_map,
             classes=len(self.model.classes),
             level=self.falsify,
-            device=self.device,
+            device=self.placement.device,
             range=self.model.input.range,
         )
 
@@ -205,12 +199,12 @@ class SmoothingRun:
         return Execution(
             model_path=self.model.path,
             data_path=self.data_path,
-            batch=str(self.batch),
+            batch=str(self.placement.batch),
             micro_batch=self.store.micro_batch() or 0,
-            workers=self.workers,
-            engine=self.engine,
+            workers=self.placement.workers,
+            engine=self.placement.engine,
             threads=torch.get_num_threads(),
-            device_name=device_name(self.device),
+            device_name=device_name(self.placement.device),
             started=self._clock.started,
             seconds=self._clock.seconds,
             earlier_seeds=earlier_seeds(self.store.path.parent, self.store.header),
@@ -226,7 +220,7 @@ def start_smoothing(
     *,
     store: str | Path = STORE_FOLDER,
     device: str = "auto",
-    batch: int | Literal["auto"] = "auto",
+    batch: Rows = "auto",
     workers: int | None = None,
     restart: bool = False,
     data_path: str = "",
@@ -245,15 +239,13 @@ def start_smoothing(
     """
     self_test()
     clock = Clock()
-    chosen = choose_device(device)
+    placement = choose_placement(device, batch, workers, engine)
     sizes = None if scales is None else check_scales(scales, model.input.shape)
     if sizes is not None:
         settings = msgspec.structs.replace(settings, scales=describe_scales(sizes))
-    header, reading, bound = open_question(model, data, settings, chosen)
+    header, reading, bound = open_question(model, data, settings, placement.device)
     with open_store(Path(store), header, reading=reading, restart=restart) as opened:
-        side_by_side = workers or choose_workers(chosen, engine)
-        place = (opened, chosen, batch, side_by_side)
-        yield SmoothingRun(model, data, settings, *place, data_path, falsify, clock, sizes, bound, engine)
+        yield SmoothingRun(model, data, settings, opened, placement, data_path, falsify, clock, sizes, bound)
 
 
 def has_run(

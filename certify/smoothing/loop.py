@@ -27,8 +27,9 @@ from certify.smoothing.interruption import Interruption
 from certify.smoothing.jobs import Job, read_example
 from certify.smoothing.micro_batch import choose_micro_batch, halve_micro_batch
 from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.placement import Engine
 from certify.smoothing.sampler import BlockResult, Sampler
-from certify.smoothing.shards import Engine, RayShards, local_sampler
+from certify.smoothing.shards import RayShards, local_sampler
 from certify.smoothing.store import Store
 from certify.smoothing.tasks import Row, Task
 from certify.smoothing.work import Work

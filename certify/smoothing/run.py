@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,8 +24,8 @@ from certify.smoothing.laws import make_law
 from certify.smoothing.loop import Events, SmoothingLoop
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.noise_source import source_name
+from certify.smoothing.placement import ONE_CORE, Engine, Placement, Rows
 from certify.smoothing.procedure import plan_procedure
-from certify.smoothing.shards import Engine
 from certify.smoothing.store import Store
 from certify.smoothing.tasks import Row, Task
 
@@ -40,11 +38,13 @@ def run_smoothing(
     settings: SmoothingSettings,
     store: Store,
     device: str | torch.device = "cpu",
-    batch: int | Literal["auto"] = "auto",
+    batch: Rows = "auto",
     workers: int = 1,
     engine: Engine = "local",
 ) -> Iterator[SmoothingExample]:
     """Yield the certified examples of a run in the order of the data set; see `smoothing_events`, which adds progress.
+
+    ``device``, ``batch``, ``workers`` and ``engine`` are those of a `Placement`.
 
     Example:
         >>> import tempfile
@@ -62,8 +62,10 @@ def run_smoothing(
         >>> row.predicted, 0.3 < row.radius < (230 - 127) / 255  # the distance to the nearest input of class 0
         (1, True)
     """
-    place = partial(smoothing_events, device=device, batch=batch, workers=workers, engine=engine)
-    return _examples_of(place(predict, dataset, classes=classes, settings=settings, store=store))
+    placement = Placement(str(device), batch, workers, engine)
+    return _examples_of(
+        smoothing_events(predict, dataset, classes=classes, settings=settings, store=store, placement=placement)
+    )
 
 
 def smoothing_events(
@@ -73,26 +75,19 @@ def smoothing_events(
     classes: int,
     settings: SmoothingSettings,
     store: Store,
-    device: str | torch.device = "cpu",
-    batch: int | Literal["auto"] = "auto",
-    workers: int = 1,
-    engine: Engine = "local",
+    placement: Placement = ONE_CORE,
     scales: NDArray[np.float64] | None = None,
 ) -> Events[SmoothingExample]:
     """Yield the certified examples of a run in order, and between them how far it is.
 
     Args:
         predict: The base classifier, normalisation included: inputs ``[B, *input_shape]`` to logits ``[B, classes]``,
-            on ``device`` and in the dtype of the settings. It must be a function of each input alone.
+            on the device of ``placement`` and in the dtype of the settings. It must be a function of each input alone.
         dataset: The examples.
         classes: Number of classes.
         settings: The settings; those of the store's header.
         store: The open store of this run: its blocks are used, new ones are added.
-        device: Where the network runs.
-        batch: Rows per forward pass; "auto" takes that of the store, else times a few sizes. Never changes a count.
-        workers: How many forward passes run side by side on a CPU, each on one core; a CUDA device runs one after the
-            other. Never changes a count.
-        engine: "ray": the workers are processes of a Ray cluster (`certify.smoothing.shards`). Never changes a count.
+        placement: Where and how forward passes take place. Never changes a count.
         scales: Those of the noise, where each coordinate has its own; the array that the settings name by its hash.
 
     Raises:
@@ -107,9 +102,7 @@ def smoothing_events(
     shape = dataset.examples[0].stored.shape
     procedure = plan_procedure(settings, classes=classes, law=law, dimension=int(np.prod(shape)))
     task = Classification(procedure)
-    return task_events(
-        predict, dataset, task, law, store=store, device=device, batch=batch, workers=workers, engine=engine
-    )
+    return task_events(predict, dataset, task, law, store=store, placement=placement)
 
 
 def task_events(
@@ -119,10 +112,7 @@ def task_events(
     law: NoiseLaw,
     *,
     store: Store,
-    device: str | torch.device = "cpu",
-    batch: int | Literal["auto"] = "auto",
-    workers: int = 1,
-    engine: Engine = "local",
+    placement: Placement = ONE_CORE,
 ) -> Events[Row]:
     """Yield the rows of any task in the order of the data set, and progress between them; see `smoothing_events`.
 
@@ -132,21 +122,17 @@ def task_events(
         task: What is asked of the outputs.
         law: The noise.
         store: The open store of this run, opened for the task's reading.
-        device: Where the network runs.
-        batch: Rows per forward pass, or "auto".
-        workers: What runs side by side.
-        engine: Where it runs.
+        placement: Where and how forward passes take place.
 
     Raises:
         InputError: If the settings, the data or the store do not fit.
         NoRuleError: If the network is no function of its input.
         InterruptedRun: After SIGINT or SIGTERM; finished blocks are in the store.
     """
-    network = base_network(predict, device=device, dtype=task.settings.dtype)
+    network = base_network(predict, device=placement.device, dtype=task.settings.dtype)
     _check_store(store, dataset, task, law, network)
-    _check_at_least_one(batch=1 if batch == "auto" else batch, workers=workers)
-    size = _rows_per_pass(task, store.micro_batch() if batch == "auto" else batch)
-    return SmoothingLoop(network, law, task, dataset, store, size, workers, engine).events()
+    size = _rows_per_pass(task, placement.rows or store.micro_batch())
+    return SmoothingLoop(network, law, task, dataset, store, size, placement.workers, placement.engine).events()
 
 
 def _rows_per_pass(task: Task[object], asked: int | None) -> int | None:
@@ -212,9 +198,3 @@ def _check_store(store: Store, dataset: Dataset, task: Task[object], law: NoiseL
         if getattr(store.header, name) != value:
             got = getattr(store.header, name)
             raise InputError(f"{store.path}: expected a store opened for {name} {value}, got one for {got}")
-
-
-def _check_at_least_one(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not (isinstance(size, int) and size >= 1):
-            raise InputError(f"expected {name} to be a whole number of at least 1, got {size!r}")

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import lcm
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 
@@ -39,7 +39,6 @@ from certify.smoothing.noise_source import source_name
 from certify.smoothing.sampler import BlockResult, Sampler, use_one_core
 from certify.smoothing.work import Work
 
-Engine: TypeAlias = Literal["local", "ray"]
 MOST_TRIES = 3
 WAIT_SECONDS = 0.2  # so that a signal is seen soon
 LEAST_ROWS = 1024  # of one request to a worker: a trip costs about a millisecond

@@ -6,10 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,10 +18,10 @@ from certify.smoothing.blocks import example_key
 from certify.smoothing.jobs import read_example
 from certify.smoothing.loop import Events, SmoothingProgress
 from certify.smoothing.noise import NoiseLaw
+from certify.smoothing.placement import ONE_CORE, Placement
 from certify.smoothing.procedure import Procedure
 from certify.smoothing.run import check_data, is_complete, task_events
 from certify.smoothing.scores import Scores
-from certify.smoothing.shards import Engine
 from certify.smoothing.soft_classification import (
     LogitBound,
     ScorePilots,
@@ -91,10 +89,7 @@ class SoftRun:
         self,
         predict: Callable[[Tensor], Tensor],
         *,
-        device: str | torch.device = "cpu",
-        batch: int | Literal["auto"] = "auto",
-        workers: int = 1,
-        engine: Engine = "local",
+        placement: Placement = ONE_CORE,
     ) -> Events[SmoothingExample]:
         """Yield the certified examples in order, and progress; see `certify.smoothing.smoothing_events`.
 
@@ -104,7 +99,7 @@ class SoftRun:
             InterruptedRun: After SIGINT or SIGTERM; finished blocks are in the store.
         """
         check_data(self.dataset)
-        events = partial(task_events, store=self.store, device=device, batch=batch, workers=workers, engine=engine)
+        events = partial(task_events, store=self.store, placement=placement)
         if missing := self.missing():
             part = replace(self.dataset, examples=tuple(missing))
             for event in events(predict, part, self.pilots, self.law):

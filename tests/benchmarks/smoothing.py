@@ -56,6 +56,7 @@ from certify.smoothing.addresses import BlockRequest
 from certify.smoothing.classification import Classification
 from certify.smoothing.kernels import kernels
 from certify.smoothing.noise import block_inputs
+from certify.smoothing.placement import Placement
 from certify.smoothing.run import task_events
 
 SIGMA = 0.25
@@ -164,7 +165,8 @@ def time_spent(net: nn.Module, data: Dataset, draws: int, batch: int, *, float_n
 
     with tempfile.TemporaryDirectory() as folder, opened(folder, data, settings) as store:
         start = time.process_time()
-        list(task_events(counting, data, TimedTask(task, spent), timed_law, store=store, batch=batch))
+        placement = Placement(batch=batch)
+        list(task_events(counting, data, TimedTask(task, spent), timed_law, store=store, placement=placement))
         total = time.process_time() - start
     spent["rest"] = total - sum(spent.values())
     return {part: 1e6 * seconds / rows for part, seconds in spent.items()}

@@ -14,6 +14,7 @@ import torch
 from certify.errors import InputError, InterruptedRun
 from certify.results import SmoothingExample, SmoothingSettings
 from certify.smoothing import open_store, run_smoothing, smoothing_events, store_path
+from certify.smoothing.placement import Placement
 from tests.smoothing.kills import FORKS, kill_until_done
 from tests.smoothing.toy_runs import (
     CLASSES,
@@ -301,7 +302,11 @@ def test_other_failures_of_the_network_are_not_swallowed(tmp_path):
 def test_progress_counts_every_draw_and_ends_at_the_truth(tmp_path, monkeypatch):
     monkeypatch.setattr("certify.smoothing.loop.PROGRESS_SECONDS", -1.0)
     with open_store(tmp_path, header(DATA)) as store:
-        events = list(smoothing_events(predict, DATA, classes=CLASSES, settings=SETTINGS, store=store, batch=64))
+        events = list(
+            smoothing_events(
+                predict, DATA, classes=CLASSES, settings=SETTINGS, store=store, placement=Placement(batch=64)
+            )
+        )
     examples = [event for event in events if isinstance(event, SmoothingExample)]
     progress = [event for event in events if not isinstance(event, SmoothingExample)]
     total = sum(example.counts.n0 + example.counts.n for example in examples)

@@ -15,6 +15,7 @@ from certify.results import SmoothingSettings
 from certify.smoothing import RunHeader, make_law, open_store
 from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_generator, block_requests
 from certify.smoothing.jobs import Job, read_example
+from certify.smoothing.placement import Placement
 from certify.smoothing.readings import Piece
 from certify.smoothing.run import is_complete, task_events
 from certify.smoothing.votes import Votes, row_slots
@@ -113,7 +114,7 @@ def kept_header(reading="kept"):
 
 
 def events(store, network=pixels, **options):
-    return list(task_events(network, DATA, KeepLargest(), LAW, store=store, **options))
+    return list(task_events(network, DATA, KeepLargest(), LAW, store=store, placement=Placement(**options)))
 
 
 @pytest.mark.parametrize("options", [{"batch": 1}, {"batch": 100, "workers": 3}, {"batch": 512}, {"batch": "auto"}])
@@ -163,7 +164,7 @@ def test_an_aligned_reading_is_evaluated_in_parts_of_blocks(tmp_path):
     aligned = KeepLargest(reading=Kept(aligned=True))
     with open_store(tmp_path, kept_header(), reading=Kept()) as store:
         with pytest.raises(InputError, match="expected a batch that divides 128"):
-            task_events(pixels, DATA, aligned, LAW, store=store, batch=96)
+            task_events(pixels, DATA, aligned, LAW, store=store, placement=Placement(batch=96))
         list(task_events(pixels, DATA, aligned, LAW, store=store))
         assert store.micro_batch() == BLOCK_DRAWS
 

@@ -15,6 +15,7 @@ from certify.errors import InputError, InterruptedRun
 from certify.results import SmoothingExample, SmoothingSettings
 from certify.smoothing import open_store, plan_procedure, smoothing_events
 from certify.smoothing.laws import make_law
+from certify.smoothing.placement import Placement
 from certify.stats import charged_alpha, noise_charge, sequential_test
 from tests.smoothing.kills import FORKS, kill_until_done
 from tests.smoothing.toy_runs import CLASSES, SHAPE, counts_by_hand, dataset, header, predict, run, without_seconds
@@ -133,7 +134,9 @@ def test_out_of_memory_changes_no_row(tmp_path, truth):
 
 def test_a_consumer_that_leaves_loses_nothing(tmp_path, truth):
     with open_store(tmp_path, header(DATA, SETTINGS)) as store:
-        events = smoothing_events(predict, DATA, classes=CLASSES, settings=SETTINGS, store=store, batch=64)
+        events = smoothing_events(
+            predict, DATA, classes=CLASSES, settings=SETTINGS, store=store, placement=Placement(batch=64)
+        )
         first = next(event for event in events if isinstance(event, SmoothingExample))
         events.close()
     assert without_seconds([first]) == truth[:1]
@@ -143,7 +146,11 @@ def test_a_consumer_that_leaves_loses_nothing(tmp_path, truth):
 def test_progress_counts_every_draw_and_ends_at_the_truth(tmp_path, monkeypatch):
     monkeypatch.setattr("certify.smoothing.loop.PROGRESS_SECONDS", -1.0)
     with open_store(tmp_path, header(DATA, SETTINGS)) as store:
-        events = list(smoothing_events(predict, DATA, classes=CLASSES, settings=SETTINGS, store=store, batch=64))
+        events = list(
+            smoothing_events(
+                predict, DATA, classes=CLASSES, settings=SETTINGS, store=store, placement=Placement(batch=64)
+            )
+        )
     progress = [event for event in events if not isinstance(event, SmoothingExample)]
     examples = [event for event in events if isinstance(event, SmoothingExample)]
     total = sum(example.counts.n0 + example.counts.n for example in examples)

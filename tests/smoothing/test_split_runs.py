@@ -24,6 +24,7 @@ from certify.smoothing import (
     smoothing_events,
 )
 from certify.smoothing.addresses import block_generator, block_requests
+from certify.smoothing.placement import Placement
 from certify.smoothing.splitting import certify_split
 from certify.stats.splitting import split_offsets, split_radius
 from tests.smoothing.toy_runs import CLASSES, SHAPE, WEIGHTS, dataset, header, run
@@ -92,7 +93,9 @@ def test_a_run_that_was_left_goes_on_where_it_was(tmp_path):
     whole = run(tmp_path / "whole", data, SETTINGS, counting, batch=128)
     alone, before = len(calls), len(calls)
     with open_store(tmp_path / "left", header(data, SETTINGS)) as store:
-        events = smoothing_events(counting, data, classes=CLASSES, settings=SETTINGS, store=store, batch=128)
+        events = smoothing_events(
+            counting, data, classes=CLASSES, settings=SETTINGS, store=store, placement=Placement(batch=128)
+        )
         next(events)
         events.close()
     left = len(calls) - before
