@@ -3,7 +3,7 @@ r"""A report of deterministic splitting, derived again: K from sigma, the settin
 K is the integer nearest to x = 510 sigma sqrt 3: the one with (2 K - 1)^2 <= 12 (510 sigma)^2 < (2 K + 1)^2. Of the K
 votes of an example the class that is ahead of every other, invalid outputs included, by G > 0 is certified to the
 largest float that is at most G / 510. Nothing is drawn: alpha, pilot, asked radii, and all that goes with them are 0 or
-absent, and the examples are stored as 8-bit pixels.
+absent. (That the examples are stored as 8-bit pixels goes with the name of the law, `rederive_noise`.)
 """
 
 from __future__ import annotations
@@ -51,8 +51,6 @@ def check_split_settings(report: SmoothingReport) -> Iterator[Finding]:
     yield from compare("tables.plan_sha256", None, tables.plan_sha256)
     yield from require(tables.sequential is UNSET, "tables.sequential", "absent with splitting", "some")
     yield from require(tables.scores is UNSET, "tables.scores", "absent with splitting", "some")
-    stored = True if report.data is UNSET or report.data.eight_bit is UNSET else report.data.eight_bit
-    yield from compare("data.eight_bit", True, stored)
 
 
 def check_split_example(report: SmoothingReport, example: SmoothingExample, where: str) -> Iterator[Finding]:

@@ -57,8 +57,9 @@ def test_a_radius_that_does_not_follow_from_its_votes_is_found(certified):
     place = next(k for k, row in enumerate(rows) if row.radius > 0.0)
     for change in ({"radius": rows[place].radius + 1 / 510}, {"predicted": 1 - rows[place].predicted}):
         wrong = [*rows[:place], replace(rows[place], **change), *rows[place + 1 :]]
-        with pytest.raises(BrokenCertificate, match=rows[place].id):
-            check_split_rows(wrong)
+        for check in (check_split_rows, lambda wrong: falsify(certified, wrong)):
+            with pytest.raises(BrokenCertificate, match=f"example {rows[place].id}: its votes"):
+                check(wrong)
 
 
 def test_the_planted_line_holds_and_wrong_radii_do_not(monkeypatch):

@@ -24,7 +24,7 @@ from certify.results import (
     seal,
 )
 from certify.smoothing import make_law, make_tables, plan_procedure
-from certify.stats.splitting import split_shifts
+from certify.stats.splitting import split_radius, split_shifts
 from tests.report.edits import edited
 from tests.report.sample_reports import data_record, model_record, sha256, smoothing_report
 
@@ -170,6 +170,54 @@ def test_votes_that_do_not_add_up_to_all_shifts_are_found():
     rows = (*REPORT.examples[:3], larger, *REPORT.examples[4:])
     forged = seal(replace(REPORT, examples=rows, summary=summarise_smoothing(rows, SETTINGS), digest=""))
     assert "examples[3].counts.n" in {finding.where for finding in verify_report(forged)}
+
+
+@pytest.mark.parametrize("shifts", [220, 222])
+def test_another_number_of_shifts_is_found_where_all_else_agrees(shifts):
+    """A run of 222 shifts at this sigma, with the votes, words and sums of 222: what it says follows from itself."""
+    settings = replace(SETTINGS, n=shifts)
+    votes = (shifts, 0, 0, 0)
+    rows = tuple(
+        replace(
+            row,
+            radius=split_radius(shifts),
+            predicted=0,
+            correct=True,
+            counts=replace(row.counts, estimation=votes, n=shifts),
+        )
+        for row in REPORT.examples[3:4]
+    )
+    tables = replace(REPORT.tables, noise=REPORT.tables.noise.replace("221", str(shifts)))
+    forged = replace(
+        REPORT,
+        settings=settings,
+        tables=tables,
+        examples=rows,
+        data=replace(data_record(rows), eight_bit=True, selection=""),
+        statement=smoothing_statement(settings=settings, model=REPORT.model, tables=tables, examples=1),
+        summary=summarise_smoothing(rows, settings),
+    )
+    assert [finding.where for finding in verify_report(seal(forged))] == ["settings.n"]
+
+
+def test_every_view_that_names_points_names_those_of_the_grid():
+    other = split_report(SmoothingSettings(sigma=0.25, noise="split", seed=4))
+    assert "8-bit grid point" in FORMATS["card"](REPORT)
+    found = compare_reports(REPORT, other)
+    assert "8-bit grid point" in found.statement.text
+    assert found.statement.domain == "grid"
+
+
+def test_the_votes_shown_are_those_for_the_certified_class():
+    """Without a pilot the selected class is the one with the most votes: here not the first."""
+    row = REPORT.examples[0]
+    votes = (1, 220, 0, 0)
+    other = replace(
+        row, predicted=1, correct=False, radius=split_radius(219), counts=replace(row.counts, estimation=votes)
+    )
+    assert other.counts.selected == 1
+    report = replace(REPORT, examples=(other,))
+    assert "220" in FORMATS["html"](report)
 
 
 def test_the_number_of_shifts_is_derived_twice():
