@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from certify.files import write_file_atomically
     from certify.report.comparison import compare_reports
     from certify.report.findings import Finding
-    from certify.report.formats import FORMATS, Renderer, render
+    from certify.report.formats import FORMATS, Renderer
     from certify.report.log_reading import read_log
     from certify.report.merging import merge_reports
     from certify.report.neutralise import markup_text, strip_controls
     from certify.report.reading import read_document, read_report
     from certify.report.recertified import recertify
     from certify.report.schema import report_schema, schema_text
-    from certify.report.several import refuse_several, render_several
+    from certify.report.several import refuse_several, render, render_several
     from certify.report.statement import lipschitz_statement, smoothing_statement
     from certify.report.summary import summarise_lipschitz, summarise_smoothing
     from certify.report.verify import verify_report
@@ -34,7 +34,7 @@ HOMES = {
     "read_log": "certify.report.log_reading",
     "read_report": "certify.report.reading",
     "recertify": "certify.report.recertified",
-    "render": "certify.report.formats",
+    "render": "certify.report.several",
     "refuse_several": "certify.report.several",
     "render_several": "certify.report.several",
     "report_schema": "certify.report.schema",

@@ -6,7 +6,7 @@ allowed) matter to a terminal only. Every renderer neutralises the names it show
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
 from typing import Protocol
@@ -41,27 +41,6 @@ REFUSALS: Mapping[type, str] = MappingProxyType(
 def render_json(report: Document, *, width: int | None = None, color: bool = False) -> str:  # noqa: ARG001 - one table
     """Return the report itself, as ``report.json`` holds it."""
     return report_to_json(report)
-
-
-def render(report: Document | Sequence[Document], name: str) -> str:
-    """Return a report in the format of this name, as `FORMATS` lists them; or several in one text.
-
-    Raises:
-        InputError: If there is no such format, or it has no place for this kind of report, or for several.
-
-    Example:
-        >>> render(None, "pdf")
-        Traceback (most recent call last):
-        certify.errors.InputError: expected terminal, json, csv, tsv, markdown, html, junit or card, got 'pdf'
-    """
-    if name not in FORMATS:
-        *most, last = FORMATS
-        raise InputError(f"expected {', '.join(most)} or {last}, got {name!r:.60}")
-    if isinstance(report, Sequence):
-        from certify.report.several import render_several
-
-        return render_several(report, name)
-    return FORMATS[name](report)
 
 
 def _load_later(plain: str, *, comparison: str = "", log: str = "", outputs: str = "", curvature: str = "") -> Renderer:

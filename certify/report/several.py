@@ -1,4 +1,4 @@
-"""Several reports in one text that is valid in its format: a list, a document of suites, a page, or one after another.
+"""Reports in one text: one as its format shows it, several as a list, a document of suites, a page, or one by one.
 
 A table of examples has one kind of row and one header, so in such a format several reports are refused.
 """
@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 MARKDOWN_BYTES = 1_000_000  # of all together; GitHub shows a step summary of up to 1 MiB
 
 Several: TypeAlias = Callable[[Sequence[Document], int | None, bool], str]
+
+
+def render(report: Document | Sequence[Document], name: str) -> str:
+    """Return a report in the format of this name, as `FORMATS` lists them; or several in one text.
+
+    Raises:
+        InputError: If there is no such format, or it has no place for this kind of report, or for several.
+
+    Example:
+        >>> render(None, "pdf")
+        Traceback (most recent call last):
+        certify.errors.InputError: expected terminal, json, csv, tsv, markdown, html, junit or card, got 'pdf'
+    """
+    if name not in FORMATS:
+        *most, last = FORMATS
+        raise InputError(f"expected {', '.join(most)} or {last}, got {name!r:.60}")
+    return render_several(report if isinstance(report, Sequence) else [report], name)
 
 
 def render_several(reports: Sequence[Document], name: str, *, width: int | None = None, color: bool = False) -> str:
