@@ -1,7 +1,8 @@
 r"""Gates: a policy and a report in, one verdict per gate out.
 
 A gate compares a count of examples with a threshold, on integers. Let V_i = 1 when example i counts, n the examples, a
-the threshold, delta = 1 - confidence, and alpha the chance that one V_i = 1 is false (0 for Lipschitz certificates).
+the threshold, delta = 1 - confidence, and alpha the chance that one V_i = 1 is false (0 for Lipschitz certificates, and
+for those of deterministic splitting).
 
 - claim ``population``: "the share in the population is at least a". **Passed** when the lower limit of the share is at
   least a, **failed** when the upper limit of the share that this procedure certifies is below a, **undecided** between

@@ -65,7 +65,7 @@ class SplitLaw:
     @property
     def row_dtype(self) -> np.dtype[Any]:
         """The integers that the sums of cells fit in; in float32 they are exact."""
-        return np.dtype(np.int16 if self.shifts < 2**14 else np.int32)
+        return np.dtype(np.int16 if self.shifts <= 2**13 else np.int32)
 
     @property
     def words(self) -> str:
@@ -88,8 +88,7 @@ class SplitLaw:
         first = request.block * BLOCK_DRAWS
         shifts = np.arange(first, first + BLOCK_DRAWS) % self.shifts
         offsets = split_offsets(self.seed, math.prod(pixels.shape), self.shifts).reshape(pixels.shape)
-        sums = cell_sums(pixels, shifts, offsets, self.shifts).astype(self.row_dtype)
-        return NoisyRows(sums, _mark(request))
+        return NoisyRows(cell_sums(pixels, shifts, offsets, self.shifts, self.row_dtype), _mark(request))
 
     def fill(self, request: BlockRequest, key: NDArray[np.uint64], inputs: Tensor) -> str:
         """Write the inputs of a block, and return its fingerprint."""

@@ -105,8 +105,8 @@ def offsets_sha256(seed: int, dimension: int, shifts: int) -> str:
 
 
 def cell_sums(
-    pixels: NDArray[Any], shifts: NDArray[np.int64], offsets: NDArray[np.int64], number: int
-) -> NDArray[np.int64]:
+    pixels: NDArray[Any], shifts: NDArray[np.int64], offsets: NDArray[np.int64], number: int, dtype: np.dtype[Any]
+) -> NDArray[Any]:
     """Return what the network sees times 510: the sum of the first and the last level of every pixel's cell.
 
     Args:
@@ -114,20 +114,23 @@ def cell_sums(
         shifts: The j of each row, ``[rows]``.
         offsets: The o_i, ``[*input_shape]``.
         number: K, the number of shifts.
+        dtype: Signed integers that hold 510 + 3 K.
 
     Returns:
-        Integers, ``[rows, *input_shape]``.
+        Integers of that type, ``[rows, *input_shape]``.
 
     Example:
         Cells of 100 levels, cut between 9 and 10, 109 and 110, 209 and 210: -90..9, 10..109, 110..209, 210..309.
 
         >>> zero = np.zeros(4, dtype=np.int64)
-        >>> cell_sums(np.array([0, 9, 10, 255], dtype=np.uint8), np.array([9]), zero, 100).tolist()
+        >>> cell_sums(np.array([0, 9, 10, 255], dtype=np.uint8), np.array([9]), zero, 100, np.dtype("i2")).tolist()
         [[-81, -81, 119, 519]]
     """
-    cuts = shifts.reshape(-1, *[1] * pixels.ndim) + (offsets + 1)  # the cell's first integer, modulo K
+    column = shifts.astype(dtype).reshape(-1, *[1] * pixels.ndim)
     levels = pixels.astype(np.int64)
-    found: NDArray[np.int64] = 2 * (levels - (levels - cuts) % number) + (number - 1)
+    place = (levels - offsets - 1) % number  # of the pixel in its cell at shift 0; one less at each further shift
+    found: NDArray[Any] = (2 * (levels - place) + (number - 1)).astype(dtype) + dtype.type(2) * column
+    found -= (column > place.astype(dtype)) * dtype.type(2 * number)
     return found
 
 

@@ -53,6 +53,14 @@ def test_the_rows_are_those_of_a_local_run(pretend, truth, tmp_path, workers, ba
     assert ray.results == {}
 
 
+def test_the_shifts_of_a_splitting_are_dealt_out_like_draws(pretend, tmp_path):
+    settings = SmoothingSettings(sigma=0.25, noise="split")
+    pretend()
+    here = run(tmp_path / "here", DATA, settings)
+    assert run(tmp_path / "there", DATA, settings, workers=2, engine="ray") == here
+    assert {row.counts.n for row in here} == {221}
+
+
 @pytest.mark.parametrize("deaths", [{1}, {3}, {2, 3}, {1, 4, 9, 16}])
 def test_what_a_dead_worker_had_is_asked_for_again(pretend, truth, tmp_path, deaths):
     ray = pretend(deaths=deaths)

@@ -136,12 +136,19 @@ def test_what_the_network_sees_has_the_standard_deviation_of_the_settings():
         assert np.abs(moved).max() < law.scale
 
 
-def test_wide_cells_fit_their_rows():
-    law = make_law(SmoothingSettings(sigma=40.0, noise="split"), eight_bit=True)
-    assert (law.shifts, law.row_dtype) == (35334, np.dtype(np.int32))
-    pixels = (0, 255)
-    row = law.draw(requests_of(Example(0, "", 0, np.array(pixels, dtype=np.uint8)))[0], np.random.Philox()).rows[5]
-    assert tuple(row.tolist()) == seen(pixels, 5, split_offsets(0, 2, 35334).tolist(), 35334)
+@pytest.mark.parametrize(
+    "sigma,shifts,dtype", [(9.27, 8189, np.int16), (9.28, 8197, np.int32), (40.0, 35334, np.int32)]
+)
+def test_wide_cells_fit_their_rows(sigma, shifts, dtype):
+    law = make_law(SmoothingSettings(sigma=sigma, noise="split"), eight_bit=True)
+    assert (law.shifts, law.row_dtype) == (shifts, np.dtype(dtype))
+    pixels, offsets = (0, 255), split_offsets(0, 2, shifts).tolist()
+    image = Example(0, "", 0, np.array(pixels, dtype=np.uint8))
+    for request in list(block_requests(image, "estimation", shifts))[:: shifts // 1000]:
+        rows = law.draw(request, np.random.Philox()).rows
+        for row in (0, 127):
+            shift = (128 * request.block + row) % shifts
+            assert tuple(rows[row].tolist()) == seen(pixels, shift, offsets, shifts)
 
 
 def test_inputs_do_not_depend_on_the_example_beyond_its_pixels():

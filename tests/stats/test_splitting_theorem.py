@@ -18,7 +18,7 @@ from tests.stats.walked_cells import LEVELS, seen, walked_cell
 def sums(pixels, offsets, number):
     """The same by the code under test, for all shifts."""
     image = np.array(pixels, dtype=np.uint8)
-    return list(map(tuple, cell_sums(image, np.arange(number), np.array(offsets), number).tolist()))
+    return list(map(tuple, cell_sums(image, np.arange(number), np.array(offsets), number, np.dtype(np.int16)).tolist()))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 7, 100, 254, 255, 256, 400])
