@@ -21,15 +21,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from msgspec import UNSET, structs
+from msgspec import structs
 
 from certify.policy.gates import Gate
 from certify.policy.promises import certified_words, scales_notes
 from certify.policy.requirements import requirement
+from certify.policy.rows import share_row
 from certify.policy.tallies import Tally, tally
 from certify.results import GateRow, Report, SmoothingReport, Verdict, unsampled_of
 from certify.rounding import div_down, div_up
-from certify.stats import Requirement, false_certificates_quantile, population_limits
+from certify.stats import Requirement
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,9 @@ class ClassTally:
         lingering = self.seen.undecided if self.gate.claim == "list" and self.gate.on == "lower" else 0
         return self.rule.verdict(self.seen.count, self.seen.unsampled + lingering)
 
-    @property
-    def share(self) -> float | None:
-        """The observed share, rounded to nearest; None without examples, or while some have no draws."""
-        return self.seen.count / self.seen.n if self.seen.n and not self.seen.unsampled else None
-
     def limits(self) -> tuple[float, float | None]:
         """Return the lower limit at the confidence, and the upper limit at its share of the level."""
-        found = self.seen
-        if not found.n:
-            return 0.0, 1.0
-        if self.gate.claim == "list":
-            false_ones = false_certificates_quantile(found.n, found.alpha, 1.0 - self.gate.confidence)
-            return div_down(float(max(found.count - false_ones, 0)), float(found.n)), None
-        lower, _ = population_limits(found.count, found.n, confidence=self.gate.confidence, alpha=found.alpha)
-        most = found.count + found.unsampled
-        return lower, population_limits(most, found.n, confidence=self.stricter.confidence, alpha=found.alpha)[1]
+        return self.seen.limits(self.gate, self.stricter.confidence) if self.seen.n else (0.0, 1.0)
 
 
 def class_requirement(gate: Gate, stricter: Gate, n: int, alpha: float) -> Requirement:
@@ -93,21 +81,13 @@ def judge_classes(report: Report, gate: Gate, native: Gate) -> GateRow:
         native: The gate at the radius in the norm of the certificates.
     """
     classes = list(class_tallies(report, gate, native))
-    lower, upper = _limits(gate, classes)
-    shares = [one.share for one in classes]
+    shares = [one.seen.share for one in classes]
     known = [share for share in shares if share is not None]
-    return GateRow(
-        name=gate.name,
-        metric=gate.metric,
-        threshold=gate.min,
-        radius=UNSET if gate.radius is None else gate.radius,
-        norm=UNSET if native is gate else gate.norm,
-        claim=gate.claim,
-        confidence=gate.confidence,
-        on=gate.on,
+    return share_row(
+        gate,
+        native,
         value=min(known) if classes and len(known) == len(shares) else None,
-        lower=lower,
-        upper=upper,
+        limits=_limits(gate, classes),
         verdict=_verdict(classes),
         reason=_reason(gate, classes, report),
     )

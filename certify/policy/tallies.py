@@ -10,6 +10,8 @@ from msgspec import UNSET
 from certify.policy.gates import Gate
 from certify.policy.requirements import requirement
 from certify.results import LipschitzExample, SmoothingExample, Verdict, certified_at, clean_correct
+from certify.rounding import div_down
+from certify.stats import false_certificates_quantile, population_limits
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,24 @@ class Tally:
     unsampled: int
     n: int
     alpha: float
+
+    @property
+    def share(self) -> float | None:
+        """The observed share, rounded to nearest; None without examples, or while some have no draws."""
+        return self.count / self.n if self.n and not self.unsampled else None
+
+    def limits(self, gate: Gate, failing: float) -> tuple[float, float | None]:
+        """Return the limits of the share that a verdict on at least one example rests on.
+
+        Of the population they are the lower one at the confidence of the gate and the upper one at ``failing``, the
+        confidence that a failure is held to; of this list there is a lower one only.
+        """
+        if gate.claim == "list":
+            false_ones = false_certificates_quantile(self.n, self.alpha, 1.0 - gate.confidence)
+            return div_down(float(max(self.count - false_ones, 0)), float(self.n)), None
+        most = self.count + self.unsampled
+        lower, _ = population_limits(self.count, self.n, confidence=gate.confidence, alpha=self.alpha)
+        return lower, population_limits(most, self.n, confidence=failing, alpha=self.alpha)[1]
 
     def after(self, gate: Gate, example: LipschitzExample | SmoothingExample) -> Tally:
         """Return what is seen with one more example."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from msgspec import UNSET
-
 from certify.errors import InputError
 from certify.policy.classes import judge_classes
 from certify.policy.diagnostics import judge_diagnostic, refuse_diagnostic, trend_of
@@ -17,6 +15,7 @@ from certify.policy.means import judge_mean_radius
 from certify.policy.networks import judge_network
 from certify.policy.promises import certified_words, scales_notes
 from certify.policy.requirements import least_examples, requirement
+from certify.policy.rows import share_row
 from certify.policy.tallies import Tally, tally
 from certify.results import (
     Baseline,
@@ -28,8 +27,7 @@ from certify.results import (
     Verdict,
     unsampled_of,
 )
-from certify.rounding import div_down
-from certify.stats import Requirement, false_certificates_quantile, population_limits
+from certify.stats import Requirement
 
 
 def evaluate_gates(
@@ -88,22 +86,8 @@ def _evaluate(report: Report, gate: Gate, baselines: Mapping[str, Judged | Basel
         return judge_classes(report, gate, native)
     found = tally(native, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
     verdict, reason = _judge(gate, native, found, report)
-    lower, upper = _limits(gate, found)
-    return GateRow(
-        name=gate.name,
-        metric=gate.metric,
-        threshold=gate.min,
-        radius=UNSET if gate.radius is None else gate.radius,
-        norm=UNSET if native is gate else gate.norm,
-        claim=gate.claim,
-        confidence=gate.confidence,
-        on=gate.on,
-        value=found.count / found.n if found.n and not found.unsampled else None,
-        lower=lower,
-        upper=upper,
-        verdict=verdict,
-        reason=reason,
-    )
+    limits = (None, None) if gate.on == "estimate" or not found.n else found.limits(gate, gate.confidence)
+    return share_row(gate, native, value=found.share, limits=limits, verdict=verdict, reason=reason)
 
 
 def _alpha(report: Report) -> float:
@@ -152,18 +136,3 @@ def _asked(gate: Gate) -> str:
         return f"a share of {gate.min!r}"
     where = "of the population" if gate.claim == "population" else "of this list"
     return f"{gate.min!r} {where} at confidence {gate.confidence!r}"
-
-
-def _limits(gate: Gate, found: Tally) -> tuple[float | None, float | None]:
-    """Return the limits that the verdict rests on: those of the population, or the share of this list from below."""
-    if gate.on == "estimate" or not found.n:
-        return None, None
-    most = found.count + found.unsampled
-    if gate.claim == "population":
-        lower, upper = (
-            population_limits(count, found.n, confidence=gate.confidence, alpha=found.alpha)
-            for count in (found.count, most)
-        )
-        return lower[0], upper[1]
-    false_ones = false_certificates_quantile(found.n, found.alpha, 1.0 - gate.confidence)
-    return div_down(float(max(found.count - false_ones, 0)), float(found.n)), None
