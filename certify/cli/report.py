@@ -46,8 +46,8 @@ def report_command(
     """Show reports in another format; as HTML, all of them on one page.
 
     Several are one list in JSON, one set of suites in JUnit, one block of a card; tables take one. One that is
-    inconsistent is shown with a warning. A tab-separated certification log (idx label predict radius
-    correct time) is imported and audited.
+    inconsistent is shown with a warning, and the exit code is 2. A tab-separated certification log (idx label predict
+    radius correct time) is imported and audited.
     """
     from certify.report import verify_report
 
@@ -64,7 +64,7 @@ def report_command(
         write_text(show_page(reports, found, findings, thumbnails))
     else:
         out.show(*found)
-    return 0
+    return EXIT_INCONSISTENT if any(findings) else 0
 
 
 def read_reports(

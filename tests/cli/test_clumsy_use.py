@@ -327,7 +327,7 @@ def test_an_inconsistent_report_is_shown_with_a_warning(project, capfd):
     edited["examples"][0]["radius"] = 0.7
     Path("report.json").write_text(json.dumps(edited))
     code, out, err = run(capfd, "report", "report.json")
-    assert code == 0
+    assert code == 2
     assert out
     assert err.startswith("warning: report.json: inconsistent")
 

@@ -3,9 +3,11 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -240,6 +242,26 @@ def test_a_store_cannot_serve_another_run(tmp_path):
                 run_smoothing(predict, DATA, store=store, **(options | change))
         with pytest.raises(InputError, match="data_sha256"):
             run_smoothing(predict, dataset(5, seed=1), store=store, **options)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [({"draws": 64, "counts": (0, 64, 0, 0)}, "expected 128 draws in estimation block 1, got 64"),
+     ({"block": 99, "noise": "another"}, "blocks that this run does not ask for")],
+)  # fmt: skip
+def test_blocks_of_other_draws_are_refused_behind_a_digest_that_fits(tmp_path, change, words):
+    run(tmp_path, DATA, batch=64)
+    with open_store(tmp_path, header(DATA)) as store:
+        row = next(row for row in store.rows(f'["{DATA.examples[0].id}","{DATA.examples[0].hash}"]') if row.block == 1)
+    assert (row.purpose, row.draws) == ("estimation", 128)
+    with sqlite3.connect(store_path(tmp_path, header(DATA))) as connection:
+        if "draws" in change:
+            connection.execute("DELETE FROM block WHERE noise = ?", (row.noise,))
+        columns = replace(row, **change).columns(header(DATA).digest())
+        connection.execute(f"INSERT INTO block VALUES ({', '.join('?' * len(columns))})", columns)
+    connection.close()
+    with pytest.raises(InputError, match=words):
+        run(tmp_path, DATA, batch=64)
 
 
 def test_another_micro_batch_on_resume_makes_open_examples_again(tmp_path, truth):
