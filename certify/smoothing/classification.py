@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, structs
 from numpy.typing import NDArray
 
 from certify.examples import Example
 from certify.results import Counts, SmoothingExample, SmoothingSettings
-from certify.smoothing.certificate import select_class
+from certify.smoothing.certificate import Certificate, select_class
 from certify.smoothing.procedure import Procedure
 from certify.smoothing.tasks import Drawn
 from certify.smoothing.votes import Votes, check_classes
@@ -65,21 +65,36 @@ class Classification:
         selection, estimation = tuple(drawn.pilot.tolist()), tuple(drawn.estimation.tolist())
         uniform = self.procedure.uniform_of(example.id, example.hash)
         certificate = self.procedure.certify(selection, estimation, drawn.looks, uniform)
-        settings = self.settings
-        return SmoothingExample(
-            index=example.index,
-            id=example.id,
-            hash=example.hash,
-            label=example.label,
-            predicted=certificate.predicted,
-            correct=certificate.predicted == example.label,
-            radius=certificate.radius,
-            norm=settings.norm,
-            counts=Counts(selection=selection, estimation=estimation, n0=settings.n0, n=drawn.n, seed=settings.seed),
-            procedure=self.procedure.name,
-            seconds=drawn.seconds,
+        return structs.replace(
+            classified(self.procedure, example, certificate, selection=selection, estimation=estimation, drawn=drawn),
             stopped="gs" if self.sequential else UNSET,
             decisions=certificate.decisions or UNSET,
             uniform=UNSET if uniform is None else uniform,
-            reason=certificate.reason or UNSET,
         )
+
+
+def classified(
+    procedure: Procedure,
+    example: Example,
+    certificate: Certificate,
+    *,
+    selection: tuple[int, ...],
+    estimation: tuple[int, ...],
+    drawn: Drawn,
+) -> SmoothingExample:
+    """Return the row of an example: its certificate, the votes of pilot and estimation, and what was drawn for them."""
+    settings = procedure.settings
+    return SmoothingExample(
+        index=example.index,
+        id=example.id,
+        hash=example.hash,
+        label=example.label,
+        predicted=certificate.predicted,
+        correct=certificate.predicted == example.label,
+        radius=certificate.radius,
+        norm=settings.norm,
+        counts=Counts(selection=selection, estimation=estimation, n0=settings.n0, n=drawn.n, seed=settings.seed),
+        procedure=procedure.name,
+        seconds=drawn.seconds,
+        reason=certificate.reason or UNSET,
+    )

@@ -20,15 +20,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, structs
 from numpy.typing import NDArray
 
 from certify.errors import InputError
 from certify.examples import Example
-from certify.results import Counts, ScoreCandidate, ScoreSums, ScoreTable, SmoothingExample, SmoothingSettings
+from certify.results import ScoreCandidate, ScoreSums, ScoreTable, SmoothingExample, SmoothingSettings
 from certify.smoothing.addresses import NO_CHOICE
 from certify.smoothing.certificate import Certificate, select_class
-from certify.smoothing.classification import Classification
+from certify.smoothing.classification import Classification, classified
 from certify.smoothing.procedure import Procedure
 from certify.smoothing.scores import Scores, Sums
 from certify.smoothing.tasks import Drawn
@@ -200,20 +200,10 @@ class SoftClassification:
             plain = Drawn(np.array(pilot.votes), np.array(found.votes), drawn.n, (), drawn.seconds)
             return Classification(self.procedure).report(example, plain)
         certificate, method = certify_scores(self.procedure, pilot, found, drawn.n, self.slopes)
-        settings = self.settings
-        return SmoothingExample(
-            index=example.index,
-            id=example.id,
-            hash=example.hash,
-            label=example.label,
-            predicted=certificate.predicted,
-            correct=certificate.predicted == example.label,
-            radius=certificate.radius,
-            norm="l2",
-            counts=Counts(selection=pilot.votes, estimation=found.votes, n0=settings.n0, n=drawn.n, seed=settings.seed),
-            procedure=self.procedure.name,
-            seconds=drawn.seconds,
-            reason=certificate.reason or UNSET,
+        return structs.replace(
+            classified(
+                self.procedure, example, certificate, selection=pilot.votes, estimation=found.votes, drawn=drawn
+            ),
             scores=ScoreSums(
                 selection=pilot.scores,
                 selection_squares=pilot.squares,
