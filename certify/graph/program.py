@@ -40,7 +40,8 @@ class Program:
     @cached_property
     def module(self) -> fx.GraphModule:
         """The network as a PyTorch module, in eval mode."""
-        folded: fx.GraphModule = to_module(fold_batch_norm(self.graph.to(torch.float64)))
+        plain = fold_batch_norm(self.graph.to(torch.float64))
+        folded: fx.GraphModule = to_module(plain, in_place=self.compiled_rows is None)
         folded.to(self.device, self.dtype).eval()
         for tensor in folded.buffers() if self.channels_last else ():
             if tensor.dim() == 4:
@@ -57,12 +58,17 @@ class Program:
         Raises:
             InputError: If it shall be compiled and cannot be here.
         """
+        if not torch.is_grad_enabled():
+            return self._outputs(x)
         with torch.inference_mode():
-            inputs = x.to(self.device, self.dtype)
-            if self.channels_last and inputs.dim() == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            found = self._evaluate(inputs)
-            return found if self.output_shape is None else found.reshape(len(x), *self.output_shape)
+            return self._outputs(x)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        inputs = x.to(self.device, self.dtype)
+        if self.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        found = self._evaluate(inputs)
+        return found if self.output_shape is None else found.reshape(len(x), *self.output_shape)
 
     def __getstate__(self) -> dict[str, object]:
         """Return the fields alone."""

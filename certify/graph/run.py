@@ -8,6 +8,7 @@ called, so the outputs are equal bit for bit.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,8 @@ from certify.graph.graph import Graph, Operation
 from certify.graph.plain_shapes import plain_shape
 
 MAX_ELEMENTS = 2**31
+OWN_MEMORY = frozenset({"conv", "conv_transpose", "linear", "batch_norm", "add", "sub", "matmul"})
+"""The kinds whose kernel always writes to new memory, where others may return their input or a view of it."""
 BATCHED_SHAPE = frozenset({"reshape", "expand"})
 Kernel = Callable[..., Tensor]
 
@@ -298,10 +301,12 @@ def _shape_only(meta: Graph, operation: Operation, values: Sequence[Tensor], bat
     return run_operation(meta, operation, values, batch) if shape is None else torch.empty(shape, device="meta")
 
 
-def to_module(graph: Graph) -> torch.fx.GraphModule:
+def to_module(graph: Graph, *, in_place: bool = False) -> torch.fx.GraphModule:
     """Return the graph as a module, for `torch.compile`, devices and dtypes; outputs are those of `run`.
 
-    Tensors become buffers ``tensor_0``, ``tensor_1``, ... so that ``.to(device)`` moves them.
+    Tensors become buffers ``tensor_0``, ``tensor_1``, ... so that ``.to(device)`` moves them. With ``in_place`` a ReLU
+    overwrites its input where nothing else reads that: the same bits, in half the memory; such a module has no
+    gradients.
     """
     root = torch.nn.Module()
     program = torch.fx.Graph()
@@ -311,14 +316,30 @@ def to_module(graph: Graph) -> torch.fx.GraphModule:
         root.register_buffer(f"tensor_{position}", tensor)
         tensors[name] = program.get_attr(f"tensor_{position}")
     batch = program.call_method("size", (values[graph.input], 0))
+    overwriting = _overwriting(graph) if in_place else frozenset()
     for operation in graph.operations[1:]:
         arguments = {**operation.attributes, **{role: tensors[name] for role, name in operation.weights.items()}}
         if operation.kind in BATCHED_SHAPE:
             arguments["batch"] = batch
         inputs = tuple(values[name] for name in operation.inputs)
-        values[operation.name] = program.call_function(_named_kernel(operation.kind), inputs, arguments)
+        kernel = "relu_in_place" if operation.name in overwriting else operation.kind
+        values[operation.name] = program.call_function(_named_kernel(kernel), inputs, arguments)
     program.output(values[graph.output])
     return torch.fx.GraphModule(root, program)
+
+
+def _overwriting(graph: Graph) -> frozenset[str]:
+    """Return the names of the ReLUs whose input is in memory of its own, is read by them alone, and is no output."""
+    kinds = {operation.name: operation.kind for operation in graph.operations}
+    readers = Counter(name for operation in graph.operations for name in operation.inputs)
+    return frozenset(
+        operation.name
+        for operation in graph.operations
+        if operation.kind == "relu"
+        and kinds[operation.inputs[0]] in OWN_MEMORY
+        and readers[operation.inputs[0]] == 1
+        and operation.inputs[0] != graph.output
+    )
 
 
 def _named_kernel(kind: str) -> Kernel:
@@ -334,4 +355,6 @@ def _name_kernel(kind: str, kernel: Kernel) -> Kernel:
     return call
 
 
-_NAMED: Mapping[str, Kernel] = MappingProxyType({kind: _name_kernel(kind, kernel) for kind, kernel in KERNELS.items()})
+_NAMED: Mapping[str, Kernel] = MappingProxyType(
+    {kind: _name_kernel(kind, kernel) for kind, kernel in {**KERNELS, "relu_in_place": torch.relu_}.items()}
+)

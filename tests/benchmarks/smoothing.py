@@ -34,6 +34,7 @@ to 830; the small CNN gets slower in both (9.1, 12.4, 11.5).
 
 from __future__ import annotations
 
+import copy
 import os
 import statistics
 import tempfile
@@ -147,7 +148,7 @@ def opened(folder: str, data: Dataset, settings: SmoothingSettings) -> Store:
     return open_store(Path(folder), RunHeader("benchmark", data.sha256, settings, 10, name))
 
 
-def time_spent(net: nn.Module, data: Dataset, draws: int, batch: int, *, float_noise: bool = False) -> dict[str, float]:
+def time_spent(net: Program, data: Dataset, draws: int, batch: int, *, float_noise: bool = False) -> dict[str, float]:
     """CPU-microseconds a row of the parts of a run."""
     settings = SmoothingSettings(sigma=SIGMA, n=draws, procedure="fixed", float_noise=float_noise)
     law = make_law(settings, eight_bit=True)
@@ -155,13 +156,13 @@ def time_spent(net: nn.Module, data: Dataset, draws: int, batch: int, *, float_n
         plan_procedure(settings, classes=10, law=law, dimension=int(np.prod(data.examples[0].stored.shape)))
     )
     spent, rows = dict.fromkeys((*PARTS, "rest"), 0.0), 0
-    timed_law = Timed(law, spent, draw="noise", inputs="staging")
-    timed_net = Timed(net, spent, forward="forward")
+    timed_law = Timed(law, spent, fill="noise")
+    timed_net = Timed(net, spent, __call__="forward")
 
     def counting(x: torch.Tensor) -> torch.Tensor:
         nonlocal rows
         rows += len(x)
-        return timed_net.forward(x)
+        return timed_net.__call__(x)
 
     with tempfile.TemporaryDirectory() as folder, opened(folder, data, settings) as store:
         start = time.process_time()
@@ -173,7 +174,7 @@ def time_spent(net: nn.Module, data: Dataset, draws: int, batch: int, *, float_n
 
 
 def certify_rate(
-    net: nn.Module,
+    net: Callable[[torch.Tensor], torch.Tensor],
     data: Dataset,
     draws: int,
     batch: int | Literal["auto"],
@@ -245,17 +246,25 @@ def images(shape: tuple[int, ...], count: int = 2) -> Dataset:
 
 CASES = (("small CNN 1x28x28", small_cnn, (1, 28, 28), 65536, 7), ("ResNet-20 3x32x32", resnet20, (3, 32, 32), 1000, 3))
 COLUMNS = ("plain", "integer noise", "float64 noise", "Cohen 400", "Cohen 1000")
-PARTS = ("noise", "staging", "forward", "votes")
+PARTS = ("noise", "forward", "votes")
 
 
-def one_round(plain: nn.Module, fused: nn.Module, data: Dataset, draws: int, batch: int) -> tuple[float, ...]:
+def networks(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module, Program]:
+    """The network as it was trained, with batch norm folded, and as `certify smooth` runs it."""
+    plain = build().eval()
+    return plain, folded(copy.deepcopy(plain)), Program(trace(plain, shape))
+
+
+def one_round(
+    plain: nn.Module, fused: nn.Module, program: Program, data: Dataset, draws: int, batch: int
+) -> tuple[float, ...]:
     """The rate of the folded forward pass, and those of `COLUMNS` relative to it."""
     shape, rows = data.examples[0].stored.shape, min(draws, 16384)
     bare = forward_rate(fused, shape, rows, batch)
     others = (
         forward_rate(plain, shape, rows, batch),
-        certify_rate(fused, data, draws, batch),
-        certify_rate(fused, data, draws // 4, batch, float_noise=True),
+        certify_rate(program, data, draws, batch),
+        certify_rate(program, data, draws // 4, batch, float_noise=True),
         cohen_rate(plain, data, max(rows // 2, 400), 400),
         cohen_rate(plain, data, max(rows // 2, 1000), 1000),
     )
@@ -270,8 +279,8 @@ def print_ratios(fastest: dict[str, int]) -> None:
     heads = "".join(f"{name:>15}" for name in COLUMNS)
     print(f"\n{'relative to the folded forward':<31}{'batch':>6}{'rows/s':>9}{heads}   (best, median)")
     for title, build, shape, draws, rounds in CASES:
-        data, plain, fused = images(shape), build().eval(), folded(build().eval())
-        found = [one_round(plain, fused, data, draws, fastest[title]) for _ in range(rounds)]
+        data, nets = images(shape), networks(build, shape)
+        found = [one_round(*nets, data, draws, fastest[title]) for _ in range(rounds)]
         bare, *ratios = (list(column) for column in zip(*found, strict=True))
         cells = "".join(f"{both(ratio):>15}" for ratio in ratios)
         print(f"{title:<31}{fastest[title]:>6}{max(bare):>9,.0f}{cells}", flush=True)
@@ -281,10 +290,10 @@ def print_parts(fastest: dict[str, int]) -> None:
     heads = "".join(f"{part:>10}" for part in (*PARTS, "rest"))
     print(f"\n{'CPU-microseconds a row':<35}{heads}   (of the run with the least of all)")
     for title, build, shape, draws, rounds in CASES:
-        data, fused = images(shape), folded(build().eval())
+        data, (_, _, program) = images(shape), networks(build, shape)
         for words, float_noise in (("integer noise", False), ("float64 noise", True)):
             runs = [
-                time_spent(fused, data, draws // (4 if float_noise else 1), fastest[title], float_noise=float_noise)
+                time_spent(program, data, draws // (4 if float_noise else 1), fastest[title], float_noise=float_noise)
                 for _ in range(rounds)
             ]
             least = min(runs, key=lambda parts: sum(parts.values()))
@@ -294,11 +303,11 @@ def print_parts(fastest: dict[str, int]) -> None:
 def print_workers(fastest: dict[str, int]) -> None:
     print("\nrows per second of the clock, of certify and of the folded forward   (best, median of the ratio)")
     for title, build, shape, draws, rounds in CASES:
-        data, fused, batch = images(shape), folded(build().eval()), fastest[title]
+        data, (_, fused, program), batch = images(shape), networks(build, shape), fastest[title]
         for workers in sorted({1, 2, os.cpu_count() or 1}):
             pairs = [
                 (
-                    certify_rate(fused, data, draws // 2, batch, workers=workers, clock=time.perf_counter),
+                    certify_rate(program, data, draws // 2, batch, workers=workers, clock=time.perf_counter),
                     forward_threads(fused, shape, min(draws, 16384) * workers, batch, workers),
                 )
                 for _ in range(rounds)
