@@ -3,7 +3,9 @@
 import functools
 import itertools
 import json
+import math
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -123,6 +125,16 @@ def test_extreme_and_invalid_logits():
         assert scores[0] == [UNITS, 0, 0, 0]
         assert scores[1] == scores[2] == [0, 0, 0, UNITS]
         assert scores[3] == scores[4] == [UNITS // 3] * 3 + [0]
+
+
+def test_the_square_of_every_score_is_rounded_up():
+    """The bound of the variance needs sums of squares that are never too small, by however little."""
+    scores = [0, 1, 2, 2**15, 2**15 + 1, 2**29 + 1, UNITS - 1, UNITS]
+    for score in scores:
+        total, square = score_sums(torch.tensor([[score]])).tolist()
+        assert total == score
+        assert square == math.ceil(Fraction(score) ** 2 / UNITS)
+    assert score_sums(torch.tensor([scores]).T).tolist()[1] == sum(math.ceil(Fraction(s) ** 2 / UNITS) for s in scores)
 
 
 def test_records_of_pieces_are_sums_over_their_rows_alone():
