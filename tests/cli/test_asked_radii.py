@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -88,10 +89,11 @@ def smooth(capsys, *more):
 
 
 def blocks_in(store):
-    return sum(
-        sqlite3.connect(path).execute("SELECT count(*) FROM block").fetchone()[0]
-        for path in Path(store).glob("*.sqlite")
-    )
+    total = 0
+    for path in Path(store).glob("*.sqlite"):
+        with contextlib.closing(sqlite3.connect(path)) as connection:  # left open it may hold a lock
+            total += connection.execute("SELECT count(*) FROM block").fetchone()[0]
+    return total
 
 
 def test_asked_radii_are_decided_and_the_report_verifies(project, capsys):
