@@ -161,7 +161,7 @@ def time_spent(net: Program, data: Dataset, draws: int, batch: int, *, float_noi
 
     def counting(x: torch.Tensor) -> torch.Tensor:
         nonlocal rows
-        rows += len(x)
+        rows += x.shape[0]
         return timed_net.__call__(x)
 
     with tempfile.TemporaryDirectory() as folder, opened(folder, data, settings) as store:
@@ -188,7 +188,7 @@ def certify_rate(
     evaluated = [0]
 
     def counting(x: torch.Tensor) -> torch.Tensor:
-        evaluated.append(len(x))  # by several threads at once
+        evaluated.append(x.shape[0])  # by several threads at once
         return net(x)
 
     with tempfile.TemporaryDirectory() as folder, opened(folder, data, settings) as store:
