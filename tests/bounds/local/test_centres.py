@@ -7,20 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from certify.bounds.facts import collect_structure
 from certify.bounds.local.activations import IDENTITY, RELU, Activation
 from certify.bounds.local.centres import centres_of
-from certify.bounds.local.chain import chain_of
 from certify.bounds.local.layers import Chain, Layer, Segment
 from certify.graph import Graph
+from tests.bounds.local.chains import chain
 from tests.bounds.local.exact_networks import ACTIVATIONS, MP, real, run_exactly
 from tests.bounds.small_networks import Build
-
-
-def chain(graph: Graph) -> Chain:
-    found = chain_of(collect_structure(graph), graph.output)
-    assert isinstance(found, Chain), found
-    return found
 
 
 def network(kind: str, details: dict, seed: int) -> Graph:

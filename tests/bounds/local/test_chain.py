@@ -14,18 +14,13 @@ from certify.bounds.local.layers import Chain
 from certify.bounds.local.windows import Window
 from certify.graph import Graph, run
 from certify.results import Unbounded
+from tests.bounds.local.chains import chain
 from tests.bounds.small_networks import BOUNDED, Build
 
 NO_RULE = {
     *("softmax", "log_softmax", "log_softmax single", "layer_norm", "rms_norm", "group_norm", "instance_norm"),
     *("sort", "constants"),
 }
-
-
-def chain(graph: Graph) -> Chain:
-    found = chain_of(collect_structure(graph), graph.output)
-    assert isinstance(found, Chain), found
-    return found
 
 
 def same_function(graph: Graph, seed: int = 0) -> Chain:

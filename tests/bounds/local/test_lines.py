@@ -8,20 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from certify.bounds.facts import collect_structure
-from certify.bounds.local.chain import chain_of
 from certify.bounds.local.layers import Chain
 from certify.bounds.local.lines import Bounds, Relaxation
 from certify.bounds.local.patches import Patches
 from certify.bounds.local.windows import Window
 from certify.graph import Graph
+from tests.bounds.local.chains import chain
 from tests.bounds.small_networks import Build
-
-
-def chain(graph: Graph) -> Chain:
-    found = chain_of(collect_structure(graph), graph.output)
-    assert isinstance(found, Chain), found
-    return found
 
 
 def dense_network(seed: int, widths=(6, 12, 9, 4), kind: str = "relu", **details: object) -> Graph:

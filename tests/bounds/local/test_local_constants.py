@@ -10,11 +10,11 @@ import torch
 
 from certify.bounds.covariance.optimise import optimise
 from certify.bounds.covariance.proof import prove
-from certify.bounds.facts import collect_structure
-from certify.bounds.local.chain import Chain, chain_of
+from certify.bounds.local.chain import Chain
 from certify.bounds.local.constants import interval_jacobian, local_constants, slopes_on_ball
 from certify.bounds.local.plans import carried_plan, plain_plan, plan_on_ball
 from certify.graph import Graph, trace
+from tests.bounds.local.chains import chain
 from tests.bounds.local.exact_networks import MP, pressing_points, real, run_exactly, size_of
 from tests.bounds.small_networks import Build
 
@@ -47,12 +47,6 @@ CASES = {
     "convolutional": convolutional,
 }
 QUICK, LONG = ("relu", "convolutional"), ("abs", "tanh")
-
-
-def chain(graph: Graph) -> Chain:
-    found = chain_of(collect_structure(graph), graph.output)
-    assert isinstance(found, Chain), found
-    return found
 
 
 def centre(graph: Graph) -> torch.Tensor:

@@ -7,29 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from certify.bounds.facts import collect_structure
-from certify.bounds.local.chain import Chain, chain_of
+from certify.bounds.local.chain import Chain
 from certify.bounds.local.factors_proof import Factor, root_of, spread_factor
 from certify.bounds.local.patches import patches_of
 from certify.bounds.local.push_proof import Before, Front, Passed, pass_first, push_upper
 from certify.bounds.local.recursion import prefers_inputs
-from tests.bounds.small_networks import Build
+from tests.bounds.local.chains import convolutions
 
 FORMS = pytest.mark.parametrize("unstable", [0, 20, 80], ids=["stable", "rows", "inputs"])
-
-
-def convolutions(seed: int) -> Chain:
-    b = Build(2, 6, 6, seed=seed)
-    b.conv(b.normal(6, 2, 3, 3) / 3, padding=[[1, 1], [0, 1]], stride=[1, 2])
-    b.add("relu")
-    b.conv(b.normal(4, 6, 2, 2) / 3, stride=[2, 1], padding=[[1, 0], [0, 1]])
-    b.add("relu")
-    b.add("reshape", shape=[-1, 36])
-    b.linear(36, 3)
-    graph = b.graph()
-    made = chain_of(collect_structure(graph), graph.output)
-    assert isinstance(made, Chain)
-    return made
 
 
 def before(made: Chain, unstable: int, seed: int) -> Before:

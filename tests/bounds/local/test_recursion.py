@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -14,51 +13,12 @@ from certify.bounds.local.ascent import Ascent
 from certify.bounds.local.chain import Chain, chain_of
 from certify.bounds.local.ellipsoids import Explicit, Factored, window_products
 from certify.bounds.local.functionals import functional_moves
-from certify.bounds.local.lines import Relaxation
 from certify.bounds.local.recursion import KEPT, Slopes, inner, push, relative_start, sizes, solve
 from certify.bounds.local.rows import choose_rows, outer
 from certify.bounds.local.starts import Centres, Relative, fresh
 from certify.bounds.local.trial import LINES, lines_trial, run_trial
+from tests.bounds.local.chains import centres, convolutions, stacked
 from tests.bounds.small_networks import Build
-
-
-def made(*widths: int, kind: str = "relu", seed: int = 0, scale: float = 1.4) -> Chain:
-    b = Build(widths[0], seed=seed)
-    for n, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-        b.linear(inputs, outputs, scale=scale)
-        if n < len(widths) - 2:
-            b.add(kind)
-    graph = b.graph()
-    found = chain_of(collect_structure(graph), graph.output)
-    assert isinstance(found, Chain)
-    return found
-
-
-def convolutions(seed: int) -> Chain:
-    b = Build(2, 6, 6, seed=seed)
-    b.conv(b.normal(6, 2, 3, 3) / 3, padding=[[1, 1], [0, 1]], stride=[1, 2])
-    b.add("relu")
-    b.conv(b.normal(4, 6, 2, 2) / 3, stride=[2, 1], padding=[[1, 0], [0, 1]])
-    b.add("relu")
-    b.add("reshape", shape=[-1, 36])
-    b.linear(36, 3)
-    graph = b.graph()
-    found = chain_of(collect_structure(graph), graph.output)
-    assert isinstance(found, Chain)
-    return found
-
-
-def centres(chain: Chain, count: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Centres:
-    x = torch.randn(count, *chain.input_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    z, last = chain.pre_activations(x), chain.layers[-1]
-    y = z[-1].argmax(1)
-    others = torch.tensor([[j for j in range(chain.outputs) if j != c] for c in y.tolist()])
-    rows = last.matrix[y][:, None] - last.matrix[others]
-    offsets = last.bias[y][:, None] - last.bias[others]
-    margins = z[-1].gather(1, y[:, None]) - z[-1].gather(1, others)
-    W = chain.layers[0].weight(dtype)
-    lines = Relaxation(chain, [one.to(dtype) for one in z])
-    return Centres(lines, rows.to(dtype), offsets.to(dtype), margins.to(dtype), W @ W.mT)
 
 
 def slopes(count: int, rows: int, seed: int) -> Slopes:
@@ -80,7 +40,7 @@ def formula(M: torch.Tensor, s: Slopes, D: torch.Tensor, W: torch.Tensor) -> tor
 @pytest.mark.parametrize("stretched", [False, True])
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
 def test_all_forms_of_a_first_layer_agree(kind, stretched):
-    chain = convolutions(3) if kind == "convolution" else made(20, 60, 15, 3, seed=3)
+    chain = convolutions(3) if kind == "convolution" else stacked(20, 60, 15, 3, seed=3)
     layer, W = chain.layers[0], chain.layers[1].matrix[::2]
     stretch = torch.rand(1, layer.columns, dtype=torch.float64) + 0.5 if stretched else None
     J = layer.matrix if stretch is None else layer.matrix * stretch
@@ -105,7 +65,7 @@ def test_the_products_of_a_convolution_are_those_of_its_matrix():
 
 
 def test_batches_give_what_single_examples_give():
-    chain = made(6, 20, 16, 4, seed=2)
+    chain = stacked(6, 20, 16, 4, seed=2)
     batch = centres(chain, 5)
     eps = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.8], dtype=torch.float64)
     together = run_trial(batch, eps, fresh(batch, ()), ())
@@ -130,7 +90,7 @@ def test_outer_products_by_panels():
 
 def two_layers(seed: int):
     """Return phi of one functional behind two activations with fixed slopes, as a function of log e, and its parts."""
-    chain = made(6, 14, 10, 3, seed=seed)
+    chain = stacked(6, 14, 10, 3, seed=seed)
     one, W = centres(chain, 1, seed=2), chain.layers[1].matrix[None]
     first, second = slopes(1, 14, 1), slopes(1, 10, 2)
     spread = Slopes(second.lower[:, None], second.upper[:, None])
@@ -145,7 +105,7 @@ def two_layers(seed: int):
 
 def test_the_adjoint_is_the_derivative():
     """Of the formula, by automatic differentiation, with the multipliers of the second layer held."""
-    chain = made(6, 14, 10, 3, seed=8)
+    chain = stacked(6, 14, 10, 3, seed=8)
     one, W = centres(chain, 1, seed=2), chain.layers[1].matrix
     first, second, c = slopes(1, 14, 1), slopes(1, 10, 2), one.rows[0, 0]
     step = solve(Explicit(one.gram[None]), first, torch.ones(1, 14, dtype=torch.float64))
@@ -192,7 +152,7 @@ def test_at_the_optimum_the_multipliers_are_stationary():
 
 
 def test_stable_rows_give_the_exact_gradient():
-    chain = made(6, 14, 10, 3, seed=5)
+    chain = stacked(6, 14, 10, 3, seed=5)
     batch = centres(chain, 3, seed=4)
     trial = run_trial(batch, torch.full((3,), 1e-9, dtype=torch.float64), fresh(batch, ()), ())
     assert all(int((s.rows.mask).sum()) == 0 for s in steps_of(batch, 1e-9))
@@ -213,7 +173,7 @@ def steps_of(batch: Centres, eps: float):
 
 
 def test_passes_improve_the_multipliers():
-    chain = made(20, 60, 50, 5, seed=4)
+    chain = stacked(20, 60, 50, 5, seed=4)
     batch = centres(chain, 6)
     eps = lines_radius(batch)
     relative = fresh(batch, ())
@@ -235,7 +195,7 @@ def lines_radius(batch: Centres) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["relu", "leaky_relu", "tanh", "abs"])
 def test_certificates_hold_at_sampled_and_attacked_points(kind):
     """Any multipliers, cuts included: margin(x) >= v - s ||x - x0|| at the points' own distances."""
-    chain = made(6, 12, 12, 12, 4, seed=6, kind=kind) if kind != "leaky_relu" else leaky(6)
+    chain = stacked(6, 12, 12, 12, 4, seed=6, kind=kind) if kind != "leaky_relu" else leaky(6)
     batch = centres(chain, 4, seed=3)
     x = torch.randn(4, *chain.input_shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     random = torch.Generator().manual_seed(9)

@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from certify.bounds.facts import collect_structure
 from certify.bounds.local.centres import centres_of
 from certify.bounds.local.certify import LocalNetwork, limiting, word
-from certify.bounds.local.chain import Chain, chain_of
+from certify.bounds.local.chain import Chain
 from certify.bounds.local.recursion_proof import Certificate
 from certify.graph import Graph
+from tests.bounds.local.chains import chain, dense, normalised, residual
 from tests.bounds.local.exact_networks import MP, pressing_points, real, run_exactly, size_of
 from tests.bounds.small_networks import Build
-
-
-def dense(kind: str = "relu", widths: tuple[int, ...] = (5, 9, 8), **details: object):
-    def build(seed: int) -> Graph:
-        b = Build(widths[0], seed=seed)
-        for inputs, outputs in itertools.pairwise(widths):
-            b.linear(inputs, outputs, scale=1.5)
-            b.add(kind, **details)
-        b.linear(widths[-1], 4)
-        return b.graph()
-
-    return build
-
-
-def residual(seed: int) -> Graph:
-    b = Build(4, seed=seed)
-    h = b.linear(4, 6, "x")
-    for _ in range(2):
-        h = b.add("add", h, b.linear(6, 6, b.add("relu", h), scale=1.4))
-    b.linear(6, 3, h)
-    return b.graph()
-
-
-def normalised(seed: int) -> Graph:
-    """Weights that are not floats: a normalisation before and a batch norm behind a convolution."""
-    b = Build(2, 4, 4, seed=seed)
-    b.add("normalize", mean=b.normal(2, 1, 1), std=b.positive(2, 1, 1))
-    b.conv(b.normal(3, 2, 3, 3) / 3)
-    norm = {"mean": b.normal(3), "variance": b.positive(3), "weight": b.normal(3), "bias": b.normal(3), "eps": 1e-3}
-    b.add("batch_norm", **norm)
-    b.add("relu")
-    b.conv(b.normal(3, 3, 2, 2) / 3, stride=[2, 1], padding=[[1, 0], [0, 1]])
-    b.add("relu")
-    b.add("reshape", shape=[-1, 24])
-    b.linear(24, 3)
-    return b.graph()
-
 
 NETWORKS = {
     "dense": dense(),
@@ -66,12 +28,6 @@ NETWORKS = {
     "tanh": dense("tanh"),
     "gelu": dense("gelu", approximate="none"),
 }
-
-
-def chain(graph: Graph) -> Chain:
-    found = chain_of(collect_structure(graph), graph.output)
-    assert isinstance(found, Chain), found
-    return found
 
 
 def centre(graph: Graph, made: Chain, seed: int) -> torch.Tensor:

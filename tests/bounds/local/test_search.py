@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
 import torch
 
-from certify.bounds.facts import collect_structure
-from certify.bounds.local.chain import Chain, chain_of
-from certify.bounds.local.lines import Relaxation
 from certify.bounds.local.search import EFFORTS, LATE, Interval, search
-from certify.bounds.local.starts import Centres
-from tests.bounds.small_networks import Build
+from tests.bounds.local.chains import centres, stacked
 
 FUNCTIONS = {
     "falling": (lambda eps: 2.0 - eps, 1.0),
@@ -55,35 +50,10 @@ def test_it_never_tries_more_than_it_may():
     assert tried <= 7 + LATE
 
 
-def network(*widths: int, seed: int) -> Chain:
-    b = Build(widths[0], seed=seed)
-    for inputs, outputs in itertools.pairwise(widths[:-1]):
-        b.linear(inputs, outputs, scale=1.4)
-        b.add("relu")
-    b.linear(*widths[-2:])
-    graph = b.graph()
-    found = chain_of(collect_structure(graph), graph.output)
-    assert isinstance(found, Chain)
-    return found
-
-
-def centres(chain: Chain, count: int, dtype: torch.dtype) -> Centres:
-    x = torch.randn(count, *chain.input_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    z, last = chain.pre_activations(x), chain.layers[-1]
-    y = z[-1].argmax(1)
-    others = torch.tensor([[j for j in range(chain.outputs) if j != c] for c in y.tolist()])
-    rows = last.matrix[y][:, None] - last.matrix[others]
-    offsets = last.bias[y][:, None] - last.bias[others]
-    margins = z[-1].gather(1, y[:, None]) - z[-1].gather(1, others)
-    W = chain.layers[0].weight(dtype)
-    lines = Relaxation(chain, [one.to(dtype) for one in z])
-    return Centres(lines, rows.to(dtype), offsets.to(dtype), margins.to(dtype), W @ W.mT)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("widths", [(8, 24, 4), (8, 24, 20, 4), (6, 16, 16, 16, 16, 3)])
 def test_no_radius_is_below_that_of_relaxation_alone(widths, dtype):
-    batch = centres(network(*widths, seed=3), 6, dtype)
+    batch = centres(stacked(*widths, seed=3), 6, dtype=dtype)
     cuts = tuple(range(1, len(widths) - 3))
     fast = search(batch, EFFORTS["fast"], ())
     default = search(batch, EFFORTS["default"], cuts)
@@ -95,8 +65,8 @@ def test_no_radius_is_below_that_of_relaxation_alone(widths, dtype):
 
 
 def test_the_search_is_deterministic_and_hardly_depends_on_its_batch():
-    chain = network(8, 24, 20, 4, seed=5)
-    batch = centres(chain, 5, torch.float64)
+    chain = stacked(8, 24, 20, 4, seed=5)
+    batch = centres(chain, 5)
     together, again = (search(batch, EFFORTS["default"], ()) for _ in range(2))
     assert [found.radius for found in together] == [found.radius for found in again]
     for n in range(5):
@@ -105,7 +75,7 @@ def test_the_search_is_deterministic_and_hardly_depends_on_its_batch():
 
 
 def test_a_margin_that_is_not_positive_is_not_searched():
-    batch = centres(network(8, 24, 4, seed=6), 2, torch.float64)
+    batch = centres(stacked(8, 24, 4, seed=6), 2)
     batch.margins[0, 1] = 0.0
     first, second = search(batch, EFFORTS["default"], ())
     assert (first.radius, first.trial) == (0.0, None)
