@@ -153,6 +153,7 @@ def _run_smoothing(
     dataset = smooth.read_examples(model, data, None, settings)
     if settings.scores == "soft":
         return smooth.run(model, dataset, settings, places, out, no_progress, data=data)
+    _warn_out_of_reach(gates, len(dataset), settings.alpha, out)
     asked = asked_settings(configuration, settings, gates, baselines)
     if asked is None or (
         all(answers_gate(settings, gate) for gate in gates)
@@ -167,7 +168,6 @@ def _run_smoothing(
         return smooth.run(
             model, dataset, settings, places, out, no_progress, data=data, compared=compared, baselines=baselines
         )
-    _warn_out_of_reach(gates, len(dataset), settings.alpha, out)
     return smooth.run(model, dataset, asked, places, out, no_progress, data=data, gates=gates, baselines=baselines)
 
 

@@ -74,6 +74,7 @@ def test_an_edited_count_is_refused(folder, capsys):
 def test_a_gate_runs_all_shifts_and_needs_no_alpha(folder, capsys):
     configure("split")
     assert main(["gate", "-o", "gated.json", "--no-progress", "--falsify", "off"]) == 4  # 4 examples show no share
+    assert "gate 'beyond': 4 examples cannot pass it, at least 5 are needed" in capsys.readouterr().err
     rows = {row["name"]: row for row in report("gated.json")["gates"]}
     assert rows["l1"]["verdict"] == "passed"
     assert rows["l1"]["lower"] > 0.999  # with alpha, one of the four might be false
