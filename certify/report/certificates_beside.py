@@ -26,6 +26,8 @@ from certify.results import (
     report_digest,
 )
 
+SPLITTING = "splitting vote"  # the one smoothed object whose certificates never fail
+
 
 def refuse_other_model(report: Report, model: ModelRecord) -> None:
     """Return when a report speaks of the model of the readings.
@@ -77,6 +79,8 @@ def certificates_beside(report: Report, model: ModelRecord, examples: Sequence[C
 def _object(report: Report) -> str:
     if isinstance(report, LipschitzReport):
         return "base network"
+    if report.settings.deterministic:
+        return SPLITTING
     if scores_in_use(report.tables) is not None:
         return "smoothed scores"
     k = report.settings.top_k

@@ -75,7 +75,7 @@ def _proved(
     return ReadingRow(
         object=beside.object if isinstance(beside.sigma, UnsetType) else f"{beside.object}, sigma {beside.sigma!r}",
         quantity=quantity,
-        kind="proved with probability" if chance > 0.0 or beside.certificates == "smoothing" else "proved",
+        kind="proved with probability" if chance > 0.0 else "proved",
         value=None,
         lower=lower,
         upper=upper,

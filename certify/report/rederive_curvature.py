@@ -24,6 +24,7 @@ from itertools import pairwise
 from msgspec import UNSET
 
 from certify.policy.diagnostics import asked_again, judge_diagnostic
+from certify.report.certificates_beside import SPLITTING
 from certify.report.curvature_checks import NOISE, SLACK, contradictions, count_relations
 from certify.report.curvature_summary import curvature_statement
 from certify.report.curvature_table import reading_rows
@@ -214,8 +215,11 @@ def _check_sampled(where: str, found: SampledMean, count: int, *, known: float |
 
 def _check_beside(report: CurvatureReport, beside: CertificatesBeside, where: str) -> Iterator[Finding]:
     yield from require(bool(HASH.fullmatch(beside.digest)), f"{where}.digest", "64 hex digits", beside.digest)
-    proved = beside.certificates == "lipschitz"
-    yield from require((beside.failure_probability == 0.0) == proved, f"{where}.failure_probability", "0 iff proved", 0)
+    proved, split = beside.certificates == "lipschitz", beside.object == SPLITTING
+    never = beside.failure_probability == 0.0
+    yield from require(never == (proved or split), f"{where}.failure_probability", "0 iff nothing is random", 0)
+    fits = not split or (beside.norm, beside.domain) == ("l1", "grid")
+    yield from require(fits, f"{where}.domain", "the grid, in l1, of a splitting vote", beside.domain)
     yield from require(
         (beside.object == "base network") == proved, f"{where}.object", "that of its kind", beside.object
     )

@@ -44,7 +44,7 @@ from certify.smoothing.certificate import Certificate, select_class
 from certify.smoothing.noise import NoiseLaw
 from certify.smoothing.noise_source import noise_source
 from certify.smoothing.questions import Question, answers, ask_questions, draws_to_next_look
-from certify.smoothing.splitting import certify_split, split_checks
+from certify.smoothing.splitting import certify_split, refuse_many_coordinates, split_checks
 from certify.stats import (
     GEOMETRIES,
     Geometry,
@@ -149,6 +149,7 @@ def plan_procedure(settings: SmoothingSettings, *, classes: int, law: NoiseLaw, 
     """
     check_settings(settings)
     if settings.deterministic:
+        refuse_many_coordinates(dimension)
         return Procedure(settings, classes, plan=None, charge=0.0, alpha=0.0, law=law.name)
     if not settings.top_k < classes:
         raise InputError(f"expected a task with k below the number of classes, {classes}, got k={settings.top_k}")

@@ -28,7 +28,7 @@ from certify.results import SmoothingSettings, dump_json
 from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest
 from certify.smoothing.certificate import Certificate, select_class
 from certify.smoothing.noise import NoisyRows, RawNoise, fill_by_rows
-from certify.stats.splitting import LAW, cell_sums, split_offsets, split_radius, split_shifts
+from certify.stats.splitting import LAW, MOST_COORDINATES, cell_sums, split_offsets, split_radius, split_shifts
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,19 @@ def split_checks(settings: SmoothingSettings) -> Iterator[tuple[bool, str, objec
     yield settings.scales is UNSET, f"no scales {asked}: cells are equal in all coordinates", "some"
     yield settings.task is UNSET, f"no task {asked} but that of the winning class", settings.task
     yield settings.scores is UNSET, f"hard scores {asked}", settings.scores
+
+
+def refuse_many_coordinates(dimension: int) -> None:
+    """Return when inputs of so many coordinates have offsets.
+
+    Raises:
+        InputError: If there are too many.
+    """
+    if not dimension <= MOST_COORDINATES:
+        raise InputError(
+            f"expected inputs of at most {MOST_COORDINATES:,} coordinates for noise split, got {dimension:,}; use "
+            "--noise uniform for certificates in l1"
+        )
 
 
 def _refuse_floats(example: Example) -> None:

@@ -58,7 +58,7 @@ from certify.results.shifts import LEVELS, nearest_shifts
 from certify.rounding import down
 from certify.stats.arguments import check_integer, check_sigma
 
-MOST_SHIFTS, MOST_COORDINATES = 2**18, 2**24
+MOST_SHIFTS, MOST_COORDINATES = 2**18, 2**22
 LAW = "split-255"
 
 

@@ -271,6 +271,13 @@ def test_data_that_are_not_8_bit_are_refused(tmp_path):
         law.draw(requests_of(example)[0], np.random.Philox())
 
 
+def test_inputs_without_offsets_are_refused():
+    law = make_law(SETTINGS, eight_bit=True)
+    plan_procedure(SETTINGS, classes=3, law=law, dimension=2**22)
+    with pytest.raises(InputError, match="at most 4,194,304 coordinates for noise split"):
+        plan_procedure(SETTINGS, classes=3, law=law, dimension=2**22 + 1)
+
+
 def test_a_network_that_is_no_function_is_refused(tmp_path):
     calls = iter(range(10**6))
     with pytest.raises(NoRuleError, match="function of its input"):
