@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.neutralise import markdown_text
-from certify.report.promise_words import earlier_words
+from certify.report.promise_words import describe_statement, earlier_words
 from certify.report.wording import (
     FLOORS,
     LIMITS_NOTE,
@@ -25,7 +25,6 @@ from certify.report.wording import (
     describe_clean,
     describe_counts,
     describe_data,
-    describe_failure,
     describe_falsifier,
     describe_kind,
     describe_settings,
@@ -117,14 +116,7 @@ def _statement(report: Report) -> Iterator[str]:
     yield ""
     yield f"> {markdown_text(statement.text, PARAGRAPH)}"
     yield ""
-    facts = [
-        ("object", statement.object),
-        ("arithmetic", statement.arithmetic),
-        ("domain", statement.domain),
-        ("fails", describe_failure(statement.failure_probability)),
-        ("joint", statement.joint),
-    ]
-    yield from _list(facts)
+    yield from _list(describe_statement(statement))
 
 
 def _accuracy(report: Report) -> Iterator[str]:

@@ -9,9 +9,10 @@ from rich.text import Text
 
 from certify.report.neutralise import strip_controls
 from certify.report.outputs_words import describe_certified, describe_identity, describe_row, describe_task
+from certify.report.promise_words import describe_statement
 from certify.report.terminal.frame import draw_panes
 from certify.report.terminal.header import HASH_DIGITS, label_rows
-from certify.report.wording import describe_failure, describe_falsifier
+from certify.report.wording import describe_falsifier
 from certify.results import OutputsReport
 
 MOST_EXAMPLES = 10
@@ -27,14 +28,7 @@ def _panes(report: OutputsReport) -> Iterator[tuple[str, RenderableType | None]]
     yield "", _title(report)
     yield "", label_rows(list(describe_identity(report, HASH_DIGITS)))
     yield "Statement", Text(strip_controls(statement.text))
-    facts = [
-        ("object", statement.object),
-        ("arithmetic", statement.arithmetic),
-        ("domain", statement.domain),
-        ("fails", describe_failure(statement.failure_probability)),
-        ("joint", statement.joint),
-    ]
-    yield "", label_rows(facts)
+    yield "", label_rows([*describe_statement(statement)])
     yield "Certified", Text(describe_certified(report))
     shown = report.examples[:MOST_EXAMPLES]
     yield f"Examples ({len(shown)} of {data.count} shown)", label_rows([(row.id, describe_row(row)) for row in shown])

@@ -1,4 +1,4 @@
-"""The words for what a smoothed classifier promises: of which class, at which points, answered by which scores.
+"""The words for what a report promises: of which class, at which points, by which scores, and how often it fails.
 
 Statements, comparisons and cards share them. No statistics are loaded for them.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from msgspec import UNSET
 
-from certify.results import AnyNorm, ModelRecord, Report, ScoreCandidate, SmoothingSettings, Tables
+from certify.results import AnyNorm, ModelRecord, Report, ScoreCandidate, SmoothingSettings, Statement, Tables
 
 INTEGER_NOISE_LAWS = frozenset({"gaussian-255", "uniform-255", "gaussian-diagonal-255", "split-255"})
 NORM_WORDS: Mapping[AnyNorm, str] = {
@@ -18,6 +18,22 @@ NORM_WORDS: Mapping[AnyNorm, str] = {
     "linf": "||x' - x||_inf",
     "weighted-l2": "||D^-1 (x' - x)||_2",
 }
+
+
+def describe_statement(statement: Statement) -> tuple[tuple[str, str], ...]:
+    """Return a promise field by field, its text apart."""
+    return (
+        ("object", statement.object),
+        ("arithmetic", statement.arithmetic),
+        ("domain", statement.domain),
+        ("fails", describe_failure(statement.failure_probability)),
+        ("joint", statement.joint),
+    )
+
+
+def describe_failure(probability: float) -> str:
+    """Return how often a certificate may be false."""
+    return f"with probability at most {probability!r} per certificate" if probability else "never: deterministic"
 
 
 def promise_words(settings: SmoothingSettings) -> str:

@@ -207,11 +207,6 @@ def describe_claim(settings: LogSettings) -> str:
     return f"sigma {sigma}, alpha {settings.alpha!r}, n {settings.n:,}"
 
 
-def describe_failure(probability: float) -> str:
-    """Return how often a certificate may be false."""
-    return f"with probability at most {probability!r} per certificate" if probability else "never: deterministic"
-
-
 def describe_falsifier(falsifier: Falsifier) -> str:
     """Return what was tried against the certificates; that nothing was tried is said.
 

@@ -17,13 +17,13 @@ from certify.report.curvature_words import (
 )
 from certify.report.figures import estimate_figure, lower_figure, upper_figure
 from certify.report.outline import Block, Facts, Outline, Quote, Section, Table, Text, Verdicts, table_of
+from certify.report.promise_words import describe_failure
 from certify.report.sections.examples import OPEN_UP_TO
 from certify.report.sections.record import describe_tool
 from certify.report.sections.verdicts import verdict_row
 from certify.report.wording import (
     VERDICT_ORDER,
     describe_data,
-    describe_failure,
     describe_falsifier,
     describe_shape,
     describe_space,

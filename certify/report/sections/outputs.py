@@ -13,9 +13,10 @@ from certify.report.outputs_words import (
     describe_row,
     describe_task,
 )
+from certify.report.promise_words import describe_statement
 from certify.report.sections.examples import OPEN_UP_TO
 from certify.report.sections.record import CHECK, describe_tool
-from certify.report.wording import describe_failure, describe_falsifier
+from certify.report.wording import describe_falsifier
 from certify.results import OutputsReport
 
 
@@ -26,14 +27,7 @@ def outputs_outline(report: OutputsReport) -> Outline:
 
 def _sections(report: OutputsReport) -> Iterator[Section]:
     statement, total = report.statement, len(report.examples)
-    facts = (
-        ("object", statement.object),
-        ("arithmetic", statement.arithmetic),
-        ("domain", statement.domain),
-        ("fails", describe_failure(statement.failure_probability)),
-        ("joint", statement.joint),
-    )
-    yield Section("statement", "What is promised", (Quote(statement.text), Facts(facts)))
+    yield Section("statement", "What is promised", (Quote(statement.text), Facts(describe_statement(statement))))
     rows = ((str(row.index), row.id, describe_row(row)) for row in report.examples)
     table = table_of("Examples", ("#index", "example", "certified"), rows, count=total, folded=total > OPEN_UP_TO)
     yield Section("examples", f"Examples ({total:,})", (replace(table, sortable=True),))

@@ -9,7 +9,8 @@ from msgspec import UNSET
 from certify.report.conversions import describe_conversions
 from certify.report.figures import estimate_figure, lower_figure, radius_label, upper_figure
 from certify.report.outline import Block, Facts, Quote, Section, Tile, Tiles, VerdictRow, Verdicts
-from certify.report.wording import SHARE_DIGITS, VERDICT_ORDER, describe_asked, describe_failure, share_words
+from certify.report.promise_words import describe_statement
+from certify.report.wording import SHARE_DIGITS, VERDICT_ORDER, describe_asked, share_words
 from certify.results import CertifiedAccuracy, GateRow, LipschitzReport, Report, Summary
 from certify.rounding import floor_text
 
@@ -69,12 +70,5 @@ def _middle_row(summary: Summary) -> CertifiedAccuracy | None:
 def statement_section(report: Report) -> Section:
     """Return the promise in words and field by field."""
     statement, conversions = report.statement, describe_conversions(report)
-    facts = [
-        ("object", statement.object),
-        ("arithmetic", statement.arithmetic),
-        ("domain", statement.domain),
-        ("fails", describe_failure(statement.failure_probability)),
-        ("joint", statement.joint),
-        *([("converted", conversions)] if conversions else []),
-    ]
+    facts = [*describe_statement(statement), *([("converted", conversions)] if conversions else [])]
     return Section("statement", "What is promised", (Quote(statement.text), Facts(tuple(facts))))

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from certify.report.conversions import describe_conversions
 from certify.report.neutralise import strip_controls
-from certify.report.wording import describe_data, describe_failure, describe_kind, describe_settings, describe_space
+from certify.report.promise_words import describe_statement
+from certify.report.wording import describe_data, describe_kind, describe_settings, describe_space
 from certify.results import Report
 
 HASH_DIGITS = 16
@@ -57,14 +58,5 @@ def draw_statement(report: Report) -> Group:
     statement, conversions = report.statement, describe_conversions(report)
     return Group(
         Text(strip_controls(statement.text)),
-        label_rows(
-            [
-                ("object", statement.object),
-                ("arithmetic", statement.arithmetic),
-                ("domain", statement.domain),
-                ("fails", describe_failure(statement.failure_probability)),
-                ("joint", statement.joint),
-                *([("converted", conversions)] if conversions else []),
-            ]
-        ),
+        label_rows([*describe_statement(statement), *([("converted", conversions)] if conversions else [])]),
     )
