@@ -26,7 +26,7 @@ from msgspec import structs
 from certify.policy.gates import Gate
 from certify.policy.promises import certified_words, scales_notes
 from certify.policy.requirements import requirement
-from certify.policy.rows import share_row
+from certify.policy.rows import examples_row
 from certify.policy.tallies import Tally, tally
 from certify.results import GateRow, Report, SmoothingReport, Verdict, unsampled_of
 from certify.rounding import div_down, div_up
@@ -83,7 +83,7 @@ def judge_classes(report: Report, gate: Gate, native: Gate) -> GateRow:
     classes = list(class_tallies(report, gate, native))
     shares = [one.seen.share for one in classes]
     known = [share for share in shares if share is not None]
-    return share_row(
+    return examples_row(
         gate,
         native,
         value=min(known) if classes and len(known) == len(shares) else None,

@@ -16,6 +16,7 @@ from __future__ import annotations
 from certify.policy.fits import largest_radius
 from certify.policy.gates import Gate
 from certify.policy.promises import promise_notes
+from certify.policy.rows import examples_row
 from certify.results import GateRow, Report, SmoothingReport, Verdict
 from certify.rounding import ceiling_text, floor_text
 from certify.stats.mean_radius import mean_radius_limits, mean_radius_of_list, smallest_mean_radius_sample
@@ -29,24 +30,11 @@ def judge_mean_radius(report: Report, gate: Gate) -> GateRow:
     radii = [example.radius if example.correct else 0.0 for example in report.examples]
     alpha = report.settings.alpha if isinstance(report, SmoothingReport) else 0.0
     cap = largest_radius(report) if isinstance(report, SmoothingReport) else None
-    lower, upper = _limits(gate, radii, alpha, cap) if radii else (None, None)
+    lower, upper = limits = _limits(gate, radii, alpha, cap) if radii else (None, None)
     mean = mean_radius_of_list(radii, alpha=0.0, rho=RHO) if radii else None
     verdict = _verdict(gate, mean if gate.on == "estimate" else lower, upper)
-    return GateRow(
-        name=gate.name,
-        metric=gate.metric,
-        threshold=gate.min,
-        claim=gate.claim,
-        confidence=gate.confidence,
-        on=gate.on,
-        value=mean,
-        lower=lower,
-        upper=upper,
-        verdict=verdict,
-        reason="; ".join(
-            [_reason(gate, len(radii), mean, lower, upper, alpha, cap), *promise_notes(gate.norm, report.settings)]
-        ),
-    )
+    reasons = [_reason(gate, len(radii), mean, lower, upper, alpha, cap), *promise_notes(gate.norm, report.settings)]
+    return examples_row(gate, gate, value=mean, limits=limits, verdict=verdict, reason="; ".join(reasons))
 
 
 def _limits(gate: Gate, radii: list[float], alpha: float, cap: float | None) -> tuple[float | None, float | None]:

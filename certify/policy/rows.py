@@ -1,4 +1,4 @@
-"""The row of a gate on a share of examples: what was asked, from the gate, beside what was found."""
+"""The row of a gate on examples: what was asked, from the gate, beside what was found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from certify.policy.gates import Gate
 from certify.results import GateRow, Verdict
 
 
-def share_row(
+def examples_row(
     gate: Gate,
     native: Gate,
     *,
@@ -17,12 +17,12 @@ def share_row(
     verdict: Verdict,
     reason: str,
 ) -> GateRow:
-    """Return the row of a gate on a share.
+    """Return the row of a gate on a share of examples, or on a mean over them.
 
     Args:
         gate: The gate as it is asked.
         native: The gate at the radius in the norm of the certificates; ``gate`` itself where that is its own.
-        value: The observed share.
+        value: The observed share or mean.
         limits: Those that the verdict rests on.
         verdict: The verdict.
         reason: Why, in one sentence.

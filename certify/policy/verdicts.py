@@ -15,7 +15,7 @@ from certify.policy.means import judge_mean_radius
 from certify.policy.networks import judge_network
 from certify.policy.promises import certified_words, scales_notes
 from certify.policy.requirements import least_examples, requirement
-from certify.policy.rows import share_row
+from certify.policy.rows import examples_row
 from certify.policy.tallies import Tally, tally
 from certify.results import (
     Baseline,
@@ -87,7 +87,7 @@ def _evaluate(report: Report, gate: Gate, baselines: Mapping[str, Judged | Basel
     found = tally(native, report.examples, len(report.examples) + len(unsampled_of(report)), _alpha(report))
     verdict, reason = _judge(gate, native, found, report)
     limits = (None, None) if gate.on == "estimate" or not found.n else found.limits(gate, gate.confidence)
-    return share_row(gate, native, value=found.share, limits=limits, verdict=verdict, reason=reason)
+    return examples_row(gate, native, value=found.share, limits=limits, verdict=verdict, reason=reason)
 
 
 def _alpha(report: Report) -> float:
