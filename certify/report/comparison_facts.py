@@ -27,9 +27,13 @@ CURVE_TITLES = ("radius", "old", "new", "won", "lost", "change", "lower", "upper
 def describe_comparison(report: ComparisonReport) -> str:
     """Return what was compared, in one line."""
     settings = report.settings
-    drawn = not (isinstance(report.new.smoothing, UnsetType) or report.new.smoothing.deterministic)
-    chance = "probabilistic" if drawn else "deterministic"
+    chance = "probabilistic" if can_fail(report) else "deterministic"
     return f"comparison of two {settings.certificates} reports, {settings.norm}, {chance} certificates"
+
+
+def can_fail(report: ComparisonReport) -> bool:
+    """Return whether the certificates that are compared can fail by chance."""
+    return not (isinstance(report.new.smoothing, UnsetType) or report.new.smoothing.deterministic)
 
 
 def describe_runs(report: ComparisonReport) -> Iterator[tuple[str, str]]:

@@ -253,6 +253,8 @@ def test_deterministic_and_probabilistic_certificates_are_not_compared():
     assert verify_report(found) == ()
     assert "deterministic certificates" in FORMATS["terminal"](found)
     assert "alpha" not in FORMATS["markdown"](found)
+    assert 'class="proved' in FORMATS["html"](found)
+    assert 'class="chance' not in FORMATS["html"](found)
 
 
 def test_there_is_nothing_to_certify_again():

@@ -10,6 +10,7 @@ from certify.policy.promises import certified_words
 from certify.report.comparison_facts import (
     CURVE_NOTE,
     CURVE_TITLES,
+    can_fail,
     curve_cells,
     describe_common,
     describe_comparison,
@@ -67,7 +68,7 @@ def _figure(report: ComparisonReport) -> Figure:
 
 
 def _curves(report: ComparisonReport) -> list[Curve]:
-    chance = report.settings.certificates == "smoothing"
+    chance = can_fail(report)
     curves = []
     for series, name in enumerate(("old", "new")):
         radii = sorted(filter(None, (_certified(pair, name) for pair in report.examples)))
