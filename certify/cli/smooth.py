@@ -268,10 +268,11 @@ def run(
     Before anything is drawn the run is compared with the baselines of the gates, and of those in ``compared``, which do
     not end it.
     """
-    from certify.cli.memory import keep_freed_memory
+    from certify.cli.memory import keep_freed_memory, leave_imports_alone
     from certify.runs import start_smoothing
 
     keep_freed_memory()
+    leave_imports_alone()
     with start_smoothing(
         model,
         dataset,

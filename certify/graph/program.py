@@ -50,7 +50,9 @@ class Program:
 
     @cached_property
     def _evaluate(self) -> Callable[[Tensor], Tensor]:
-        return self.module if self.compiled_rows is None else CompiledModule(self.module, self.compiled_rows)
+        if self.compiled_rows is not None:
+            return CompiledModule(self.module, self.compiled_rows)
+        return self.module.forward  # without PyTorch's way around hooks: there are none
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs of a batch of inputs, without gradients.

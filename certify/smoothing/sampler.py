@@ -35,8 +35,8 @@ from certify.smoothing.addresses import BLOCK_DRAWS, BlockRequest, block_key
 from certify.smoothing.readings import Piece
 from certify.smoothing.work import Work
 
-BURST_ROWS, BURST_BYTES = 2**12, 2**24
-BURST_SECONDS = 0.05  # of forward passes: nothing is counted sooner, and an interrupt waits as long
+BURST_ROWS, BURST_BYTES = 2**13, 2**25
+BURST_SECONDS = 0.1  # of forward passes: nothing is counted sooner, and an interrupt waits as long
 
 
 @dataclass(frozen=True, eq=False)

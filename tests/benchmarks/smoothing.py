@@ -1,13 +1,13 @@
 """How close does smoothing come to the bare forward pass, and where does the rest of the time go? Prints four tables.
 
-    MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 python -m tests.benchmarks.smoothing
+    python -m tests.benchmarks.smoothing
 
 *Rows per CPU-second, one thread*, relative to the ceiling: the forward pass of the same network with batch norm folded,
 in batches of the size at which it is fastest, measured in the same round (machines are shared, so absolute figures of
 different rounds do not compare; the best and the median of the rounds are shown, and the load of the machine). Beside
 it the forward pass as it was trained, and a loop in the style of the first published code: float32 noise from torch,
-one vote at a time, no store. The two variables keep glibc from returning memory between forward passes: else page
-faults, which come and go with the state of the heap, cost either side up to half of its time.
+one vote at a time, no store. glibc is kept from returning memory between forward passes, as by the command line: else
+page faults, which come and go with the state of the heap, cost either side up to half of its time.
 
 *Where the time goes*: CPU-microseconds a row of drawing the noise, of staging (integers to network inputs), of the
 forward passes, of the votes, and of the rest: store, keys, decisions, Python.
@@ -49,6 +49,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from certify.cli.memory import keep_freed_memory, leave_imports_alone
 from certify.examples import Dataset, Example
 from certify.graph import Program, trace
 from certify.results import SmoothingSettings
@@ -329,6 +330,8 @@ def print_programs(fastest: dict[str, int]) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()  # for all sides; so does the command line
+    leave_imports_alone()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print("load of the machine: {:.1f} {:.1f} {:.1f} on {} cores".format(*os.getloadavg(), os.cpu_count()))
