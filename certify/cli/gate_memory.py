@@ -6,8 +6,9 @@ weights, the settings, the attacks, and for smoothing the processor on which the
 a network as run on one says nothing of another), if its verdicts are those of the gates, and if every number in it
 follows from its record, as `certify verify` derives it. Otherwise the gates run again.
 
-What remains believed is a record of votes that nobody cast, with all that follows from them: no report can show that it
-was computed. A gate that must not trust a folder takes another one, with ``--store``.
+What remains believed is a record of votes that nobody cast, or of bounds that nobody proved, with all that follows from
+them: no report can show that it was computed. Nor is what `execution` says of other runs in the store derived again. A
+gate that must not trust a folder takes another one, with ``--store``.
 """
 
 from __future__ import annotations
