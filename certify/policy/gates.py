@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from certify.errors import InputError
-from certify.results import AnyNorm, refuse_other_words
+from certify.results import AnyNorm, refuse_other_words, take_plain_numbers
 
 MAX_DROP = 0.01  # below a baseline, where a gate names none
 UNASKED = -1.0  # stands for no threshold from below
@@ -69,6 +69,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         if not 0.5 < self.confidence < 1.0:
             raise ValueError(f"key 'confidence': expected a number above 1/2 and below 1, got {self.confidence!r}")
         if self.metric not in AT_A_RADIUS and self.radius is not None:

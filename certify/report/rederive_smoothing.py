@@ -18,7 +18,7 @@ from certify.report.rederive_noise import LEVELS, SCALES, check_noise, expected_
 from certify.report.rederive_scores import check_score_table, check_soft_example, scores_table
 from certify.report.rederive_sequential import check_sequential, check_sequential_tables, check_unstopped
 from certify.report.rederive_splitting import check_split_example, check_split_settings
-from certify.results import SmoothingExample, SmoothingReport, TopK, dump_json
+from certify.results import SmoothingExample, SmoothingReport, dump_json
 from certify.stats import BOUNDS, RadiusMap, charged_alpha, radius_l2, sample_plan, top_k_radius
 from certify.stats.radius import RANDOMIZED
 from certify.stats.uniform import radius_l1
@@ -116,8 +116,8 @@ def _radius(report: SmoothingReport, selected: int, example: SmoothingExample, a
     scale, radius = SCALES[report.tables.noise_law](settings.sigma), RADIUS_MAPS[settings.noise]
     uniform = _uniform(report, example)
     number = 1.0 if uniform is UNSET else uniform
-    if isinstance(settings.task, TopK):
-        return top_k_radius(counts.estimation, selected, settings.task.k, alpha, scale)
+    if settings.top_k > 1:
+        return top_k_radius(counts.estimation, selected, settings.top_k, alpha, scale)
     return BOUNDS[settings.bound](counts.estimation, selected, alpha, scale, counts.selection, radius, number)
 
 

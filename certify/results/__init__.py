@@ -47,6 +47,7 @@ from certify.results.lipschitz import LayerRow, LipschitzExample, NetworkBound
 from certify.results.log import Explanation, LogAudit, LogExample, LogFile, LogFinding, LogSettings
 from certify.results.origin import DataRecord, Execution, Falsifier, InputSpace, ModelRecord, Part, Tool
 from certify.results.outputs import OutputInterval, OutputsSummary, RegressionExample, SegmentationExample
+from certify.results.plain_numbers import take_plain_numbers
 from certify.results.reports import (
     SCHEMA,
     ComparisonReport,
@@ -210,5 +211,6 @@ __all__ = [
     "report_from_json",
     "report_to_json",
     "seal",
+    "take_plain_numbers",
     "unsampled_of",
 ]

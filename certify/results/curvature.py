@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from certify.results.lipschitz import LayerRow
 from certify.results.origin import Falsifier
+from certify.results.plain_numbers import take_plain_numbers
 from certify.results.row import Row
 from certify.results.summary import CertifiedAccuracy, CertifiedCount
 from certify.results.words import AnyNorm, Certificates
@@ -37,6 +38,9 @@ class CurvatureSettings(Row, frozen=True, kw_only=True):
     limit: int | None = None
     skip: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        take_plain_numbers(self)
 
 
 class DiagnosticStatement(Row, frozen=True, kw_only=True):

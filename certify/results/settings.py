@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from certify.errors import InputError
+from certify.results.plain_numbers import take_plain_numbers
 from certify.results.row import Row
 from certify.results.shifts import nearest_shifts
 from certify.results.words import Bound, Effort, Method, Norm, SmoothingNorm
@@ -34,11 +35,17 @@ class LipschitzSettings(Row, frozen=True, kw_only=True):
     skip: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        take_plain_numbers(self)
+
 
 class TopK(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="top-k"):
     """The task: certify that the class of the pilot stays among the ``k`` likeliest ones, within its radius."""
 
     k: int
+
+    def __post_init__(self) -> None:
+        take_plain_numbers(self)
 
 
 class Regression(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="regression"):
@@ -47,11 +54,17 @@ class Regression(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kin
     radius: float
     quantile: float = 0.5
 
+    def __post_init__(self) -> None:
+        take_plain_numbers(self)
+
 
 class Segmentation(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="segmentation"):
     """The task: certify the class of each pixel where it is proved to have more than ``threshold`` of the votes."""
 
     threshold: float = 0.75
+
+    def __post_init__(self) -> None:
+        take_plain_numbers(self)
 
 
 class Scales(Row, frozen=True, kw_only=True):
@@ -122,6 +135,7 @@ class SmoothingSettings(Row, frozen=True, kw_only=True):
     temperature: float | UnsetType = UNSET
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         msgspec.structs.force_setattr(self, "at", tuple(sorted(set(self.at))))
         if self.scores == "hard":  # what was meant before there was a choice: the same settings, and the same store
             msgspec.structs.force_setattr(self, "scores", UNSET)
