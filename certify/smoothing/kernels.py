@@ -81,7 +81,12 @@ class Kernels:
             pixels: x, ``[*shape]``.
             inputs: ``[rows, *shape]`` in float32, contiguous.
             marks: How many words to return.
+
+        Raises:
+            ValueError: If the arrays are not of these types and shapes.
         """
+        if pixels.dtype != np.int16 or sampler.table.dtype != np.int16:
+            raise ValueError(f"expected pixels and a table of int16, got {pixels.dtype} and {sampler.table.dtype}")
         first = (ctypes.c_uint64 * marks)()
         self.library.certify_integer_inputs(
             key.tobytes(),
@@ -89,7 +94,7 @@ class Kernels:
             pixels.tobytes(),
             pixels.size,
             inputs.numel(),
-            inputs.data_ptr(),
+            _address(inputs, pixels.shape, torch.float32),
             first,
             marks,
         )
@@ -106,7 +111,12 @@ class Kernels:
             values: x, ``[*shape]``.
             inputs: ``[rows, *shape]`` in float32 or float64, contiguous; all is computed in float64.
             marks: How many numbers to return.
+
+        Raises:
+            ValueError: If the arrays are not of these types and shapes.
         """
+        if values.dtype != np.float64:
+            raise ValueError(f"expected values of float64, got {values.dtype}")
         first = (ctypes.c_double * marks)()
         self.library.certify_normal_inputs(
             key.tobytes(),
@@ -117,12 +127,23 @@ class Kernels:
             values.tobytes(),
             values.size,
             inputs.numel(),
-            inputs.data_ptr(),
+            _address(inputs, values.shape, torch.float32, torch.float64),
             inputs.dtype == torch.float64,
             first,
             marks,
         )
         return np.ctypeslib.as_array(first)
+
+
+def _address(inputs: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> int:
+    """Return where rows of a shape lie, after checking that they do: what is written there is not checked again."""
+    fits = inputs.dtype in dtypes and inputs.shape[1:] == shape and inputs.is_contiguous()
+    if not fits or inputs.device.type != "cpu":
+        raise ValueError(
+            f"expected contiguous rows of shape {shape} in {' or '.join(map(str, dtypes))} on the CPU, got "
+            f"{list(inputs.shape)} in {inputs.dtype} on {inputs.device}"
+        )
+    return inputs.data_ptr()
 
 
 @lru_cache(maxsize=64)

@@ -21,6 +21,7 @@ from certify.smoothing.uniform_255 import uniform_255
 
 SHAPES = [(1,), (3,), (1, 5, 7), (3, 16, 16), (2049,)]
 WIDE = integer_sampler(np.linspace(2**47, 2**62, 70_000).astype(np.int64))  # needs integers of 32 bits
+WIDE_STEPS = integer_sampler(np.linspace(2**47, 2**62, 1000).astype(np.int64))
 compiled = pytest.mark.skipif(kernels() is None, reason="this installation has no compiled kernels (no C compiler)")
 
 
@@ -129,6 +130,48 @@ def test_what_is_not_compiled_is_drawn_by_numpy():
             ours, theirs = both_ways(law, asked, dtype, 0)
             assert ours[0] == theirs[0]
             assert torch.equal(ours[1], theirs[1])
+
+
+@compiled
+def test_memory_of_another_kind_is_never_written_to():
+    """A wrong type or shape would be a wrong address."""
+    found, sampler = kernels(), gaussian_255(0.25).sampler
+    key, pixels, values = np.array([1, 2], dtype=np.uint64), np.zeros((3, 4), dtype=np.int16), np.zeros((3, 4))
+    for inputs in (
+        torch.zeros((8, 3, 5)),
+        torch.zeros((8, 12)),
+        torch.zeros((8, 3, 4), dtype=torch.float16),
+        torch.zeros((8, 3, 8))[:, :, ::2],
+        torch.zeros((8, 3, 4), device="meta"),
+    ):
+        with pytest.raises(ValueError, match="contiguous rows"):
+            found.integer_inputs(key, sampler, pixels, inputs, 4)
+        with pytest.raises(ValueError, match="contiguous rows"):
+            found.normal_inputs(key, 1.0, values, inputs, 4)
+    rows = torch.zeros((8, 3, 4))
+    with pytest.raises(ValueError, match="int16"):
+        found.integer_inputs(key, sampler, pixels.astype(np.uint8), rows, 4)
+    with pytest.raises(ValueError, match="int16"):
+        found.integer_inputs(key, WIDE, pixels, rows, 4)
+    with pytest.raises(ValueError, match="contiguous rows"):
+        found.integer_inputs(key, sampler, pixels, rows.double(), 4)
+    with pytest.raises(ValueError, match="float64"):
+        found.normal_inputs(key, 1.0, values.astype(np.float32), rows, 4)
+    assert not rows.any()
+
+
+@compiled
+def test_nothing_is_written_beside_the_inputs():
+    for size in (1, 3, 31, 2048, 2049):
+        for dtype in (torch.float32, torch.float64):
+            room = torch.full((130 * size,), 7.0, dtype=dtype)
+            rows, key = room[size : 129 * size].reshape(BLOCK_DRAWS, size), np.array([5, 6], dtype=np.uint64)
+            kernels().normal_inputs(key, 1.0, np.zeros(size), rows, 1)
+            if dtype == torch.float32:
+                kernels().integer_inputs(key, WIDE_STEPS, np.zeros(size, dtype=np.int16), rows, 1)
+            assert torch.equal(room[:size], torch.full((size,), 7.0, dtype=dtype))
+            assert torch.equal(room[129 * size :], torch.full((size,), 7.0, dtype=dtype))
+            assert not (rows == 7.0).any()
 
 
 @pytest.fixture
