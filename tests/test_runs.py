@@ -73,7 +73,9 @@ def test_the_same_network_loaded_again_is_served(folder):
     assert list(Path("store").glob("*.sqlite")) == [path]
 
 
-def test_attacks_take_the_cores_of_the_run_and_their_votes_one_each_as_in_the_run(folder, monkeypatch):
+@pytest.mark.parametrize(("worth", "cores"), [(0, 2), (10**9, 1)], ids=["large network", "small network"])
+def test_attacks_take_the_cores_of_the_run_where_these_are_worth_it_and_votes_one(worth, cores, folder, monkeypatch):
+    monkeypatch.setattr("certify.bounds.work.WORTH_SHARING", worth)
     seen = {"gradients": set(), "votes": set()}
     lose_vote, row_votes = falsifier.lose_vote, votes.row_votes
     threads = torch.get_num_threads
@@ -95,7 +97,7 @@ def test_attacks_take_the_cores_of_the_run_and_their_votes_one_each_as_in_the_ru
         assert threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert seen == {"gradients": {2}, "votes": {1}}
+    assert seen == {"gradients": {cores}, "votes": {1}}
 
 
 def test_a_network_is_known_by_every_weight(folder):

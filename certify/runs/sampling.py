@@ -15,6 +15,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 from torch import Tensor
 
+from certify.bounds import cores_worthwhile
 from certify.errors import InputError, SoundnessError
 from certify.examples import Dataset, Example
 from certify.falsifier import falsify_scores, falsify_smoothing
@@ -139,9 +140,10 @@ class SmoothingRun:
         return self.placement.rows or self.store.micro_batch() or COMPILED_ROWS
 
     def _falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
-        """Return what was tried against the certificates, on no more cores than the run had."""
+        """Return what was tried against the certificates, on no more cores than the run had and the network is worth."""
         place = self.placement
-        with cores_per_pass(torch.device(place.device), min(place.workers, torch.get_num_threads())):
+        cores = cores_worthwhile(self.model.graph, min(place.workers, torch.get_num_threads()))
+        with cores_per_pass(torch.device(place.device), cores):
             scored = any(example.scores is not UNSET for example in examples)
             return self._score_falsifier(examples) if scored else self._vote_falsifier(examples)
 
