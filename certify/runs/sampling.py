@@ -140,7 +140,7 @@ class SmoothingRun:
         return self.placement.rows or self.store.micro_batch() or COMPILED_ROWS
 
     def _falsifier(self, examples: Sequence[SmoothingExample]) -> Falsifier:
-        """Return what was tried against the certificates, on no more cores than the run had and the network is worth."""
+        """Return what was tried against the certificates, on no more cores than the run had, or are worth it."""
         place = self.placement
         cores = cores_worthwhile(self.model.graph, min(place.workers, torch.get_num_threads()))
         with cores_per_pass(torch.device(place.device), cores):
