@@ -38,7 +38,7 @@ def hostile_lipschitz():
         statement=replace(report.statement, text=HOSTILE, arithmetic=HOSTILE, domain=HOSTILE, joint=HOSTILE),
         falsifier=replace(report.falsifier, tried=HOSTILE),
         tool=replace(report.tool, version=HOSTILE),
-        execution=replace(report.execution, model_path=HOSTILE),
+        execution=replace(report.execution, model_path=HOSTILE, earlier_runs=(HOSTILE,)),
         digest=HOSTILE,
     )
 
