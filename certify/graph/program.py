@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
+from certify.graph.blocked import blocked_module
 from certify.graph.compiled import CompiledModule
 from certify.graph.graph import Graph
 from certify.graph.passes import fold_batch_norm
@@ -22,7 +23,8 @@ class Program:
     Batch norms are folded into the layers before them in float64; the result is then rounded to ``dtype``. Inputs are
     cast to it. ``output_shape`` is that of one output, when it differs from the graph's. With ``compiled_rows`` the
     module is compiled, at the first call, for so many rows; see `certify.graph.compiled`. ``channels_last`` is another
-    memory format of images and of the kernels of two-dimensional convolutions, in which many of these are faster.
+    memory format of images and of the kernels of two-dimensional convolutions, in which many of these are faster. Else
+    convolutions on the CPU in float32 are in layouts of their own; see `certify.graph.blocked`.
 
     Pickled is the graph, not what was made of it: what comes out elsewhere is made again from the same numbers.
     """
@@ -35,13 +37,16 @@ class Program:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        _ = self.module  # made here, once, not by the first of several threads
+        _ = self.module, self._evaluate  # made here, once, not by the first of several threads
+
+    @cached_property
+    def _folded(self) -> Graph:
+        return fold_batch_norm(self.graph.to(torch.float64))
 
     @cached_property
     def module(self) -> fx.GraphModule:
         """The network as a PyTorch module, in eval mode."""
-        plain = fold_batch_norm(self.graph.to(torch.float64))
-        folded: fx.GraphModule = to_module(plain, in_place=self.compiled_rows is None)
+        folded: fx.GraphModule = to_module(self._folded, in_place=self.compiled_rows is None)
         folded.to(self.device, self.dtype).eval()
         for tensor in folded.buffers() if self.channels_last else ():
             if tensor.dim() == 4:
@@ -52,7 +57,10 @@ class Program:
     def _evaluate(self) -> Callable[[Tensor], Tensor]:
         if self.compiled_rows is not None:
             return CompiledModule(self.module, self.compiled_rows)
-        return self.module.forward  # without PyTorch's way around hooks: there are none
+        on_cpu = torch.device(self.device).type == "cpu" and self.dtype == torch.float32
+        in_blocks = blocked_module(self._folded.to(torch.float32), self.module) if on_cpu else None
+        plain: Callable[[Tensor], Tensor] = self.module.forward  # without PyTorch's way around hooks: there are none
+        return plain if in_blocks is None or self.channels_last else in_blocks
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs of a batch of inputs, without gradients.

@@ -301,30 +301,46 @@ def _shape_only(meta: Graph, operation: Operation, values: Sequence[Tensor], bat
     return run_operation(meta, operation, values, batch) if shape is None else torch.empty(shape, device="meta")
 
 
-def to_module(graph: Graph, *, in_place: bool = False) -> torch.fx.GraphModule:
+def to_module(graph: Graph, *, in_place: bool = False, blocked: frozenset[str] = frozenset()) -> torch.fx.GraphModule:
     """Return the graph as a module, for `torch.compile`, devices and dtypes; outputs are those of `run`.
 
     Tensors become buffers ``tensor_0``, ``tensor_1``, ... so that ``.to(device)`` moves them. With ``in_place`` a ReLU
     overwrites its input where nothing else reads that: the same bits, in half the memory; such a module has no
-    gradients.
+    gradients. The operations named in ``blocked`` take, use and give tensors in oneDNN's own layouts; see
+    `certify.graph.blocked`. Their weights are moved there now, so that such a module stays on the CPU.
     """
     root = torch.nn.Module()
     program = torch.fx.Graph()
-    tensors: dict[str, torch.fx.Node] = {}
-    values: dict[str, torch.fx.Node] = {graph.input: program.placeholder("x")}
+    in_blocks = {
+        name for operation in graph.operations if operation.name in blocked for name in operation.weights.values()
+    }
+    tensors: dict[tuple[str, bool], torch.fx.Node] = {}
     for position, (name, tensor) in enumerate(graph.tensors.items()):
         root.register_buffer(f"tensor_{position}", tensor)
-        tensors[name] = program.get_attr(f"tensor_{position}")
-    batch = program.call_method("size", (values[graph.input], 0))
+        tensors[name, False] = program.get_attr(f"tensor_{position}")
+        if name in in_blocks:
+            root.register_buffer(f"blocked_{position}", tensor.to_mkldnn())
+            tensors[name, True] = program.get_attr(f"blocked_{position}")
+    values = {(graph.input, False): program.placeholder("x")}
+
+    def value(name: str, in_block: bool) -> torch.fx.Node:
+        if (name, in_block) not in values:
+            move = "to_mkldnn" if in_block else "to_dense"
+            values[name, in_block] = program.call_method(move, (values[name, not in_block],))
+        return values[name, in_block]
+
+    batch = program.call_method("size", (values[graph.input, False], 0))
     overwriting = _overwriting(graph) if in_place else frozenset()
     for operation in graph.operations[1:]:
-        arguments = {**operation.attributes, **{role: tensors[name] for role, name in operation.weights.items()}}
+        here = operation.name in blocked
+        weights = {role: tensors[name, here] for role, name in operation.weights.items()}
+        arguments = {**operation.attributes, **weights}
         if operation.kind in BATCHED_SHAPE:
             arguments["batch"] = batch
-        inputs = tuple(values[name] for name in operation.inputs)
+        inputs = tuple(value(name, here) for name in operation.inputs)
         kernel = "relu_in_place" if operation.name in overwriting else operation.kind
-        values[operation.name] = program.call_function(_named_kernel(kernel), inputs, arguments)
-    program.output(values[graph.output])
+        values[operation.name, here] = program.call_function(_named_kernel(kernel), inputs, arguments)
+    program.output(value(graph.output, False))
     return torch.fx.GraphModule(root, program)
 
 
