@@ -341,6 +341,7 @@ def to_module(graph: Graph, *, in_place: bool = False, blocked: frozenset[str] =
         kernel = "relu_in_place" if operation.name in overwriting else operation.kind
         values[operation.name, here] = program.call_function(_named_kernel(kernel), inputs, arguments)
     program.output(value(graph.output, False))
+    program.eliminate_dead_code()  # weights that are read in blocks alone are not kept twice
     return torch.fx.GraphModule(root, program)
 
 

@@ -140,6 +140,13 @@ def test_networks_without_convolutions_and_other_programs_stay_plain():
 
 
 @mkldnn
+def test_weights_are_in_blocks_or_plain_and_not_both():
+    found = Program(graph_of("strides"))._evaluate
+    names = [name.split("_")[0] for name, _ in found.blocked.__self__.named_buffers()]
+    assert sorted(names) == ["blocked"] * 4 + ["tensor"] * 2
+
+
+@mkldnn
 def test_without_onednn_everything_is_plain(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not isinstance(Program(graph_of("strides"))._evaluate, BlockedModule)
