@@ -38,7 +38,6 @@ class KernelBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
 def compile_kernels(source: Path, library: Path) -> str:
     """Compile a library, and put it in place once it is whole; return what went wrong, or an empty text."""
-    library.unlink(missing_ok=True)
     compiler = next(filter(shutil.which, [os.environ.get("CC", "cc"), "gcc", "clang"]), None)
     if compiler is None:
         return "no C compiler was found"
@@ -46,6 +45,7 @@ def compile_kernels(source: Path, library: Path) -> str:
     partial = library.with_suffix(f".{os.getpid()}")
     command = [compiler, *FLAGS, f'-DSOURCE="{digest}"', str(source), "-o", str(partial)]
     try:
+        library.unlink(missing_ok=True)
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
         if done.returncode != 0:
             return f"{compiler} answered {done.stderr.strip()[:300]}"
@@ -53,5 +53,6 @@ def compile_kernels(source: Path, library: Path) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
     return ""

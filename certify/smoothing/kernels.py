@@ -148,9 +148,11 @@ def _address(inputs: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> in
 
 @lru_cache(maxsize=64)
 def _two_levels(sampler: IntegerSampler) -> _TwoLevels:
-    """Return the law as the kernels take it; what it points to is kept by the sampler, and that by this cache."""
+    """Return the law as the kernels take it; it keeps what it points to."""
     T, table, below = sampler.T, sampler.table, sampler.below
-    return _TwoLevels(T.ctypes.data, len(T), table.ctypes.data, below.ctypes.data, sampler.open_mark)
+    law = _TwoLevels(T.ctypes.data, len(T), table.ctypes.data, below.ctypes.data, sampler.open_mark)
+    law.kept = T, table, below  # these very arrays: a second thread may have given the sampler another `below`
+    return law
 
 
 @lru_cache(maxsize=1)
@@ -167,13 +169,13 @@ def kernels() -> Kernels | None:
         library.certify_source.restype = ctypes.c_char_p
         generator = importlib.util.find_spec("numpy.random._generator")
         normal = ctypes.CDLL(str(generator and generator.origin)).random_standard_normal
-        if library.certify_source().decode() != hashlib.sha256(SOURCE.read_bytes()).hexdigest():
+        if library.certify_source() != hashlib.sha256(SOURCE.read_bytes()).hexdigest().encode():
             return None
+        for name, types in ARGUMENTS.items():  # an address that is passed as an int of 32 bits would be another
+            function = getattr(library, name)
+            function.argtypes, function.restype = types, None
     except (OSError, AttributeError):
         return None
-    for name, types in ARGUMENTS.items():  # an address that is passed as an int of 32 bits would be another
-        function = getattr(library, name)
-        function.argtypes, function.restype = types, None
     address = ctypes.cast(normal, ctypes.c_void_p).value or 0
     widths, sure = np.zeros(LAYERS), np.zeros(LAYERS, dtype=np.uint64)
     library.certify_learn_layers(address, widths.ctypes.data, sure.ctypes.data)

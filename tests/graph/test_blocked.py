@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from certify.graph import Program, trace
+from certify.graph import Graph, Operation, Program, run, trace
 from certify.graph.blocked import FINITE, BlockedModule, _magnitudes, blocked_module
 from certify.graph.run import run_all, to_module
 
@@ -106,7 +106,7 @@ def test_what_is_not_finite_comes_out_as_from_the_plain_module(name, value):
 @torch.no_grad()
 def test_magnitudes_hold_for_every_value(name):
     graph, _, found = both(name)
-    limits = _magnitudes(graph)
+    limits = {name: (gain, offset) for name, (gain, offset, _) in _magnitudes(graph).items()}
     for scale in (0.0, 1.0, 1e6, found.largest):
         x = (torch.randint(0, 2, (8, *graph.input_shape)) * 2.0 - 1.0) * scale
         scale = float(x.abs().max())  # rounded to float32
@@ -127,6 +127,55 @@ def test_a_network_that_can_overflow_is_left_plain():
     outputs = Program(graph)(torch.full((16, 1, 8, 8), 1e10))
     assert outputs.isnan().any()  # infinite less infinite
     assert torch.equal(outputs.isnan(), to_module(graph)(torch.full((16, 1, 8, 8), 1e10)).isnan())
+
+
+def scaled(network, *factors):
+    with torch.no_grad():
+        for layer, factor in zip((network[0], network[1]), factors, strict=True):
+            layer.weight.mul_(factor)
+            layer.bias.zero_()
+    return network.eval()
+
+
+SHRINKING = {
+    "linear": (
+        scaled(nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16), nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3),
+                             nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)), 1e33, 1e-33), (16,), 1e7),
+    "padded": (
+        scaled(nn.Sequential(nn.Conv2d(2, 2, 2, padding="same"), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten()),
+               1e22, 1e-22), (2, 5, 5), 1e18),
+}  # fmt: skip
+
+
+@mkldnn
+@pytest.mark.parametrize("case", SHRINKING)
+def test_a_small_gain_behind_a_large_one_brings_no_infinity_back(case):
+    network, shape, scale = SHRINKING[case]
+    graph = trace(network, shape)
+    x = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0)) * scale
+    expected = to_module(graph)(x)
+    assert expected.isnan().any()
+    assert torch.equal(Program(graph)(x).isnan(), expected.isnan())
+
+
+@mkldnn
+def test_sums_over_the_batch_and_divisions_stay_plain():
+    weights = {"weight": "w"}
+    attributes = {"stride": [1, 1], "padding": [[0, 0]] * 2, "dilation": [1, 1], "groups": 1, "padding_mode": "zeros"}
+    conv = {"kind": "conv", "weights": weights, "attributes": attributes}
+    operations = (
+        Operation(name="x", kind="input"),
+        Operation(name="s", kind="slice", inputs=("x",), attributes={"dim": 0, "start": 0, "stop": 1, "step": 1}),
+        Operation(name="a", inputs=("x",), **conv),
+        Operation(name="b", inputs=("s",), **conv),
+        Operation(name="y", kind="add", inputs=("a", "b")),
+    )
+    graph, x = Graph(operations, "y", (2, 5, 5), {"w": torch.randn(3, 2, 3, 3)}), torch.randn(16, 2, 5, 5)
+    assert torch.allclose(Program(graph)(x), run(graph, x), atol=1e-5)  # of one row PyTorch sums in another order
+    divided = (operations[0], operations[2], Operation(name="z", kind="relu", inputs=("a",)),
+               Operation(name="q", kind="div", inputs=("a", "z")))  # fmt: skip
+    graph = Graph(divided, "q", (2, 5, 5), {"w": torch.randn(3, 2, 3, 3)})
+    assert not isinstance(Program(graph)._evaluate, BlockedModule)
 
 
 @mkldnn
