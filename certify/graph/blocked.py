@@ -68,7 +68,8 @@ def blocked_module(graph: Graph, plain: fx.GraphModule) -> BlockedModule | None:
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
-    if any(operation.kind == "div" for operation in graph.operations):
+    divides = any(operation.kind == "div" for operation in graph.operations)
+    if divides or not any(_is_plain_convolution(graph, operation) for operation in graph.operations):
         return None
     magnitudes = _magnitudes(graph)
     finite = {name for name, found in magnitudes.items() if found[2] >= LEAST_LARGEST}
@@ -78,7 +79,7 @@ def blocked_module(graph: Graph, plain: fx.GraphModule) -> BlockedModule | None:
     module = to_module(graph, in_place=True, blocked=names).eval()
     try:
         module(torch.zeros(1, *graph.input_shape))
-    except (RuntimeError, NotImplementedError):  # this build of oneDNN, or this processor
+    except RuntimeError:  # this build of oneDNN, or this processor
         return None
     return BlockedModule(module.forward, plain.forward, min(magnitudes[name][2] for name in names))
 
@@ -90,8 +91,6 @@ def _largest(gain: float, offset: float) -> float:
 
 def _blocked_operations(graph: Graph, finite: set[str]) -> frozenset[str]:
     """Return the convolutions, and the ReLUs and sums of what is in blocks, all of whose values are finite."""
-    if not any(_is_plain_convolution(graph, operation) for operation in graph.operations):
-        return frozenset()
     try:
         shapes = [value_shapes(graph, rows) for rows in (1, 2)]
     except InputError:  # a slice of the batch that is empty at one of these
